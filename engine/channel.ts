@@ -1,0 +1,83 @@
+import type { MemoryBuffer, PipeBuffer } from "../sys/buffer.ts";
+import type { SystemError } from "../sys/error.ts";
+import type { Port } from "./port.ts";
+
+/** How a channel stands, or ended. */
+export interface ChannelStatus {
+  /** What it reads. */
+  readonly rfd: number;
+  /** What it writes. */
+  readonly wfd: number;
+  /** Bytes written so far. */
+  readonly bytes: number;
+  /** Reads and writes so far that moved bytes. */
+  readonly operations: number;
+  /** For how long it has been open, or was, in seconds. */
+  readonly seconds: number;
+  /** Whether the bytes stay in the kernel (splice(2)), or are copied. */
+  readonly route: "splice" | "copy";
+  /** How it ended; undefined while it is open. */
+  readonly ended: "eof" | "hangup" | "error" | "stopped" | undefined;
+  /** The first thing that went wrong, if anything. */
+  readonly error: SystemError | undefined;
+}
+
+/** What a channel waits for: to read, its buffer being empty, or to write. */
+export const READING = 0, WRITING = 1, ENDED = 2;
+
+/** One pair. */
+export class Channel implements ChannelStatus {
+  bytes = 0;
+  operations = 0;
+  error: SystemError | undefined;
+  ended: "eof" | "hangup" | "error" | "stopped" | undefined;
+  state = READING;
+  /** Which readiness it is counted for at its ports. */
+  waits: number | undefined;
+  /** Empty is none: a buffer is taken to read into, and given back when drained. */
+  buffer: PipeBuffer | MemoryBuffer | undefined;
+  /** Whether one splice moves bytes from rfd to wfd, or two through a pipe. */
+  direct: boolean;
+  spliced: boolean;
+  /** Refused splices in a row. */
+  refused = 0;
+  /** The write side has failed; what still comes is read and dropped, so that the peer gets our answer. */
+  lingering = false;
+  /** Whether another thread is at it, and what it came to. */
+  underWay = false;
+  outcome: number | undefined;
+  readonly #startedAt = performance.now();
+  #endedAt: number | undefined;
+
+  /** Where it reads, and where it writes. */
+  readonly source: Port;
+  readonly sink: Port;
+
+  /** The channel from `source` to `sink`; `copied` where its bytes have to come into memory. */
+  constructor(source: Port, sink: Port, copied: boolean) {
+    this.source = source;
+    this.sink = sink;
+    const [from, to] = [source.descriptor, sink.descriptor];
+    this.spliced = !copied && from.isStream && to.isStream && !from.mayWait && !to.mayWait;
+    this.direct = this.spliced && (from.kind === "pipe" || to.kind === "pipe");
+  }
+
+  get rfd(): number {
+    return this.source.descriptor.fd;
+  }
+  get wfd(): number {
+    return this.sink.descriptor.fd;
+  }
+  get route(): "splice" | "copy" {
+    return this.spliced ? "splice" : "copy";
+  }
+  get seconds(): number {
+    return ((this.#endedAt ?? performance.now()) - this.#startedAt) / 1000;
+  }
+
+  end(how: "eof" | "hangup" | "error" | "stopped"): void {
+    this.state = ENDED;
+    this.ended = how;
+    this.#endedAt = performance.now();
+  }
+}

@@ -1,0 +1,303 @@
+/**
+ * The C library's functions that iocopy needs, through FFI: the one place that
+ * knows of pointers and errno.
+ *
+ * Every function answers as the kernel itself does: a result of 0 or more, or
+ * an error as a negative errno (`-EPIPE`). Nothing here throws.
+ *
+ * @module
+ */
+
+/** errno values, the same on every Linux that Deno runs on (errno(3)). */
+export const EPERM = 1, EINTR = 4, EIO = 5, ENXIO = 6, EBADF = 9, EAGAIN = 11;
+export const EINVAL = 22, EMFILE = 24, EPIPE = 32, ENOSYS = 38;
+export const EINPROGRESS = 115, ECANCELED = 125, EOPNOTSUPP = 95, ENOTCONN = 107;
+
+/** Readiness, of poll(2) and epoll(7) alike. */
+export const IN = 1, OUT = 4, ERR = 8, HUP = 16;
+
+/** fcntl(2). */
+export const F_GETFD = 1, F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030, F_SETPIPE_SZ = 1031;
+export const FD_CLOEXEC = 1;
+export const O_ACCMODE = 3, O_RDONLY = 0, O_WRONLY = 1;
+export const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_PATH = 0o10000000;
+
+const SPLICE_F_NONBLOCK = 2;
+const RWF_NOWAIT = 8;
+
+if (Deno.build.os !== "linux") {
+  throw new Error(`${Deno.build.os} is not supported: splice(2) and epoll(7) are Linux's`);
+}
+
+// libdl depends on libc, so that every symbol of both is found through it,
+// whether the C library is old (dlsym in libdl) or new (dlsym in libc). Only
+// what runs once a turn is declared here: each declaration costs 0.2 ms at the
+// start. "i32" for ssize_t: "isize" comes as a BigInt, whose allocation may run
+// the collector before errno is read.
+const hot = Deno.dlopen("libdl.so.2", {
+  dlsym: { parameters: ["pointer", "buffer"], result: "pointer" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
+  splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
+}).symbols;
+
+function address<Definition>(name: string): Deno.PointerObject<Definition> {
+  const found = hot.dlsym(null, new TextEncoder().encode(name + "\0"));
+  if (found === null) throw new Error(`the C library has no ${name}`);
+  return found as Deno.PointerObject<Definition>;
+}
+
+/** Declares a function of libc that is looked up when it is first called. */
+function lazily<const P extends Deno.NativeType[]>(name: string, ...parameters: P) {
+  let pointer: Deno.UnsafeFnPointer<{ parameters: P; result: "i32" }> | undefined;
+  return (...values: Deno.ToNativeParameterTypes<P>): number => {
+    pointer ??= new Deno.UnsafeFnPointer(address(name), { parameters, result: "i32" });
+    return pointer.call(...values);
+  };
+}
+
+/** The same on another thread, whose errno nobody can read: -1 says only that it failed. */
+function onThread<const P extends Deno.NativeType[]>(name: string, ...parameters: P) {
+  type Definition = { parameters: P; result: "i32"; nonblocking: true };
+  let pointer: Deno.UnsafeFnPointer<Definition> | undefined;
+  return (...values: Deno.ToNativeParameterTypes<P>): Promise<number> => {
+    const definition: Definition = { parameters, result: "i32", nonblocking: true };
+    pointer ??= new Deno.UnsafeFnPointer(address(name), definition);
+    return pointer.call(...values) as Promise<number>;
+  };
+}
+
+const errnoLocation = new Deno.UnsafeFnPointer(
+  address<{ readonly parameters: readonly []; readonly result: "pointer" }>("__errno_location"),
+  { parameters: [], result: "pointer" } as const,
+).call();
+if (errnoLocation === null) throw new Error("the C library has no errno");
+const errno = new DataView(Deno.UnsafePointerView.getArrayBuffer(errnoLocation, 4));
+
+/** Turns C's -1 into the negative errno. To be called on the result at once. */
+function checked(result: number): number {
+  return result < 0 ? -errno.getInt32(0, true) : result;
+}
+
+/** As {@linkcode checked}, for what moves bytes: interrupted before any moved is as good as not ready. */
+function moved(result: number): number {
+  if (result >= 0) return result;
+  const error = errno.getInt32(0, true);
+  return error === EINTR ? -EAGAIN : -error;
+}
+
+const c = {
+  close: lazily("close", "i32"),
+  dup3: lazily("dup3", "i32", "i32", "i32"),
+  epoll_create1: lazily("epoll_create1", "i32"),
+  epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "buffer"),
+  eventfd: lazily("eventfd", "u32", "i32"),
+  getsockopt: lazily("getsockopt", "i32", "i32", "i32", "buffer", "buffer"),
+  isatty: lazily("isatty", "i32"),
+  pipe2: lazily("pipe2", "buffer", "i32"),
+  poll: lazily("poll", "buffer", "u64", "i32"),
+  preadv2: lazily("preadv2", "i32", "buffer", "i32", "i64", "i32"),
+  pwritev2: lazily("pwritev2", "i32", "buffer", "i32", "i64", "i32"),
+  read: lazily("read", "i32", "buffer", "usize"),
+  shutdown: lazily("shutdown", "i32", "i32"),
+  sigaction: lazily("sigaction", "i32", "pointer", "buffer"),
+  statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
+  write: lazily("write", "i32", "buffer", "usize"),
+};
+
+const thread = {
+  epoll_wait: onThread("epoll_wait", "i32", "buffer", "i32", "i32"),
+  poll: onThread("poll", "buffer", "u64", "i32"),
+  read: onThread("read", "i32", "buffer", "usize"),
+  write: onThread("write", "i32", "buffer", "usize"),
+};
+
+/** Moves up to `length` bytes between descriptors, one of them a pipe, never waiting on a pipe (splice(2)). */
+export function splice(from: number, to: number, length: number): number {
+  return moved(hot.splice(from, null, to, null, length, SPLICE_F_NONBLOCK));
+}
+
+/** fcntl(2). */
+export function fcntl(fd: number, command: number, argument = 0): number {
+  return checked(hot.fcntl(fd, command, argument));
+}
+
+/** read(2): may wait, unless poll(2) said that it need not. */
+export function read(fd: number, bytes: BufferSource): number {
+  return moved(c.read(fd, bytes, BigInt(bytes.byteLength)));
+}
+
+/** write(2): may wait, unless the kind of descriptor never does. */
+export function write(fd: number, bytes: BufferSource): number {
+  return moved(c.write(fd, bytes, BigInt(bytes.byteLength)));
+}
+
+const iovec = new BigUint64Array(2);
+
+function vector(bytes: Uint8Array<ArrayBuffer>): BigUint64Array<ArrayBuffer> {
+  iovec[0] = Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes));
+  iovec[1] = BigInt(bytes.byteLength);
+  return iovec;
+}
+
+/** A read that answers -EAGAIN where it would wait, whatever O_NONBLOCK says (preadv2(2)). */
+export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
+  return moved(c.preadv2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
+}
+
+/** A write that answers -EAGAIN where it would wait, whatever O_NONBLOCK says (pwritev2(2)). */
+export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
+  return moved(c.pwritev2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
+}
+
+/** read(2) on another thread, where it may wait. -1 tells no reason: ask again here. */
+export function readOnThread(fd: number, bytes: BufferSource): Promise<number> {
+  return thread.read(fd, bytes, BigInt(bytes.byteLength));
+}
+
+/** write(2) on another thread, where it may wait. -1 tells no reason: ask again here. */
+export function writeOnThread(fd: number, bytes: BufferSource): Promise<number> {
+  return thread.write(fd, bytes, BigInt(bytes.byteLength));
+}
+
+const pollfd = new DataView(new ArrayBuffer(8));
+
+/**
+ * Which of `events` hold, and ERR and HUP: now, or once `milliseconds` have
+ * passed (-1: no limit; the thread does nothing else meanwhile) (poll(2)).
+ */
+export function poll(fd: number, events: number, milliseconds = 0): number {
+  pollfd.setInt32(0, fd, true);
+  pollfd.setInt16(4, events, true);
+  const ready = checked(c.poll(pollfd, 1n, milliseconds));
+  return ready > 0 ? pollfd.getInt16(6, true) : ready;
+}
+
+/** Waits on another thread until one of `events` holds, for at most `milliseconds` (-1: for ever). */
+export async function pollOnThread(
+  fd: number,
+  events: number,
+  milliseconds: number,
+): Promise<void> {
+  await thread.poll(new Int32Array([fd, events]), 1n, milliseconds);
+}
+
+/** What statx(2) tells of a descriptor. */
+export interface Status {
+  /** The file type and permissions, as st_mode. */
+  mode: number;
+  /** Device and inode: equal for all descriptors of one pipe, socket or file. */
+  identity: string;
+  /** The major number, where it is a device. */
+  major: number;
+  /** Length in bytes, where it is a regular file. */
+  size: number;
+}
+
+const emptyPath = new Uint8Array(1);
+const statx = new DataView(new ArrayBuffer(256));
+
+/** statx(2), whose structure is the same on every architecture; -errno where it fails. */
+export function status(fd: number): Status | number {
+  const AT_EMPTY_PATH = 0x1000, STATX_BASIC_STATS = 0x7ff;
+  const result = checked(c.statx(fd, emptyPath, AT_EMPTY_PATH, STATX_BASIC_STATS, statx));
+  if (result < 0) return result;
+  return {
+    mode: statx.getUint16(28, true),
+    identity: `${statx.getUint32(136, true)}:${statx.getUint32(140, true)}:${
+      statx.getBigUint64(32, true)
+    }`,
+    major: statx.getUint32(128, true),
+    size: Number(statx.getBigUint64(40, true)),
+  };
+}
+
+/** isatty(3). */
+export function isTerminal(fd: number): boolean {
+  return c.isatty(fd) === 1;
+}
+
+/** Options of a socket (socket(7)). */
+export const SO_TYPE = 3, SO_ERROR = 4, SO_DOMAIN = 39;
+
+/** An option of a socket (getsockopt(2), level SOL_SOCKET). */
+export function socketOption(fd: number, option: number): number {
+  const value = new DataView(new ArrayBuffer(4));
+  const result = checked(c.getsockopt(fd, 1, option, value, new Uint32Array([4])));
+  return result < 0 ? result : value.getInt32(0, true);
+}
+
+/** shutdown(2): `how` is 0 for the read side, 1 for the write side. */
+export function shutdown(fd: number, how: number): number {
+  return checked(c.shutdown(fd, how));
+}
+
+/** close(2). */
+export function close(fd: number): number {
+  return checked(c.close(fd));
+}
+
+/** Makes number `to` a duplicate of `from`, closing what it was, in one step (dup3(2)). */
+export function replace(from: number, to: number): number {
+  return checked(c.dup3(from, to, O_CLOEXEC));
+}
+
+/** A pipe of our own: [reading end, writing end] in `ends` (pipe2(2)). */
+export function pipe(ends: Int32Array<ArrayBuffer>): number {
+  return checked(c.pipe2(ends, O_CLOEXEC));
+}
+
+/** An epoll(7) instance. */
+export function epollCreate(): number {
+  return checked(c.epoll_create1(O_CLOEXEC));
+}
+
+/** epoll_ctl(2): `operation` is 1 to add, 2 to remove, 3 to change. */
+export function epollControl(
+  epoll: number,
+  operation: number,
+  fd: number,
+  event: BufferSource,
+): number {
+  return checked(c.epoll_ctl(epoll, operation, fd, event));
+}
+
+/** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. */
+export function epollWait(
+  epoll: number,
+  events: Deno.PointerValue,
+  most: number,
+  milliseconds: number,
+): number {
+  return checked(hot.epoll_wait(epoll, events, most, milliseconds));
+}
+
+/** epoll_wait(2) on another thread; what it finds goes into `events`, -1 tells no reason. */
+export function epollWaitOnThread(
+  epoll: number,
+  events: BufferSource,
+  most: number,
+  milliseconds: number,
+): Promise<number> {
+  return thread.epoll_wait(epoll, events, most, milliseconds);
+}
+
+/** A counter to wake an epoll_wait with (eventfd(2)). */
+export function eventfd(): number {
+  return checked(c.eventfd(0, O_CLOEXEC | O_NONBLOCK));
+}
+
+/** Whether the process was started with a signal ignored, as nohup(1) does (sigaction(2)). */
+export function isIgnored(signal: number): boolean {
+  const SIG_IGN = 1n;
+  const action = new BigUint64Array(32);
+  return checked(c.sigaction(signal, null, action)) === 0 && action[0] === SIG_IGN;
+}
+
+/** The reason in words, as strerror(3) has it: "Broken pipe". */
+export function reason(error: number): string {
+  const definition = { parameters: ["i32"], result: "pointer" } as const;
+  const strerror = new Deno.UnsafeFnPointer(address<typeof definition>("strerror"), definition);
+  const text = strerror.call(Math.abs(error));
+  return text === null ? `error ${error}` : Deno.UnsafePointerView.getCString(text);
+}

@@ -1,0 +1,97 @@
+/**
+ * Readiness of many descriptors at once: epoll(7), level-triggered.
+ *
+ * @module
+ */
+import * as libc from "./libc.ts";
+import { SystemError } from "./error.ts";
+
+/** The most descriptors that one wait reports; the others come with the next. */
+const MOST = 256;
+
+// struct epoll_event, in 32-bit words: packed on x86-64 only (epoll_ctl(2)).
+const WORDS = Deno.build.arch === "x86_64" ? 3 : 4;
+const DATA = Deno.build.arch === "x86_64" ? 1 : 2;
+
+const ADD = 1, REMOVE = 2, CHANGE = 3;
+const EDGE = 1 << 31;
+
+/** The descriptors that are waited for, and the wait. */
+export class Readiness {
+  readonly #epoll = opened("epoll_create1", libc.epollCreate());
+  readonly #waker = opened("eventfd", libc.eventfd());
+  readonly #events = new Int32Array(MOST * WORDS);
+  readonly #pointer = Deno.UnsafePointer.of(this.#events);
+  readonly #event = new Int32Array(WORDS);
+  readonly #ignored = new Int32Array(WORDS);
+
+  constructor() {
+    // Edge-triggered, so that nobody has to read the counter back.
+    this.#control(ADD, this.#waker, libc.IN | EDGE);
+  }
+
+  /**
+   * Changes what is waited for on a descriptor from `before` to `after`: a sum
+   * of IN and OUT, 0 for errors and hang-ups alone (they always show), -1 for
+   * nothing at all. Answers false where the descriptor is always ready (a
+   * regular file), so that epoll refuses it.
+   */
+  watch(fd: number, before: number, after: number): boolean {
+    if (before === after) return true;
+    const operation = before === -1 ? ADD : after === -1 ? REMOVE : CHANGE;
+    const result = this.#control(operation, fd, after);
+    if (result === -libc.EPERM) return false;
+    if (result < 0) throw new SystemError("epoll_ctl", fd, result);
+    return true;
+  }
+
+  #control(operation: number, fd: number, events: number): number {
+    this.#event[0] = events;
+    this.#event[DATA] = fd;
+    return libc.epollControl(this.#epoll, operation, fd, this.#event);
+  }
+
+  /**
+   * Waits for at most `milliseconds`, on this thread. Answers how many
+   * descriptors are ready, for {@linkcode descriptor} and {@linkcode events};
+   * -EINTR where a signal came.
+   */
+  wait(milliseconds: number): number {
+    return libc.epollWait(this.#epoll, this.#pointer, MOST, milliseconds);
+  }
+
+  /** The descriptor of the `index`th event of the last wait. */
+  descriptor(index: number): number {
+    return this.#events[index * WORDS + DATA] ?? -1;
+  }
+
+  /** What the `index`th event of the last wait says: IN, OUT, ERR, HUP. */
+  events(index: number): number {
+    return this.#events[index * WORDS] ?? 0;
+  }
+
+  /**
+   * Lets the event loop run until something is ready or {@linkcode wake} is
+   * called, for at most `milliseconds` (-1: for ever). The wait itself is on
+   * another thread; what is ready the next {@linkcode wait} tells.
+   */
+  async idle(milliseconds: number): Promise<void> {
+    await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, milliseconds);
+  }
+
+  /** Ends an {@linkcode idle} that is under way, or the next one. */
+  wake(): void {
+    libc.write(this.#waker, new BigUint64Array([1n]));
+  }
+
+  /** Gives both descriptors back. */
+  close(): void {
+    libc.close(this.#waker);
+    libc.close(this.#epoll);
+  }
+}
+
+function opened(operation: string, fd: number): number {
+  if (fd < 0) throw new SystemError(operation, undefined, fd);
+  return fd;
+}
