@@ -1,0 +1,185 @@
+/**
+ * The other ends of the descriptors that iocopy is given in a test: pipes,
+ * sockets, terminals, files, made by the system's own calls.
+ *
+ * Each call that may wait does so on another thread, so that a test can wait
+ * for what it expects and need not sleep. All numbers are close-on-exec: a
+ * process under test holds nothing but what it was given.
+ *
+ * @module
+ */
+
+const libc = Deno.dlopen("libc.so.6", {
+  accept4: { parameters: ["i32", "pointer", "pointer", "i32"], result: "i32" },
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  grantpt: { parameters: ["i32"], result: "i32" },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
+  pipe2: { parameters: ["buffer", "i32"], result: "i32" },
+  posix_openpt: { parameters: ["i32"], result: "i32" },
+  ptsname_r: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  read: { parameters: ["i32", "buffer", "usize"], result: "i32", nonblocking: true },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  unlockpt: { parameters: ["i32"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "i32", nonblocking: true },
+}).symbols;
+
+const O_CLOEXEC = 0o2000000, O_NOCTTY = 0o400;
+const AF_UNIX = 1, AF_INET = 2, SOCK_STREAM = 1, SOCK_CLOEXEC = 0o2000000;
+const F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030;
+
+/** open(2)'s flags. */
+export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_APPEND = 0o2000;
+export const O_NONBLOCK = 0o4000;
+
+function well(call: string, result: number): number {
+  if (result < 0) throw new Error(`${call} failed`);
+  return result;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** A descriptor in the test's hands. */
+export class End implements Disposable {
+  /** The number, in the test's process. */
+  readonly fd: number;
+  #closed = false;
+
+  /** Takes charge of `fd`. */
+  constructor(fd: number) {
+    this.fd = fd;
+  }
+
+  /** Reads once: the bytes, none at the end of file. Throws where the read fails. */
+  async read(most = 65536): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = new Uint8Array(most);
+    return bytes.subarray(0, well("read", await libc.read(this.fd, bytes, BigInt(most))));
+  }
+
+  /** Reads until there are `length` bytes, or fewer at the end of file. */
+  async readExactly(length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = new Uint8Array(length);
+    let at = 0;
+    while (at < length) {
+      const piece = await this.read(length - at);
+      if (piece.length === 0) break;
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    return bytes.subarray(0, at);
+  }
+
+  /** Reads all there is until the end of file. */
+  async readAll(): Promise<Uint8Array<ArrayBuffer>> {
+    const pieces: Uint8Array<ArrayBuffer>[] = [];
+    for (;;) {
+      const piece = await this.read();
+      if (piece.length === 0) return new Uint8Array(await new Blob(pieces).arrayBuffer());
+      pieces.push(piece);
+    }
+  }
+
+  /** Reads `length` characters. */
+  async readText(length: number): Promise<string> {
+    return decoder.decode(await this.readExactly(length));
+  }
+
+  /** Writes all of it. Throws where a write fails. */
+  async write(data: string | Uint8Array<ArrayBuffer>): Promise<void> {
+    let rest = typeof data === "string" ? encoder.encode(data) : data;
+    while (rest.length > 0) {
+      const length = well("write", await libc.write(this.fd, rest, BigInt(rest.length)));
+      rest = rest.subarray(length);
+    }
+  }
+
+  /** Another number for the same. */
+  duplicate(): End {
+    return new End(well("dup", libc.fcntl(this.fd, F_DUPFD_CLOEXEC, 3)));
+  }
+
+  /** The flags of the open file description: F_GETFL. */
+  get flags(): number {
+    return well("fcntl", libc.fcntl(this.fd, F_GETFL, 0));
+  }
+
+  /** Sets or clears O_NONBLOCK. */
+  set nonBlocking(on: boolean) {
+    libc.fcntl(this.fd, F_SETFL, on ? this.flags | O_NONBLOCK : this.flags & ~O_NONBLOCK);
+  }
+
+  /** Shuts the write side of a socket down: its peer sees the end of file. */
+  shutdownWrite(): void {
+    well("shutdown", libc.shutdown(this.fd, 1));
+  }
+
+  /** Makes close(2) reset a TCP connection, as a machine that goes away does. */
+  resetOnClose(): void {
+    const SOL_SOCKET = 1, SO_LINGER = 13;
+    well("linger", libc.setsockopt(this.fd, SOL_SOCKET, SO_LINGER, new Int32Array([1, 0]), 8));
+  }
+
+  /** Closes it. */
+  close(): void {
+    if (!this.#closed) libc.close(this.fd);
+    this.#closed = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function ends(call: string, make: (numbers: Int32Array<ArrayBuffer>) => number): [End, End] {
+  const numbers = new Int32Array(2);
+  well(call, make(numbers));
+  return [new End(numbers[0] ?? -1), new End(numbers[1] ?? -1)];
+}
+
+/** A pipe: [reading end, writing end]. */
+export function pipe(): [End, End] {
+  return ends("pipe2", (numbers) => libc.pipe2(numbers, O_CLOEXEC));
+}
+
+/** Two unix sockets, joined. */
+export function unixPair(type = SOCK_STREAM): [End, End] {
+  return ends("socketpair", (n) => libc.socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, n));
+}
+
+/** Two TCP sockets, joined over the loopback device. */
+export function tcpPair(): [End, End] {
+  const address = new Uint8Array(16);
+  new DataView(address.buffer).setUint16(0, AF_INET, true);
+  address.set([127, 0, 0, 1], 4);
+  using listener = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+  well("bind", libc.bind(listener.fd, address, 16));
+  well("listen", libc.listen(listener.fd, 1));
+  well("getsockname", libc.getsockname(listener.fd, address, new Uint32Array([16])));
+  const client = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+  well("connect", libc.connect(client.fd, address, 16));
+  return [client, new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)))];
+}
+
+/** A pseudo-terminal: [master, slave], as the system sets one up: line by line, with echo. */
+export function terminal(): [End, End] {
+  const master = new End(well("posix_openpt", libc.posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)));
+  well("grantpt", libc.grantpt(master.fd));
+  well("unlockpt", libc.unlockpt(master.fd));
+  const name = new Uint8Array(128);
+  well("ptsname_r", -libc.ptsname_r(master.fd, name, 128n));
+  return [master, open(decoder.decode(name.subarray(0, name.indexOf(0))), O_RDWR | O_NOCTTY)];
+}
+
+/** Opens a file. A FIFO's other end has to be opened on another thread, or with O_RDWR. */
+export function open(path: string, flags: number): End {
+  const bytes = encoder.encode(path + "\0");
+  return new End(well(`open ${path}`, libc.open(bytes, flags | O_CLOEXEC, 0o600)));
+}

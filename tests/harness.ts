@@ -1,0 +1,97 @@
+/**
+ * Runs the command under test: from source, or the executable that the
+ * environment variable IOCOPY names.
+ *
+ * @module
+ */
+import { resolve } from "node:path";
+import { type End, O_RDWR, open, pipe } from "./ends.ts";
+import { spawn, wait } from "./spawn.ts";
+
+/** The project's folder. */
+export const ROOT = resolve(import.meta.dirname ?? ".", "..");
+
+/** The executable under test; undefined where it is the source. */
+export const BINARY = Deno.env.get("IOCOPY") ? resolve(Deno.env.get("IOCOPY") ?? "") : undefined;
+
+/** The words that start the command under test. */
+export const COMMAND: readonly string[] = BINARY
+  ? [BINARY]
+  : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
+
+/** How a process ended. */
+export interface Outcome {
+  /** The exit status; null where a signal ended it. */
+  code: number | null;
+  /** The number of the signal that ended it; null where none did. */
+  signal: number | null;
+  /** What it wrote to standard error, unless the test took that for itself. */
+  stderr: string;
+}
+
+/** A process under test; killed when the test leaves it behind. */
+export interface Running extends Disposable {
+  readonly pid: number;
+  /** Resolves when it has ended. */
+  readonly outcome: Promise<Outcome>;
+  kill(signal: Deno.Signal): void;
+}
+
+/** What a test may say of the start of a process. */
+export interface StartOptions {
+  /** The words to start with, in place of {@linkcode COMMAND}. */
+  command?: readonly string[];
+  env?: Record<string, string>;
+  cwd?: string;
+  /** Which of 0, 1 and 2 are closed at the start, not just unused. */
+  closed?: readonly number[];
+}
+
+/**
+ * Starts iocopy with `args`. `given` says which of the test's descriptors it
+ * gets under which number. It gets no others, but for /dev/null as 0 and 1 and
+ * a pipe to {@linkcode Outcome.stderr} as 2 where these are not given.
+ *
+ * The test's own copies stay open: as long as they are, no end of file shows
+ * that closing them would give. {@linkcode handOver} closes them.
+ */
+export function start(
+  args: readonly string[],
+  given: Record<number, End> = {},
+  options: StartOptions = {},
+): Running {
+  const [program = "", ...words] = [...options.command ?? COMMAND, ...args];
+  using nothing = open("/dev/null", O_RDWR);
+  const [log, logging] = pipe();
+  const all: Record<number, End> = { 0: nothing, 1: nothing, 2: logging, ...given };
+  for (const fd of options.closed ?? []) delete all[fd];
+  const numbers = Object.entries(all).map(([fd, end]) => [fd, end.fd]);
+  const pid = spawn(program, words, {
+    given: Object.fromEntries(numbers),
+    env: options.env ?? Deno.env.toObject(),
+    cwd: options.cwd ?? ROOT,
+  });
+  logging.close();
+  let running = true;
+  const outcome = (async () => {
+    const stderr = log.readAll();
+    const ended = await wait(pid);
+    running = false;
+    const text = new TextDecoder().decode(await stderr);
+    log.close();
+    return { ...ended, stderr: text };
+  })();
+  const kill = (signal: Deno.Signal) => void (running && Deno.kill(pid, signal));
+  return { pid, outcome, kill, [Symbol.dispose]: () => kill("SIGKILL") };
+}
+
+/** As {@linkcode start}, and closes the test's copies of what it gave. */
+export function handOver(
+  args: readonly string[],
+  given: Record<number, End> = {},
+  options: StartOptions = {},
+): Running {
+  const running = start(args, given, options);
+  for (const end of Object.values(given)) end.close();
+  return running;
+}
