@@ -5,8 +5,8 @@
  */
 import { parse, type Settings, UsageError } from "./cli/options.ts";
 
-/** All channels ended well; wrong use; the system refused something. */
-const WELL = 0, WRONG_USE = 100, REFUSED = 111;
+/** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
+const WELL = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
 
 /** How long the event loop waits for the copying at a stretch, in milliseconds: signals wait with it. */
 const HOLD = 50;
@@ -30,6 +30,7 @@ async function main(args: readonly string[]): Promise<number> {
 async function run(settings: Settings): Promise<number> {
   const { Copier } = await import("./engine.ts");
   const { Log } = await import("./cli/log.ts");
+  const { onEndingSignal } = await import("./cli/signals.ts");
   const log = new Log();
   const copier = new Copier(settings.pairs, {
     buffer: settings.buffer,
@@ -41,8 +42,14 @@ async function run(settings: Settings): Promise<number> {
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },
   });
+  let endedBy = 0;
+  onEndingSignal((signal) => {
+    endedBy = signal;
+    copier.stop();
+  });
   const channels = await copier.run();
   await log.end(LOG_GRACE);
+  if (endedBy) return SIGNALLED + endedBy;
   return channels.some((channel) => channel.error) ? REFUSED : WELL;
 }
 

@@ -218,6 +218,7 @@ export class Descriptor implements Disposable {
     this.#outcome("close", this.fd > 2 ? libc.close(this.fd) : this.#replace());
   }
 
+  /** As {@linkcode close}. */
   [Symbol.dispose](): void {
     this.close();
   }

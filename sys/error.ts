@@ -2,6 +2,7 @@ import { reason } from "./libc.ts";
 
 /** A system call that failed. Its message is for people: "write 7: Broken pipe". */
 export class SystemError extends Error {
+  /** The class's name, as for every error. */
   override readonly name = "SystemError";
   /** What was tried: "read", "write", "close", ... */
   readonly operation: string;
@@ -21,5 +22,6 @@ export class SystemError extends Error {
 
 /** A number that cannot be used as asked: not open, not inherited, or open for the other direction only. */
 export class DescriptorError extends Error {
+  /** The class's name, as for every error. */
   override readonly name = "DescriptorError";
 }

@@ -9,18 +9,63 @@
  */
 
 /** errno values, the same on every Linux that Deno runs on (errno(3)). */
-export const EPERM = 1, EINTR = 4, EIO = 5, ENXIO = 6, EBADF = 9, EAGAIN = 11;
-export const EINVAL = 22, EMFILE = 24, EPIPE = 32, ENOSYS = 38;
-export const EINPROGRESS = 115, ECANCELED = 125, EOPNOTSUPP = 95, ENOTCONN = 107;
+export const EPERM = 1;
+/** Interrupted by a signal. */
+export const EINTR = 4;
+/** Input/output error: a terminal whose master is gone, among others. */
+export const EIO = 5;
+/** Not a descriptor. */
+export const EBADF = 9;
+/** It would have to wait. */
+export const EAGAIN = 11;
+/** What splice(2) says of a descriptor that it cannot serve. */
+export const EINVAL = 22;
+/** Nobody will read it. */
+export const EPIPE = 32;
+/** The kernel has no such call. */
+export const ENOSYS = 38;
+/** The kernel, or the descriptor, does not know that flag. */
+export const EOPNOTSUPP = 95;
+/** The peer has gone already. */
+export const ENOTCONN = 107;
+/** Another thread is at it. */
+export const EINPROGRESS = 115;
+/** Given up. */
+export const ECANCELED = 125;
 
-/** Readiness, of poll(2) and epoll(7) alike. */
-export const IN = 1, OUT = 4, ERR = 8, HUP = 16;
+/** Readiness, of poll(2) and epoll(7) alike: there is something to read. */
+export const IN = 1;
+/** There is room to write. */
+export const OUT = 4;
+/** An error; for a pipe, that nobody will read it. */
+export const ERR = 8;
+/** The other side has gone. */
+export const HUP = 16;
 
-/** fcntl(2). */
-export const F_GETFD = 1, F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030, F_SETPIPE_SZ = 1031;
+/** Commands of fcntl(2): the descriptor's flags. */
+export const F_GETFD = 1;
+/** The flags of the open file description. */
+export const F_GETFL = 3;
+/** Sets these. */
+export const F_SETFL = 4;
+/** A duplicate that is close-on-exec. */
+export const F_DUPFD_CLOEXEC = 1030;
+/** The size of a pipe, in bytes. */
+export const F_SETPIPE_SZ = 1031;
+
+/** The one flag of a descriptor: it does not pass an exec. */
 export const FD_CLOEXEC = 1;
-export const O_ACCMODE = 3, O_RDONLY = 0, O_WRONLY = 1;
-export const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_PATH = 0o10000000;
+/** Flags of an open file description: what tells reading from writing. */
+export const O_ACCMODE = 3;
+/** Open for reading only. */
+export const O_RDONLY = 0;
+/** Open for writing only. */
+export const O_WRONLY = 1;
+/** Calls do not wait. */
+export const O_NONBLOCK = 0o4000;
+/** Open as a name only: neither for reading nor for writing. */
+export const O_PATH = 0o10000000;
+const O_CLOEXEC = 0o2000000;
 
 const SPLICE_F_NONBLOCK = 2;
 const RWF_NOWAIT = 8;
@@ -100,7 +145,7 @@ const c = {
   pwritev2: lazily("pwritev2", "i32", "buffer", "i32", "i64", "i32"),
   read: lazily("read", "i32", "buffer", "usize"),
   shutdown: lazily("shutdown", "i32", "i32"),
-  sigaction: lazily("sigaction", "i32", "pointer", "buffer"),
+  sigaction: lazily("sigaction", "i32", "buffer", "buffer"),
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
   write: lazily("write", "i32", "buffer", "usize"),
 };
@@ -217,8 +262,12 @@ export function isTerminal(fd: number): boolean {
   return c.isatty(fd) === 1;
 }
 
-/** Options of a socket (socket(7)). */
-export const SO_TYPE = 3, SO_ERROR = 4, SO_DOMAIN = 39;
+/** Options of a socket (socket(7)): stream or messages. */
+export const SO_TYPE = 3;
+/** The pending error, which asking clears. */
+export const SO_ERROR = 4;
+/** The family of its addresses. */
+export const SO_DOMAIN = 39;
 
 /** An option of a socket (getsockopt(2), level SOL_SOCKET). */
 export function socketOption(fd: number, option: number): number {
@@ -287,12 +336,23 @@ export function eventfd(): number {
   return checked(c.eventfd(0, O_CLOEXEC | O_NONBLOCK));
 }
 
-/** Whether the process was started with a signal ignored, as nohup(1) does (sigaction(2)). */
+const SIG_IGN = 1n;
+
+/** Whether a signal is ignored, as nohup(1) does it for its program (sigaction(2)). */
 export function isIgnored(signal: number): boolean {
-  const SIG_IGN = 1n;
-  const action = new BigUint64Array(32);
+  const action = new BigUint64Array(SIGACTION);
   return checked(c.sigaction(signal, null, action)) === 0 && action[0] === SIG_IGN;
 }
+
+/** Ignores a signal, whoever listens to it. */
+export function ignore(signal: number): number {
+  const action = new BigUint64Array(SIGACTION);
+  action[0] = SIG_IGN;
+  return checked(c.sigaction(signal, action, null));
+}
+
+/** More 64-bit words than struct sigaction has anywhere; the first is the handler. */
+const SIGACTION = 32;
 
 /** The reason in words, as strerror(3) has it: "Broken pipe". */
 export function reason(error: number): string {

@@ -1,0 +1,28 @@
+/**
+ * The signals that end the program.
+ *
+ * @module
+ */
+import { ignore, isIgnored } from "../sys/libc.ts";
+
+/** Signals that end it, and their numbers (signal(7)). */
+const ENDING = [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] as const;
+
+/**
+ * Calls `stop` with the number of the first signal that asks the program to
+ * end; the second one ends it at once, with 128 and its number. A signal that
+ * is ignored from the start stays so: nohup(1) relies on it.
+ */
+export function onEndingSignal(stop: (signal: number) => void): void {
+  const ignored = ENDING.filter(([, number]) => isIgnored(number));
+  let stopping = false;
+  for (const [name, number] of ENDING) {
+    Deno.addSignalListener(name, () => {
+      if (stopping) Deno.exit(128 + number);
+      stopping = true;
+      stop(number);
+    });
+  }
+  // Listening to one of them makes the runtime catch all three.
+  for (const [, number] of ignored) ignore(number);
+}
