@@ -3,7 +3,10 @@
  *
  * @module
  */
+import { Log } from "./cli/log.ts";
 import { parse, type Settings, UsageError } from "./cli/options.ts";
+import { onEndingSignal } from "./cli/signals.ts";
+import { Copier, DescriptorError } from "./engine.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
 const WELL = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
@@ -28,9 +31,6 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 async function run(settings: Settings): Promise<number> {
-  const { Copier } = await import("./engine.ts");
-  const { Log } = await import("./cli/log.ts");
-  const { onEndingSignal } = await import("./cli/signals.ts");
   const log = new Log();
   const copier = new Copier(settings.pairs, {
     buffer: settings.buffer,
@@ -42,20 +42,20 @@ async function run(settings: Settings): Promise<number> {
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },
   });
+  const running = copier.run(); // first, as it costs time to listen to signals
   let endedBy = 0;
   onEndingSignal((signal) => {
     endedBy = signal;
     copier.stop();
   });
-  const channels = await copier.run();
+  const channels = await running;
   await log.end(LOG_GRACE);
   if (endedBy) return SIGNALLED + endedBy;
   return channels.some((channel) => channel.error) ? REFUSED : WELL;
 }
 
 function isWrongUse(error: unknown): error is Error {
-  return error instanceof Error &&
-    (error instanceof UsageError || error.name === "DescriptorError");
+  return error instanceof UsageError || error instanceof DescriptorError;
 }
 
 function print(text: string): number {

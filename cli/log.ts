@@ -15,7 +15,8 @@ export class Log {
   #dropped = 0;
   #writing = false;
   #rest: Uint8Array<ArrayBuffer> = new Uint8Array(0);
-  readonly #descriptor = standardError();
+  /** Standard error, from the first line on; null where nobody listens. */
+  #descriptor: Descriptor | null | undefined;
 
   /** Adds a line, to be written by the next {@linkcode flush}. */
   line(text: string): void {
@@ -26,6 +27,7 @@ export class Log {
   /** Writes as much as is taken without waiting. */
   flush(): void {
     if (this.#writing) return;
+    if (this.#text && this.#descriptor === undefined) this.#descriptor = standardError();
     for (;;) {
       if (this.#rest.length === 0) this.#take();
       if (this.#rest.length === 0 || !this.#descriptor) return;
@@ -68,10 +70,10 @@ export class Log {
 
 const encoder = new TextEncoder();
 
-function standardError(): Descriptor | undefined {
+function standardError(): Descriptor | null {
   try {
     return new Descriptor(2);
   } catch {
-    return undefined; // nobody listens
+    return null;
   }
 }

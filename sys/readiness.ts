@@ -19,16 +19,12 @@ const EDGE = 1 << 31;
 /** The descriptors that are waited for, and the wait. */
 export class Readiness {
   readonly #epoll = opened("epoll_create1", libc.epollCreate());
-  readonly #waker = opened("eventfd", libc.eventfd());
+  /** Wakes {@linkcode idle}; made when that is first called. */
+  #waker: number | undefined;
   readonly #events = new Int32Array(MOST * WORDS);
   readonly #pointer = Deno.UnsafePointer.of(this.#events);
   readonly #event = new Int32Array(WORDS);
   readonly #ignored = new Int32Array(WORDS);
-
-  constructor() {
-    // Edge-triggered, so that nobody has to read the counter back.
-    this.#control(ADD, this.#waker, libc.IN | EDGE);
-  }
 
   /**
    * Changes what is waited for on a descriptor from `before` to `after`: a sum
@@ -76,17 +72,22 @@ export class Readiness {
    * another thread; what is ready the next {@linkcode wait} tells.
    */
   async idle(milliseconds: number): Promise<void> {
+    if (this.#waker === undefined) {
+      this.#waker = opened("eventfd", libc.eventfd());
+      // Edge-triggered, so that nobody has to read the counter back.
+      this.#control(ADD, this.#waker, libc.IN | EDGE);
+    }
     await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, milliseconds);
   }
 
-  /** Ends an {@linkcode idle} that is under way, or the next one. */
+  /** Ends an {@linkcode idle} that is under way. */
   wake(): void {
-    libc.write(this.#waker, new BigUint64Array([1n]));
+    if (this.#waker !== undefined) libc.write(this.#waker, new BigUint64Array([1n]));
   }
 
   /** Gives both descriptors back. */
   close(): void {
-    libc.close(this.#waker);
+    if (this.#waker !== undefined) libc.close(this.#waker);
     libc.close(this.#epoll);
   }
 }
