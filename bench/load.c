@@ -1,0 +1,324 @@
+/* load: both ends of a copier under test.  It starts COMMAND with a left side
+ * on descriptors 0 and 1 and a right side on 6 and 7, sends bytes into the one,
+ * takes them out of the other, and prints what it saw as one line of JSON.
+ *
+ *   cc -O2 -pthread -o load load.c
+ *   ./load MODE [-l KIND] [-r KIND] [-n NUMBER] [-i IDLE] [-t SECONDS] [-- COMMAND ...]
+ *
+ * MODE  bulk    NUMBER bytes from left to right
+ *       both    NUMBER bytes from left to right and as many back, at once
+ *       ping    NUMBER times one byte there and one back
+ *       start   one byte that waits before COMMAND is started, and where it comes out
+ *       idle    nothing at all for NUMBER seconds, once a byte has passed
+ * KIND  pipe, unix, tcp; on the left for bulk also the path of a file, which is
+ *       written where it has not the right length
+ * -i    IDLE unix sockets besides, on 10 and upward, on which nothing moves
+ * -t    COMMAND is killed after so long: it hangs
+ *
+ * Without COMMAND the left side is joined to itself: load's own speed.  The clock
+ * of bulk and both runs from the first byte that comes out to the last one, so
+ * that the start of COMMAND does not count.  Every byte is compared. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIECE (256 * 1024) /* fits the processor's cache */
+#define PERIOD 262147      /* a prime: no block size of a copier divides it */
+#define WARMUP 100         /* round trips before the first that counts */
+#define SETTLE 1           /* seconds before an idle copier is watched */
+
+static unsigned char pattern[PERIOD + PIECE];
+static pid_t copier;
+static clockid_t copier_clock;
+static char failure[100]; /* the first one */
+
+static void fail(const char *format, ...) {
+  va_list rest;
+  va_start(rest, format);
+  if (!*failure) vsnprintf(failure, sizeof failure, format, rest);
+  va_end(rest);
+}
+
+static void die(const char *call) { perror(call); exit(2); }
+
+static double seconds(clockid_t clock) {
+  struct timespec t;
+  return clock_gettime(clock, &t) ? 0 : t.tv_sec + t.tv_nsec * 1e-9;
+}
+static double now(void) { return seconds(CLOCK_MONOTONIC); }
+static double cpu(void) { return copier ? seconds(copier_clock) : 0; }
+
+static void late(int signal) {
+  (void)signal;
+  if (!copier || *failure) _exit(3);
+  fail("hangs");
+  kill(copier, SIGKILL); /* all reads below now end */
+  alarm(5);
+}
+
+/* ---- What the two sides are. */
+
+struct side { int in, out, their_in, their_out; };
+
+static void tcp_pair(int s[2]) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t length = sizeof a;
+  int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  s[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (bind(listener, (void *)&a, length) || listen(listener, 1)) die("listen");
+  if (getsockname(listener, (void *)&a, &length)) die("getsockname");
+  if (connect(s[0], (void *)&a, length)) die("connect");
+  s[1] = accept4(listener, 0, 0, SOCK_CLOEXEC);
+  setsockopt(s[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  setsockopt(s[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  close(listener);
+}
+
+static int open_file(const char *path, uint64_t length) {
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  struct stat s;
+  if (fd < 0 || fstat(fd, &s)) die(path);
+  if ((uint64_t)s.st_size != length) {
+    if (ftruncate(fd, 0)) die(path);
+    for (uint64_t at = 0; at < length;) {
+      uint64_t left = length - at;
+      ssize_t k = write(fd, pattern + at % PERIOD, left < PIECE ? left : PIECE);
+      if (k <= 0) die(path);
+      at += k;
+    }
+    fsync(fd); /* or the disk is busy with it while others are measured */
+  }
+  close(fd);
+  return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static struct side make_side(const char *kind, uint64_t length) {
+  int there[2], back[2];
+  if (!strcmp(kind, "tcp")) tcp_pair(there);
+  else if (!strcmp(kind, "unix")) {
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, there)) die("socketpair");
+  } else {
+    if (pipe2(back, O_CLOEXEC)) die("pipe");
+    if (strcmp(kind, "pipe")) return (struct side){back[0], -1, open_file(kind, length), back[1]};
+    if (pipe2(there, O_CLOEXEC)) die("pipe");
+    return (struct side){back[0], there[1], there[0], back[1]};
+  }
+  return (struct side){there[0], fcntl(there[0], F_DUPFD_CLOEXEC, 0), there[1],
+                       fcntl(there[1], F_DUPFD_CLOEXEC, 0)};
+}
+
+static void finish(int fd) { shutdown(fd, SHUT_WR); close(fd); }
+
+/* ---- Bytes that flow. */
+
+struct flow {
+  int into, outof;
+  uint64_t length, came, first, seed;
+  double since, until, cpu_since, cpu_until;
+};
+
+static void *send_all(void *p) {
+  struct flow *f = p;
+  for (uint64_t at = 0; at < f->length;) {
+    uint64_t left = f->length - at;
+    ssize_t k = write(f->into, pattern + (f->seed + at) % PERIOD, left < PIECE ? left : PIECE);
+    if (k <= 0) { fail("took only %llu bytes", (unsigned long long)at); break; }
+    at += k;
+  }
+  finish(f->into);
+  return 0;
+}
+
+static void *take_all(void *p) {
+  struct flow *f = p;
+  unsigned char *bytes = malloc(PIECE);
+  for (ssize_t k; (k = read(f->outof, bytes, PIECE)) > 0;) {
+    if (!f->came) { f->first = k; f->since = now(); f->cpu_since = cpu(); }
+    if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, k))
+      fail("wrong bytes after %llu", (unsigned long long)f->came);
+    f->came += k;
+    if (f->came >= f->length) { f->until = now(); f->cpu_until = cpu(); }
+  }
+  if (f->came != f->length)
+    fail("%llu bytes of %llu", (unsigned long long)f->came, (unsigned long long)f->length);
+  free(bytes);
+  return 0;
+}
+
+static void stream(struct flow *f, int flows) {
+  pthread_t t[4];
+  for (int i = 0; i < flows; i++) {
+    pthread_create(&t[2 * i], 0, take_all, &f[i]);
+    if (f[i].into >= 0) pthread_create(&t[2 * i + 1], 0, send_all, &f[i]);
+  }
+  double bytes = 0, since = f[0].since, until = 0, used_since = 0, used_until = 0;
+  for (int i = 0; i < flows; i++) {
+    pthread_join(t[2 * i], 0);
+    if (f[i].into >= 0) pthread_join(t[2 * i + 1], 0);
+    if (!i || f[i].since < since) { since = f[i].since; used_since = f[i].cpu_since; }
+    if (f[i].until > until) { until = f[i].until; used_until = f[i].cpu_until; }
+    bytes += f[i].came - f[i].first;
+  }
+  printf("\"bytes\":%.0f,\"seconds\":%.6f,\"cpu\":%.6f,", bytes, until - since,
+         used_until - used_since);
+}
+
+/* ---- One byte at a time. */
+
+static int pass(int into, int outof) {
+  char c = 'x';
+  return write(into, &c, 1) == 1 && read(outof, &c, 1) == 1;
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(double *)a, y = *(double *)b;
+  return (x > y) - (x < y);
+}
+
+static void ping(struct side l, struct side r, int count) {
+  double *took = calloc(count + 1, sizeof *took);
+  for (int i = -WARMUP; i < count; i++) {
+    double since = now();
+    if (!pass(l.out, r.in) || !pass(r.out, l.in)) { fail("no answer"); break; }
+    if (i >= 0) took[i] = now() - since;
+  }
+  qsort(took, count, sizeof *took, ascending);
+  printf("\"p50\":%.1f,\"p99\":%.1f,", took[count / 2] * 1e6, took[count * 99 / 100] * 1e6);
+  free(took);
+}
+
+/* How often a thread of the copier was given a processor so far. */
+static long switches(void) {
+  char path[64], line[256];
+  long sum = 0, value;
+  snprintf(path, sizeof path, "/proc/%d/task", copier);
+  DIR *tasks = opendir(path);
+  for (struct dirent *task; tasks && (task = readdir(tasks));) {
+    snprintf(path, sizeof path, "/proc/%d/task/%.20s/status", copier, task->d_name);
+    FILE *status = fopen(path, "r");
+    if (!status) continue;
+    while (fgets(line, sizeof line, status))
+      if (sscanf(line, "voluntary_ctxt_switches: %ld", &value) == 1 ||
+          sscanf(line, "nonvoluntary_ctxt_switches: %ld", &value) == 1) sum += value;
+    fclose(status);
+  }
+  if (tasks) closedir(tasks);
+  return sum;
+}
+
+static void idle(struct side l, struct side r, int count) {
+  if (!pass(l.out, r.in)) fail("no byte came");
+  sleep(SETTLE);
+  long before = switches();
+  double used = cpu();
+  sleep(count);
+  printf("\"wakeups\":%ld,\"cpu\":%.6f,", switches() - before, cpu() - used);
+}
+
+int main(int argc, char **argv) {
+  const char *left = "pipe", *right = "pipe";
+  uint64_t number = 1;
+  int idles = 0, option;
+  if (argc < 2) { fprintf(stderr, "load: the head of load.c tells how\n"); return 2; }
+  char *mode = argv[1];
+  optind = 2;
+  while ((option = getopt(argc, argv, "+l:r:n:i:t:")) > 0) {
+    if (option == 'l') left = optarg;
+    else if (option == 'r') right = optarg;
+    else if (option == 'n') number = strtoull(optarg, 0, 10);
+    else if (option == 'i') idles = atoi(optarg);
+    else if (option == 't') alarm(atoi(optarg));
+    else return 2;
+  }
+  char **command = argv + optind;
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGALRM, late);
+  struct rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  /* All numbers that COMMAND gets are taken, so that none of ours is one of them. */
+  for (int fd = 0; fd < 10 + idles;)
+    if ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) die("/dev/null");
+
+  uint64_t state = 88172645463325252u;
+  for (int i = 0; i < PERIOD; i++) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17; /* xorshift64, Marsaglia */
+    pattern[i] = state;
+  }
+  memcpy(pattern + PERIOD, pattern, PIECE);
+  struct side l = make_side(left, number), r = make_side(right, number);
+  int(*apart)[2] = calloc(idles + 1, sizeof *apart);
+  for (int i = 0; i < idles; i++)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, apart[i])) die("socketpair");
+  if (!strcmp(mode, "start") && write(l.out, "x", 1) != 1) die("write");
+
+  double since = now();
+  if (*command && !(copier = fork())) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_DFL);
+    dup2(l.their_in, 0), dup2(l.their_out, 1), dup2(r.their_in, 6), dup2(r.their_out, 7);
+    for (int i = 0; i < idles; i++) dup2(apart[i][0], 10 + i);
+    execvp(command[0], command);
+    perror(command[0]);
+    _exit(127);
+  }
+  if (copier) {
+    clock_getcpuclockid(copier, &copier_clock);
+    close(l.their_in), close(l.their_out), close(r.their_in), close(r.their_out);
+    for (int i = 0; i < idles; i++) close(apart[i][0]);
+  } else {
+    /* The right side becomes the far end of the left one. */
+    r = (struct side){l.their_in, l.their_out, -1, -1};
+  }
+
+  printf("{");
+  if (!strcmp(mode, "bulk")) {
+    struct flow f = {.into = l.out, .outof = r.in, .length = number};
+    stream(&f, 1);
+  } else if (!strcmp(mode, "both")) {
+    struct flow f[2] = {{.into = l.out, .outof = r.in, .length = number},
+                        {.into = r.out, .outof = l.in, .length = number, .seed = 1000}};
+    stream(f, 2);
+  } else if (!strcmp(mode, "ping")) ping(l, r, number);
+  else if (!strcmp(mode, "idle")) idle(l, r, number);
+  else if (!strcmp(mode, "start")) {
+    struct pollfd either[2] = {{l.in, POLLIN, 0}, {r.in, POLLIN, 0}};
+    char c;
+    poll(either, 2, -1);
+    if (read(either[0].revents ? l.in : r.in, &c, 1) != 1) fail("no byte came");
+    printf("\"start\":%.3f,", (now() - since) * 1e3);
+  } else { fprintf(stderr, "load: %s is no mode\n", mode); return 2; }
+
+  int status = 0;
+  struct rusage used = {0};
+  if (copier) {
+    char rest[4096];
+    finish(l.out), finish(r.out);
+    for (int i = 0; i < idles; i++) close(apart[i][1]);
+    while (read(l.in, rest, sizeof rest) > 0) {}
+    while (read(r.in, rest, sizeof rest) > 0) {}
+    wait4(copier, &status, 0, &used);
+  }
+  printf("\"memory\":%ld,\"exit\":%d,\"failure\":", used.ru_maxrss * 1024,
+         WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+  printf(*failure ? "\"%s\"}\n" : "null}\n", failure);
+  return *failure != 0;
+}
