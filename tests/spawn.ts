@@ -23,7 +23,12 @@ const libc = Deno.dlopen("libc.so.6", {
   waitpid: { parameters: ["i32", "buffer", "i32"], result: "i32", nonblocking: true },
 }).symbols;
 
-const F_DUPFD_CLOEXEC = 1030;
+const F_SETFD = 2, F_DUPFD_CLOEXEC = 1030, FD_CLOEXEC = 1;
+
+// What the tests themselves were started with is not for the process under test.
+for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+  if (Number(name) > 2) libc.fcntl(Number(name), F_SETFD, FD_CLOEXEC);
+}
 
 const encoder = new TextEncoder();
 
