@@ -67,7 +67,7 @@ async function parseOptions(args: readonly string[], settings: Settings): Promis
     string: ["_", ...VALUES],
     alias: SHORT,
     unknown: (arg: string) => {
-      if (arg.startsWith("-")) throw new UsageError(`unknown option ${arg}`);
+      if (arg.startsWith("-")) throw unknown(arg);
     },
   });
   for (const flag of FLAGS) settings[flag] = parsed[flag] === true;
@@ -81,8 +81,15 @@ function separateValues(args: readonly string[]): string[] {
     const [, name] = /^--([^=]+)=/.exec(arg) ?? [];
     if (FLAGS.some((flag) => flag === name)) throw new UsageError(`--${name} takes no value`);
     const [, letters, value] = /^(-[a-zA-Z]*b)(.+)$/.exec(arg) ?? [];
-    return letters && value ? [letters, value] : [arg];
+    if (letters && value) return [letters, value];
+    // parseArgs takes what follows a letter for its value, and "_" for its own.
+    if (/^-[a-zA-Z]+[^a-zA-Z]|^--?_/.test(arg)) throw unknown(arg);
+    return [arg];
   });
+}
+
+function unknown(option: string): UsageError {
+  return new UsageError(`unknown option ${quote(option)}`);
 }
 
 /** The number of bytes that `text` says. */
