@@ -77,6 +77,9 @@ const UNDER_WAY = -libc.EINPROGRESS;
 /** How often in a row a ready descriptor may refuse a splice before it is copied instead. */
 const REFUSALS = 1000;
 
+/** As `hold`, while another thread is at something: only the event loop hears of its end. */
+const THREAD_HOLD = 1;
+
 /** For how long a peer that still sends is listened to, so that our answer reaches it, in milliseconds. */
 const LINGER = 2000;
 
@@ -101,6 +104,8 @@ export class Copier {
   #open = 0;
   /** Calls under way on other threads. */
   #underWay = 0;
+  /** When the event loop gets its turn. The first one comes at once: the caller has more to do. */
+  #until = 0;
   #stopping = false;
 
   /** Looks at the descriptors; throws a {@linkcode DescriptorError} where one will not do. */
@@ -183,12 +188,11 @@ export class Copier {
   // ---- The loop: wait, then give a turn to each channel that is ready.
 
   async #loop(): Promise<void> {
-    let until = 0; // the first turn is short: the caller has more to do at the start
     for (let turn = 0; this.#open > 0; turn++) {
       if (turn === PROVEN) libc.compile();
       this.#options.onWait?.();
       const ready = this.#ready;
-      const left = Math.max(0, Math.ceil(until - performance.now()));
+      const left = Math.max(0, Math.ceil(this.#until - performance.now()));
       const events = this.#readiness.wait(ready.length ? 0 : left);
       for (let i = 0; i < events; i++) this.#dispatch(i);
       if (ready.length) {
@@ -199,7 +203,7 @@ export class Copier {
       // The event loop's turn: a short one where the time is up or a signal has
       // come (-EINTR), a long one where there is nothing to do.
       await this.#readiness.idle(left > 0 && events === 0 && this.#open ? -1 : 0);
-      until = performance.now() + (this.#underWay ? 1 : this.#hold);
+      this.#until = performance.now() + (this.#underWay ? THREAD_HOLD : this.#hold);
     }
   }
 
@@ -311,6 +315,7 @@ export class Copier {
     if (outcome !== undefined) return outcome;
     channel.underWay = true;
     this.#underWay++;
+    this.#until = Math.min(this.#until, performance.now() + THREAD_HOLD);
     this.#waitFor(channel, undefined);
     call().then((result) => {
       channel.underWay = false;
