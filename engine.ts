@@ -52,8 +52,8 @@ export interface CopyOptions {
   onData?: (channel: ChannelStatus, bytes: Uint8Array) => void;
   /** Sees each error as it happens. */
   onError?: (error: SystemError) => void;
-  /** Is called before each wait, when all that was ready has been done. */
-  onWait?: () => void;
+  /** Is called before each wait, when all that was ready has been done. What it answers is waited for. */
+  onWait?: () => Promise<void> | undefined | void;
 }
 
 /**
@@ -169,15 +169,15 @@ export class Copier {
     return this.#channels;
   }
 
-  /** Reads nothing more; delivers what was read, for `grace` at the most. */
-  stop(): void {
+  /** Reads nothing more; delivers what was read, for `grace` milliseconds at the most. */
+  stop(grace: number = this.#options.grace ?? 5000): void {
     if (this.#stopping) return;
     this.#stopping = true;
     for (const channel of this.#channels) {
       const holds = channel.buffer !== undefined || channel.underWay;
       if (!holds || channel.lingering) this.#end(channel, "stopped");
     }
-    this.#after(this.#options.grace ?? 5000, () => {
+    this.#after(grace, () => {
       for (const channel of this.#channels) {
         if (channel.state !== ENDED) this.#fail(channel, "write", libc.ECANCELED);
       }
@@ -190,7 +190,8 @@ export class Copier {
   async #loop(): Promise<void> {
     for (let turn = 0; this.#open > 0; turn++) {
       if (turn === PROVEN) libc.compile();
-      this.#options.onWait?.();
+      const busy = this.#options.onWait?.();
+      if (busy) await busy;
       const ready = this.#ready;
       const left = Math.max(0, Math.ceil(this.#until - performance.now()));
       const events = this.#readiness.wait(ready.length ? 0 : left);
