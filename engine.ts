@@ -174,7 +174,8 @@ export class Copier {
     if (this.#stopping) return;
     this.#stopping = true;
     for (const channel of this.#channels) {
-      const holds = channel.buffer !== undefined || channel.underWay;
+      // A read that another thread still waits in holds nothing.
+      const holds = channel.buffer?.held || channel.outcome;
       if (!holds || channel.lingering) this.#end(channel, "stopped");
     }
     this.#after(grace, () => {
@@ -422,9 +423,9 @@ export class Copier {
 
   /** Nobody will ever read what this channel writes, and it has nothing to write yet. */
   #hungUp(channel: Channel): void {
-    if (channel.state !== READING || channel.underWay || channel.lingering) return;
+    if (channel.state !== READING || channel.outcome !== undefined || channel.lingering) return;
     // What it can read decides: an end of file is none the worse for it.
-    if (libc.poll(channel.rfd, libc.IN)) return this.#turn(channel);
+    if (!channel.underWay && libc.poll(channel.rfd, libc.IN)) return this.#turn(channel);
     const { kind, fd } = channel.sink.descriptor;
     const { socket } = channel.sink;
     if (socket) socket.error ||= Math.max(0, libc.socketOption(fd, libc.SO_ERROR));
