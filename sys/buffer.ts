@@ -57,45 +57,35 @@ export class PipeBuffer {
 
 /** Memory, for read(2) and write(2). */
 export class MemoryBuffer {
-  #bytes: Uint8Array<ArrayBuffer>;
-  #from = 0;
-  #to = 0;
+  /** What a read may write to, while nothing is held. */
+  readonly room: Uint8Array<ArrayBuffer>;
+  /** What is held, in order. */
+  content: Uint8Array<ArrayBuffer>;
 
   /** An empty one of `size` bytes. */
   constructor(size: number) {
-    this.#bytes = new Uint8Array(size);
+    this.room = new Uint8Array(size);
+    this.content = this.room.subarray(0, 0);
   }
 
   /** Bytes in it. */
   get held(): number {
-    return this.#to - this.#from;
-  }
-
-  /** What a read may write to, while nothing is held. */
-  get room(): Uint8Array<ArrayBuffer> {
-    return this.#bytes;
-  }
-
-  /** What is held, in order. */
-  get content(): Uint8Array<ArrayBuffer> {
-    return this.#bytes.subarray(this.#from, this.#to);
+    return this.content.length;
   }
 
   /** Says that a read put `length` bytes into {@linkcode room}. */
   filled(length: number): void {
-    this.#from = 0;
-    this.#to = length;
+    this.content = this.room.subarray(0, length);
   }
 
   /** Says that a write took `length` bytes of {@linkcode content}. */
   drained(length: number): void {
-    this.#from += length;
+    this.content = this.content.subarray(length);
   }
 
-  /** Takes over bytes that were read elsewhere. */
+  /** Takes over bytes that were read elsewhere, be they more than the room. */
   hold(bytes: Uint8Array<ArrayBuffer>): void {
-    this.#bytes = bytes;
-    this.filled(bytes.length);
+    this.content = bytes;
   }
 
   /** Nothing to give back. */
