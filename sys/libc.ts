@@ -10,6 +10,8 @@
 
 /** errno values, the same on every Linux that Deno runs on (errno(3)). */
 export const EPERM = 1;
+/** No such file. */
+export const ENOENT = 2;
 /** Interrupted by a signal. */
 export const EINTR = 4;
 /** Input/output error: a terminal whose master is gone, among others. */
@@ -163,11 +165,16 @@ function checked(result: number): number {
   return result < 0 ? -errno.getInt32(0, true) : result;
 }
 
-/** As {@linkcode checked}, for what moves bytes: interrupted before any moved is as good as not ready. */
+/**
+ * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
+ * as good as not ready. So is ENOENT, which no such call ever gives: between
+ * the call and this line the runtime may start its clock, for which it looks
+ * for files that are not there (/sys/devices/system/cpu/cpu0/tsc_freq_khz).
+ */
 function moved(result: number): number {
   if (result >= 0) return result;
   const error = errno.getInt32(0, true);
-  return error === EINTR ? -EAGAIN : -error;
+  return error === EINTR || error === ENOENT ? -EAGAIN : -error;
 }
 
 const c = {
@@ -294,6 +301,14 @@ export function status(fd: number): Status | number {
     major: statx.getUint32(128, true),
     size: Number(statx.getBigUint64(40, true)),
   };
+}
+
+/** Where in a file the next read begins; -1 of what has no such place (lseek(2)). */
+export function offset(fd: number): number {
+  const definition = { parameters: ["i32", "i64", "i32"], result: "i64" } as const;
+  const lseek = new Deno.UnsafeFnPointer(address<typeof definition>("lseek"), definition);
+  const SEEK_CUR = 1;
+  return Number(lseek.call(fd, 0n, SEEK_CUR));
 }
 
 /** isatty(3). */
