@@ -1,0 +1,201 @@
+/**
+ * Looks at processes and descriptors from outside, and knows what a test may
+ * use on this machine.
+ *
+ * @module
+ */
+import { type End, O_NONBLOCK } from "./ends.ts";
+import { COMMAND, handOver, type Running, start, type StartOptions } from "./harness.ts";
+
+const libc = Deno.dlopen("libc.so.6", {
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  poll: { parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
+  read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+}).symbols;
+
+/** A process or a wait that takes longer than this hangs, in milliseconds. */
+export const DEADLINE = 30_000;
+
+/** The outcome of `promise`, or an error that names what did not happen in time. */
+export async function within<T>(what: string, promise: Promise<T>, limit = DEADLINE): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not within ${limit} ms`)), limit);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Kills the process where it hangs, so that everything that waits for it fails. */
+function bounded(running: Running, limit: number): Running {
+  const timer = setTimeout(() => running.kill("SIGKILL"), limit);
+  running.outcome.finally(() => clearTimeout(timer));
+  return running;
+}
+
+/** As the harness's `start`, with an end to it: the test keeps its copies of what it gives. */
+export function watched(
+  args: string,
+  given: Record<number, End>,
+  options: StartOptions & { limit?: number } = {},
+): Running {
+  return bounded(start(args.split(" "), given, options), options.limit ?? DEADLINE);
+}
+
+/** As the harness's `handOver`, with an end to it. */
+export function iocopy(
+  args: string,
+  given: Record<number, End>,
+  options: StartOptions & { limit?: number } = {},
+): Running {
+  return bounded(handOver(args.split(" "), given, options), options.limit ?? DEADLINE);
+}
+
+/** The command under `strace` (a grandchild, the process id is the command's), which does to its system calls what `injections` say. */
+export function injecting(...injections: string[]): readonly string[] {
+  const names = [...new Set(injections.map((injection) => injection.split(":")[0]))].join();
+  return [
+    ...["strace", "-D", "--quiet=all", "-f", "-o", "/dev/null", "-e", `trace=${names}`],
+    ...injections.flatMap((injection) => ["-e", `inject=${injection}`]),
+    ...COMMAND,
+  ];
+}
+
+/** Resolves when the other side of `end` has gone, all its copies closed. */
+export async function hungUp(end: End): Promise<void> {
+  await ready(end, 0);
+}
+
+/** Resolves when there is something to read, or the other side has gone. */
+export async function readable(end: End): Promise<void> {
+  await ready(end, 1);
+}
+
+async function ready(end: End, events: number): Promise<void> {
+  if (await libc.poll(new Int32Array([end.fd, events]), 1n, DEADLINE) !== 1) {
+    throw new Error(`nothing happened on descriptor ${end.fd}`);
+  }
+}
+
+/** Calls `action` while `end` does not wait, and puts its flags back. */
+function notWaiting(end: End, action: () => void): void {
+  const { flags } = end;
+  end.nonBlocking = true;
+  action();
+  end.nonBlocking = (flags & O_NONBLOCK) !== 0;
+}
+
+/** Writes zeros until no more fit; answers how many did. */
+export function fillUp(end: End): number {
+  let total = 0;
+  notWaiting(end, () => {
+    for (const size of [4096, 1]) {
+      const zeros = new Uint8Array(size);
+      for (let n; (n = libc.write(end.fd, zeros, BigInt(size))) > 0;) total += n;
+    }
+  });
+  return total;
+}
+
+/** Whether there is something to read at this moment. */
+export async function hasBytes(end: End): Promise<boolean> {
+  const request = new Int32Array([end.fd, 1]);
+  return await libc.poll(request, 1n, 0) === 1 && (request[1] ?? 0) >> 16 === 1;
+}
+
+/** `length` bytes that differ from place to place; the same for the same seed. */
+export function noise(length: number, seed = 1): Uint8Array<ArrayBuffer> {
+  const words = new Uint32Array(Math.ceil(length / 4));
+  let state = seed * 2654435761 >>> 0 || 1;
+  for (let i = 0; i < words.length; i++) { // xorshift
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state = (state ^ state << 5) >>> 0;
+    words[i] = state;
+  }
+  return new Uint8Array(words.buffer, 0, length);
+}
+
+/** Whether two runs of bytes are equal, in less time than a message about it takes. */
+export function same(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}
+
+/** Seconds of processor time that a process has used, all its threads and both modes. */
+export function cpuSeconds(pid: number): number {
+  const [user, system] = stat(pid).slice(11, 13).map(Number);
+  return ((user ?? 0) + (system ?? 0)) / 100; // USER_HZ is 100 on all that Deno runs on
+}
+
+/** The state of a process: "R", "S", "T" where it is stopped, ... (proc(5)). */
+export function stateOf(pid: number): string {
+  return stat(pid)[0] ?? "";
+}
+
+function stat(pid: number): string[] {
+  const text = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  return text.slice(text.lastIndexOf(")") + 2).split(" ");
+}
+
+/** Bytes of memory that a process occupies. */
+export function residentBytes(pid: number): number {
+  const [, kilobytes] = /VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`)) ?? [];
+  return Number(kilobytes) * 1024;
+}
+
+/** What the descriptors of a process are, by their numbers. */
+export function descriptors(pid: number): Map<number, string> {
+  const found = new Map<number, string>();
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
+    try {
+      found.set(Number(name), Deno.readLinkSync(`/proc/${pid}/fd/${name}`));
+    } catch { /* closed meanwhile */ }
+  }
+  return found;
+}
+
+/** Whether a process listens for TCP connections. */
+export function listens(pid: number): boolean {
+  const inodes = ["tcp", "tcp6"].flatMap((table) =>
+    Deno.readTextFileSync(`/proc/${pid}/net/${table}`).split("\n").map((line) =>
+      line.trim().split(/\s+/)
+    ).filter((fields) => fields[3] === "0A").map((fields) => `socket:[${fields[9]}]`)
+  );
+  return [...descriptors(pid).values()].some((name) => inodes.includes(name));
+}
+
+/** The signals that a process ignores, as `SigIgn` in its status. */
+export function ignores(pid: number, signal: number): boolean {
+  const [, mask] = /SigIgn:\s+(\S+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`)) ?? [];
+  return (BigInt(`0x${mask}`) >> BigInt(signal - 1) & 1n) === 1n;
+}
+
+/** The process that runs under a wrapper such as strace, once it has started. */
+export async function childOf(pid: number): Promise<number> {
+  for (;;) {
+    const text = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim();
+    if (text) return Number(text.split(" ")[0]);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** Whether a tool is missing. That is said aloud, and in CI it is an error. */
+export function lacks(tool: string, debian = tool): boolean {
+  const directories = (Deno.env.get("PATH") ?? "").split(":");
+  const found = directories.some((directory) => {
+    try {
+      return Deno.statSync(`${directory}/${tool}`).isFile;
+    } catch {
+      return false;
+    }
+  });
+  if (found) return false;
+  const message = `${tool} is missing (apt-get install ${debian})`;
+  if (Deno.env.has("CI")) throw new Error(message);
+  console.error(`SKIPPED: ${message}`);
+  return true;
+}
