@@ -4,67 +4,180 @@
  * @module
  */
 import { Descriptor } from "../sys/descriptor.ts";
-import { EAGAIN } from "../sys/libc.ts";
+import { EAGAIN, OUT, pollOnThread } from "../sys/libc.ts";
 
-/** What is kept for a reader that does not read, in characters. */
-const KEPT = 1024 * 1024;
+/** What is kept for a reader that does not read, in characters; messages may take as much again. */
+const KEPT = 8 * 1024 * 1024;
 
-/** The log. It never waits for its reader: what is too much for it is dropped, and counted. */
+/** A dump waits for its reader when there is more than this, in characters. */
+const MUCH = 64 * 1024;
+
+/** A reader that takes nothing for so long is not waited for, in milliseconds. */
+const PATIENCE = 1000;
+
+/** The most bytes that another thread writes in one call. */
+const CHUNK = 64 * 1024;
+
+/**
+ * The log. It never holds the copying up for a reader that does not read: what
+ * is too much for that reader is dropped, and counted.
+ */
 export class Log {
   #text = "";
-  #dropped = 0;
-  #writing = false;
+  #lost = 0;
   #rest: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  /** Bytes that the reader has taken so far, and whether it has stopped taking any. */
+  #taken = 0;
+  #stuck = false;
+  /** A write that another thread is at, and whether the reader is waited for. */
+  #writing: Promise<void> | undefined;
+  #polling = false;
+  /** The line below all others, the one on the screen, and how wide that is. */
+  #live = "";
+  #shown = "";
+  #columns = 80;
   /** Standard error, from the first line on; null where nobody listens. */
   #descriptor: Descriptor | null | undefined;
 
-  /** Adds a line, to be written by the next {@linkcode flush}. */
-  line(text: string): void {
-    if (this.#text.length > KEPT) this.#dropped++;
-    else this.#text += `iocopy: ${text}\n`;
+  /** Adds whole lines, to be written by the next {@linkcode flush}, or dropped. */
+  add(text: string): void {
+    this.#add(text, KEPT);
   }
 
-  /** Writes as much as is taken without waiting. */
+  /** Adds whole lines for which there is room when all other is dropped. */
+  keep(text: string): void {
+    this.#add(text, 2 * KEPT);
+  }
+
+  /** As {@linkcode add}, one line behind the program's name. */
+  line(text: string): void {
+    this.add(`iocopy: ${text}\n`);
+  }
+
+  /** As {@linkcode keep}, one line behind the program's name. */
+  message(text: string): void {
+    this.keep(`iocopy: ${text}\n`);
+  }
+
+  #add(text: string, kept: number): void {
+    if (this.#text.length > kept) return void (this.#lost += text.split("\n").length - 1);
+    this.#noteLoss();
+    this.#text += text;
+  }
+
+  #noteLoss(): void {
+    if (this.#lost) this.#text += `iocopy: ${this.#lost} lines of the log are lost\n`;
+    this.#lost = 0;
+  }
+
+  /**
+   * Sets the line that stays below all others, on a terminal that is `columns`
+   * wide now. Shorter than that, and printable ASCII; "" is none.
+   */
+  live(text: string, columns: number): void {
+    this.#live = text;
+    this.#columns = columns;
+  }
+
+  /** Writes as much as is taken without waiting; more once the reader is ready. */
   flush(): void {
-    if (this.#writing) return;
-    if (this.#text && this.#descriptor === undefined) this.#descriptor = standardError();
+    if (this.#writing || this.#isEmpty) return;
+    if (this.#descriptor === undefined) this.#descriptor = standardError();
+    const descriptor = this.#descriptor;
     for (;;) {
       if (this.#rest.length === 0) this.#take();
-      if (this.#rest.length === 0 || !this.#descriptor) return;
-      if (this.#descriptor.mayWait) return void this.#writeOnThread(this.#descriptor);
-      if (!this.#wrote(this.#descriptor.tryWrite(this.#rest))) return;
+      if (this.#rest.length === 0) return;
+      if (!descriptor) this.#drop();
+      else if (descriptor.mayWait) return this.#writeOnThread(descriptor);
+      else if (!this.#wrote(descriptor.tryWrite(this.#rest))) return this.#writeLater(descriptor);
     }
   }
 
+  /**
+   * As {@linkcode flush}. Where much is left, answers when the reader has taken
+   * it, or has taken nothing for a second.
+   */
+  settle(): Promise<void> | undefined {
+    this.flush();
+    return this.#pending > MUCH && !this.#stuck ? this.#wait(MUCH) : undefined;
+  }
+
+  /** Writes all there is, waiting for the reader for as long as it reads on. */
+  end(): Promise<void> {
+    this.flush();
+    this.#stuck = false;
+    return this.#wait(0);
+  }
+
+  get #pending(): number {
+    return this.#rest.length + this.#text.length;
+  }
+
+  get #isEmpty(): boolean {
+    return this.#pending === 0 && this.#lost === 0 && this.#live === this.#shown;
+  }
+
   #take(): void {
-    if (this.#dropped) this.#text += `iocopy: ${this.#dropped} lines of the log are lost\n`;
-    this.#dropped = 0;
-    if (this.#text) this.#rest = encoder.encode(this.#text);
+    this.#noteLoss();
+    if (this.#isEmpty) return;
+    // A terminal that was made narrower has wrapped the line that it shows.
+    const up = Math.ceil(this.#shown.length / this.#columns) - 1;
+    const erase = this.#shown && `${up > 0 ? `\x1b[${up}A` : ""}\r\x1b[J`;
+    this.#rest = encoder.encode(erase + this.#text + this.#live);
     this.#text = "";
+    this.#shown = this.#live;
   }
 
   /** Whether it goes on. A log that cannot be written is no reason to stop copying. */
   #wrote(length: number): boolean {
-    if (length > 0) this.#rest = this.#rest.subarray(length);
-    else if (length !== -EAGAIN) this.#rest = this.#rest.subarray(this.#rest.length);
-    return length > 0;
+    if (length === 0 || length === -EAGAIN) return false;
+    if (length < 0) this.#drop();
+    else this.#rest = this.#rest.subarray(length);
+    this.#taken++;
+    this.#stuck = false;
+    return true;
   }
 
-  async #writeOnThread(descriptor: Descriptor): Promise<void> {
-    this.#writing = true;
-    const length = await descriptor.writeOnThread(this.#rest);
-    this.#writing = false;
-    if (this.#wrote(length)) this.flush();
+  #drop(): void {
+    this.#rest = this.#rest.subarray(this.#rest.length);
   }
 
-  /** Writes all there is, waiting for the reader for `milliseconds` at the most. */
-  async end(milliseconds: number): Promise<void> {
-    const until = performance.now() + milliseconds;
-    this.flush();
-    while ((this.#rest.length || this.#text) && this.#descriptor && performance.now() < until) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
+  #writeOnThread(descriptor: Descriptor): void {
+    const written = (length: number) => {
+      this.#writing = undefined;
+      if (this.#wrote(length)) this.flush();
+      else this.#writeLater(descriptor);
+    };
+    this.#writing = descriptor.writeOnThread(this.#rest.subarray(0, CHUNK)).then(written);
+  }
+
+  /** There may be no turn of the engine that flushes again. */
+  #writeLater({ fd }: Descriptor): void {
+    if (this.#polling) return;
+    this.#polling = true;
+    pollOnThread(fd, OUT, -1).then(() => {
+      this.#polling = false;
       this.flush();
+    });
+  }
+
+  /** Waits until at most `most` characters are left, or the reader takes no more. */
+  async #wait(most: number): Promise<void> {
+    while (this.#descriptor && this.#pending > most && !this.#stuck) {
+      const taken = this.#taken;
+      await this.#ready(this.#descriptor);
+      this.flush();
+      this.#stuck = this.#taken === taken;
     }
+  }
+
+  /** Waits until the reader is ready, or has not been for too long. */
+  async #ready({ fd }: Descriptor): Promise<void> {
+    if (!this.#writing) return await pollOnThread(fd, OUT, PATIENCE);
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, PATIENCE);
+    await Promise.race([this.#writing, late.promise]);
+    clearTimeout(timer);
   }
 }
 
