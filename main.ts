@@ -5,7 +5,7 @@
  */
 import { Log } from "./cli/log.ts";
 import { parse, type Settings, UsageError } from "./cli/options.ts";
-import { onEndingSignal } from "./cli/signals.ts";
+import { onAskingSignal, onEndingSignal } from "./cli/signals.ts";
 import { Copier, DescriptorError } from "./engine.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
@@ -13,9 +13,6 @@ const WELL = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
 
 /** How long the event loop waits for the copying at a stretch, in milliseconds: signals wait with it. */
 const HOLD = 50;
-
-/** How long the end waits for a log whose reader is slow, in milliseconds. */
-const LOG_GRACE = 1000;
 
 async function main(args: readonly string[]): Promise<number> {
   try {
@@ -35,23 +32,45 @@ async function run(settings: Settings): Promise<number> {
   const copier = new Copier(settings.pairs, {
     buffer: settings.buffer,
     hold: HOLD,
-    onError: (error) => log.line(error.message),
+    onError: (error) => log.message(error.message),
     onWait: () => log.flush(),
     ...settings.verbose && {
       onOperation: (operation, descriptor, bytes) =>
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },
+    // What follows is loaded when it is asked for.
+    ...settings.dump && (await import("./cli/dump.ts")).dumping(log, settings.buffer),
   });
+  const { channels } = copier;
+  const watchers: (() => void)[] = [];
+  if (settings.progress) {
+    const { showProgress } = await import("./cli/progress.ts");
+    watchers.push(showProgress(channels, settings.size, log));
+  }
+  let status = WELL;
+  if (settings.timeout) {
+    const { onTimeout } = await import("./cli/timeout.ts");
+    watchers.push(onTimeout(channels, settings.timeout, () => {
+      status = REFUSED;
+      log.message(`timeout: nothing moved for ${settings.timeout} s`);
+      copier.stop(0);
+    }));
+  }
   const running = copier.run(); // first, as it costs time to listen to signals
-  let endedBy = 0;
+  const loaded = import("./cli/stats.ts"); // now, as a signal is not to wait for it
+  const report = async () => {
+    log.keep((await loaded).statistics(channels, settings.json));
+    log.flush();
+  };
   onEndingSignal((signal) => {
-    endedBy = signal;
+    status = SIGNALLED + signal;
     copier.stop();
   });
-  const channels = await running;
-  await log.end(LOG_GRACE);
-  if (endedBy) return SIGNALLED + endedBy;
-  return channels.some((channel) => channel.error) ? REFUSED : WELL;
+  onAskingSignal(() => void report());
+  await running.finally(() => watchers.forEach((end) => end()));
+  if (settings.stats) await report();
+  await log.end();
+  return status || (channels.some((channel) => channel.error) ? REFUSED : WELL);
 }
 
 function isWrongUse(error: unknown): error is Error {

@@ -12,6 +12,16 @@ export interface Settings {
   verbose: boolean;
   /** The most bytes in flight in a channel. */
   buffer: number;
+  /** Print statistics at the end, as JSON or for people. */
+  stats: boolean;
+  json: boolean;
+  /** Show the progress, of so many bytes in all; 0 where that is not said. */
+  progress: boolean;
+  size: number;
+  /** After how many seconds without a byte to give up; 0 is never. */
+  timeout: number;
+  /** Show the bytes themselves. */
+  dump: boolean;
   /** Print the help, or the version, and do nothing else. */
   help: boolean;
   version: boolean;
@@ -23,31 +33,59 @@ export class UsageError extends Error {
 }
 
 /** The options that take no value: GNU's names, the first letter being the short one. */
-const FLAGS = ["verbose", "help", "version"] as const;
+const FLAGS = ["verbose", "stats", "progress", "dump", "help", "version"] as const;
 
 /** Flags in the original's spelling, without a dash: `v`. */
-const LETTERS: Record<string, typeof FLAGS[number]> = { v: "verbose" };
-
-/** The same with one dash. */
-const SHORT: Record<string, string> = { v: "verbose", h: "help", V: "version", b: "buffer" };
+const LETTERS: Record<string, typeof FLAGS[number]> = {
+  v: "verbose",
+  s: "stats",
+  p: "progress",
+  x: "dump",
+};
 
 /** Options that take a value. */
-const VALUES = ["buffer"] as const;
+const VALUES = ["buffer", "timeout", "size"] as const;
+
+/** The short names, with one dash. */
+const SHORT: Record<string, string> = {
+  ...LETTERS,
+  h: "help",
+  V: "version",
+  b: "buffer",
+  t: "timeout",
+};
 
 /** The largest descriptor: they are C's int. */
 const LAST_DESCRIPTOR = 2 ** 31 - 1;
 
-const KILO = 1024, MEGA = 1024 * KILO;
+/** What a letter behind a number stands for. */
+const UNITS: Record<string, number> = {
+  "": 1,
+  k: 2 ** 10,
+  K: 2 ** 10,
+  M: 2 ** 20,
+  G: 2 ** 30,
+  T: 2 ** 40,
+};
 
-/** Less would be a system call for each few bytes, more is memory that nothing gains from. */
-const BUFFER = { least: 1, most: 64 * MEGA, usual: MEGA };
+/** The most that each size may be: memory that nothing gains from, and what a number can count. */
+const MOST = { buffer: "64M", size: "8192T" } as const;
+
+/** The longest timeout, in seconds. */
+const YEARS = 1e9;
 
 /** Reads the command line. Throws a {@linkcode UsageError}. */
 export async function parse(args: readonly string[]): Promise<Settings> {
   const settings: Settings = {
     pairs: [],
     verbose: false,
-    buffer: BUFFER.usual,
+    buffer: 2 ** 20,
+    stats: false,
+    json: false,
+    progress: false,
+    size: 0,
+    timeout: 0,
+    dump: false,
     help: false,
     version: false,
   };
@@ -62,7 +100,7 @@ export async function parse(args: readonly string[]): Promise<Settings> {
 /** Takes the options with dashes out; answers what is left. */
 async function parseOptions(args: readonly string[], settings: Settings): Promise<string[]> {
   const { parseArgs } = await import("@std/cli/parse-args");
-  const parsed = parseArgs(separateValues(args), {
+  const parsed = parseArgs(separateValues(args, settings), {
     boolean: [...FLAGS],
     string: ["_", ...VALUES],
     alias: SHORT,
@@ -72,16 +110,23 @@ async function parseOptions(args: readonly string[], settings: Settings): Promis
   });
   for (const flag of FLAGS) settings[flag] = parsed[flag] === true;
   if (parsed.buffer !== undefined) settings.buffer = parseSize("buffer", parsed.buffer);
+  if (parsed.size !== undefined) settings.size = parseSize("size", parsed.size);
+  if (parsed.timeout !== undefined) settings.timeout = parseSeconds("timeout", parsed.timeout);
   return parsed._.map(String);
 }
 
-/** `-vb64k` as `-v -b 64k`; and no value where none belongs. */
-function separateValues(args: readonly string[]): string[] {
+/** `-vb64k` as `-v --buffer=64k`; `--stats=json` as a setting; and no value where none belongs. */
+function separateValues(args: readonly string[], settings: Settings): string[] {
   return args.flatMap((arg) => {
-    const [, name] = /^--([^=]+)=/.exec(arg) ?? [];
+    const [, name, word] = /^--([^=]+)=(.*)$/s.exec(arg) ?? [];
+    if (name === "stats") {
+      if (word !== "json") throw new UsageError(`--stats: ${quote(word)} is not "json"`);
+      settings.json = true;
+      return ["--stats"];
+    }
     if (FLAGS.some((flag) => flag === name)) throw new UsageError(`--${name} takes no value`);
-    const [, letters, value] = /^(-[a-zA-Z]*b)(.+)$/.exec(arg) ?? [];
-    if (letters && value) return [letters, value];
+    const [, letters, letter = "", value] = /^-([a-zA-Z]*?)([bt])(.+)$/s.exec(arg) ?? [];
+    if (value) return [...letters ? [`-${letters}`] : [], `--${SHORT[letter]}=${value}`];
     // parseArgs takes what follows a letter for its value, and "_" for its own.
     if (/^-[a-zA-Z]+[^a-zA-Z]|^--?_/.test(arg)) throw unknown(arg);
     return [arg];
@@ -93,15 +138,22 @@ function unknown(option: string): UsageError {
 }
 
 /** The number of bytes that `text` says. */
-function parseSize(option: string, text: string | string[]): number {
-  const [, digits, suffix] = /^(\d{1,9})([kKM]?)$/.exec(String(text)) ?? [];
-  const size = Number(digits) * (suffix === "M" ? MEGA : suffix ? KILO : 1);
-  if (size >= BUFFER.least && size <= BUFFER.most) return size;
-  throw new UsageError(
-    `--${option}: ${quote(text)} is not a size from ${BUFFER.least} to ${
-      BUFFER.most / MEGA
-    }M bytes`,
-  );
+function parseSize(option: "buffer" | "size", text: unknown): number {
+  const size = toBytes(String(text));
+  if (size >= 1 && size <= toBytes(MOST[option])) return size;
+  throw new UsageError(`--${option}: ${quote(text)} is not a size from 1 to ${MOST[option]} bytes`);
+}
+
+function toBytes(text: string): number {
+  const [, digits, unit = ""] = /^(\d{1,16})([kKMGT]?)$/.exec(text) ?? [];
+  return Number(digits) * (UNITS[unit] ?? NaN);
+}
+
+/** The number of seconds that `text` says, fractions and all. */
+function parseSeconds(option: string, text: unknown): number {
+  const seconds = /^(\d+\.?|\d*\.\d+)$/.test(String(text)) ? Number(text) : NaN;
+  if (seconds > 0 && seconds <= YEARS) return seconds;
+  throw new UsageError(`--${option}: ${quote(text)} is not a number of seconds above 0`);
 }
 
 /** Reads descriptors two by two, and before or between the pairs options in the original's spelling. */

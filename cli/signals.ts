@@ -1,5 +1,5 @@
 /**
- * The signals that end the program.
+ * The signals that end the program, and the ones that ask it how it comes along.
  *
  * @module
  */
@@ -25,4 +25,20 @@ export function onEndingSignal(stop: (signal: number) => void): void {
   }
   // Listening to one of them makes the runtime catch all three.
   for (const [, number] of ignored) ignore(number);
+}
+
+/**
+ * Signals that ask for statistics, and their numbers: dd(1)'s, and one that the
+ * runtime does not take for its inspector, as it does when it runs the source.
+ */
+const ASKING = [...Deno.build.standalone ? [["SIGUSR1", 10]] as const : [], [
+  "SIGUSR2",
+  12,
+]] as const;
+
+/** Calls `answer` at each signal that asks for statistics, but for those ignored from the start. */
+export function onAskingSignal(answer: () => void): void {
+  for (const [name, number] of ASKING) {
+    if (!isIgnored(number)) Deno.addSignalListener(name, answer);
+  }
 }

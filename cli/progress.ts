@@ -1,0 +1,155 @@
+/**
+ * The progress: a live line on a terminal, a plain one now and then elsewhere.
+ *
+ * @module
+ */
+import type { ChannelStatus } from "../engine.ts";
+import { Descriptor } from "../sys/descriptor.ts";
+import { offset } from "../sys/libc.ts";
+import type { Log } from "./log.ts";
+import { forPeople } from "./stats.ts";
+
+/** How often the line is drawn on a terminal, and elsewhere, in milliseconds. */
+const REDRAWN = 250, REPEATED = 10_000;
+
+/** Over how long the current rate is the mean, in milliseconds. */
+const RECENTLY = 2000;
+
+/** More channels than this are one sum. */
+const FEW = 4;
+
+/** The narrowest bar that says something, and the widest. */
+const BAR = { least: 12, most: 40 };
+
+/**
+ * Shows how the channels come along, of `size` bytes in all (0: of as many as
+ * the files among the rfds have). Answers what ends it, with a last line.
+ */
+export function showProgress(
+  channels: readonly ChannelStatus[],
+  size: number,
+  log: Log,
+): () => void {
+  const isTerminal = Deno.stderr.isTerminal();
+  const progress = new Progress(channels, size);
+  const draw = () => {
+    if (isTerminal) log.live(progress.line(width() - 1), width());
+    else log.message(progress.line(Infinity));
+    log.flush();
+  };
+  const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
+  if (isTerminal) draw();
+  return () => {
+    clearInterval(timer);
+    log.live("", width());
+    if (isTerminal) log.keep(progress.line(width() - 1, true) + "\n");
+    else log.message(progress.line(Infinity, true));
+  };
+}
+
+/** How wide the terminal is now. */
+function width(): number {
+  try {
+    return Deno.consoleSize().columns || 80;
+  } catch {
+    return 80; // it is no terminal any more
+  }
+}
+
+/** A piece of the line, and when it has to go: the higher, the earlier. */
+type Piece = [rank: number, text: string];
+
+/** What there is to show, as a line of text. */
+export class Progress {
+  readonly #channels: readonly ChannelStatus[];
+  /** The channels whose bytes are known to come to {@linkcode #goal} in the end. */
+  readonly #counted: readonly ChannelStatus[];
+  readonly #goal: number;
+  /** Moments, and the bytes that all channels had carried by then. */
+  readonly #samples: { at: number; bytes: number }[] = [];
+  readonly #startedAt: number;
+
+  /** The progress of `channels`, from the time `now` on. */
+  constructor(channels: readonly ChannelStatus[], size: number, now = performance.now()) {
+    this.#channels = channels;
+    const files = size ? [] : channels.filter((channel) => toCome(channel.rfd) > 0);
+    this.#counted = size ? channels : files;
+    this.#goal = size || files.reduce((sum, { rfd }) => sum + toCome(rfd), 0);
+    this.#startedAt = now;
+    this.#samples.push({ at: now, bytes: sum(channels) });
+  }
+
+  /** The line as it is `now`, in at most `columns` characters; the `last` one looks back only. */
+  line(columns: number, last = false, now = performance.now()): string {
+    const seconds = (now - this.#startedAt) / 1000;
+    const bytes = sum(this.#channels);
+    const mean = seconds > 0 ? bytes / seconds : 0;
+    const each: Piece[] = this.#channels.length > FEW
+      ? [[1, `${this.#channels.length} channels ${size(bytes)}`]]
+      : this.#channels.map(({ rfd, wfd, bytes }) => [1, `${rfd}->${wfd} ${size(bytes)}`]);
+    const pieces: Piece[] = [[3, clock(seconds)], ...each];
+    if (!last) pieces.push([4, speed(this.#current(now, bytes))]);
+    pieces.push([last ? 4 : 6, `mean ${speed(mean)}`]);
+    const done = sum(this.#counted) / this.#goal;
+    if (this.#goal > 0) pieces.push([2, `${Math.floor(done * 100)}%`.padStart(4)]);
+    const left = (this.#goal - sum(this.#counted)) / mean;
+    if (this.#goal > 0 && !last && left >= 0) {
+      pieces.push([5, `${left === Infinity ? "-:--:--" : clock(left)} left`]);
+    }
+    return fit(pieces, columns, this.#goal > 0 ? Math.min(1, done) : undefined);
+  }
+
+  #current(now: number, bytes: number): number {
+    const samples = this.#samples;
+    samples.push({ at: now, bytes });
+    while (samples[1] && samples[1].at <= now - RECENTLY) samples.shift();
+    const [first] = samples;
+    return first && now > first.at ? (bytes - first.bytes) / (now - first.at) * 1000 : 0;
+  }
+}
+
+/** Puts as many pieces on a line as there is room for, and a bar in front of the percentage. */
+function fit(pieces: Piece[], columns: number, done: number | undefined): string {
+  const toText = () => pieces.map(([, text]) => text).join("  ");
+  while (pieces.length > 1 && toText().length > columns) {
+    const last = Math.max(...pieces.map(([rank]) => rank));
+    pieces.splice(pieces.findLastIndex(([rank]) => rank === last), 1);
+  }
+  const room = Math.min(columns - toText().length - 2, BAR.most);
+  const at = pieces.findIndex(([rank]) => rank === 2);
+  if (done !== undefined && at >= 0 && room >= BAR.least) {
+    pieces.splice(at, 0, [0, bar(room, done)]);
+  }
+  return toText().slice(0, columns);
+}
+
+function bar(width: number, done: number): string {
+  const full = Math.floor(done * (width - 2));
+  const head = full < width - 2 ? ">" : "";
+  return `[${("=".repeat(full) + head).padEnd(width - 2)}]`;
+}
+
+/** So many bytes, as wide as any other number of them. */
+function size(bytes: number): string {
+  return forPeople(bytes).padStart(7);
+}
+
+function speed(bytes: number): string {
+  return `${size(bytes)}/s`;
+}
+
+/** Seconds as 0:01:04. */
+function clock(seconds: number): string {
+  const [s, m, h] = [seconds % 60, seconds / 60 % 60, seconds / 3600].map(Math.floor);
+  return `${h}:${String(m).padStart(2, "0")}:${String(s).padStart(2, "0")}`;
+}
+
+function sum(channels: readonly ChannelStatus[]): number {
+  return channels.reduce((sum, channel) => sum + channel.bytes, 0);
+}
+
+/** How much of a regular file is still to be read; 0 of anything else. */
+function toCome(fd: number): number {
+  const { size } = new Descriptor(fd);
+  return size && Math.max(0, size - offset(fd));
+}

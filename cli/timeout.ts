@@ -1,0 +1,34 @@
+/**
+ * The timeout: to give up when nothing moves any more.
+ *
+ * @module
+ */
+import type { ChannelStatus } from "../engine.ts";
+
+/** How many looks there are in a timeout, but not more often or seldom than that, in milliseconds. */
+const LOOKS = 20, OFTEN = 10, SELDOM = 1000;
+
+/**
+ * Calls `giveUp` once no byte has moved in any channel for `seconds`; never
+ * earlier, and at most a twentieth later. It looks at what is counted anyway,
+ * so that the bytes need not be watched. Answers what ends it.
+ */
+export function onTimeout(
+  channels: readonly ChannelStatus[],
+  seconds: number,
+  giveUp: () => void,
+): () => void {
+  let last = -1, since = 0;
+  const look = () => {
+    const moved = channels.reduce((sum, channel) => sum + channel.operations, 0);
+    const now = performance.now();
+    if (moved !== last) [last, since] = [moved, now];
+    else if (now - since >= seconds * 1000) {
+      clearInterval(timer);
+      giveUp();
+    }
+  };
+  const timer = setInterval(look, Math.max(OFTEN, Math.min(SELDOM, seconds * 1000 / LOOKS)));
+  look();
+  return () => clearInterval(timer);
+}
