@@ -56,16 +56,17 @@ async function run(settings: Settings): Promise<number> {
       copier.stop(0);
     }));
   }
-  const running = copier.run(); // first, as it costs time to listen to signals
+  // Before a byte moves: a signal that nobody listens to ends the process as it is.
+  onEndingSignal((signal) => {
+    status = SIGNALLED + signal;
+    copier.stop();
+  });
+  const running = copier.run();
   const loaded = import("./cli/stats.ts"); // now, as a signal is not to wait for it
   const report = async () => {
     log.keep((await loaded).statistics(channels, settings.json));
     log.flush();
   };
-  onEndingSignal((signal) => {
-    status = SIGNALLED + signal;
-    copier.stop();
-  });
   onAskingSignal(() => void report());
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
