@@ -532,7 +532,7 @@ export class Copier {
   #after(milliseconds: number, callback: () => void): void {
     this.#timers.add(setTimeout(() => {
       callback();
-      if (this.#open > 0) this.#readiness.wake();
+      this.#readiness.wake(); // even where the last channel has ended: the loop has to see it
     }, milliseconds));
   }
 
