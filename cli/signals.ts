@@ -42,3 +42,15 @@ export function onAskingSignal(answer: () => void): void {
     if (!isIgnored(number)) Deno.addSignalListener(name, answer);
   }
 }
+
+/**
+ * Keeps SIGUSR1 from opening the runtime's inspector, which is a TCP port. The
+ * runtime begins to listen half a second after the start, and whoever listens
+ * second to a signal finds a handler in place and sets none: so we listen
+ * first, and then have the signal ignored. An executable has no inspector.
+ */
+export function keepInspectorShut(): void {
+  if (Deno.build.standalone) return;
+  Deno.addSignalListener("SIGUSR1", () => {});
+  ignore(10);
+}
