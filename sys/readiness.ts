@@ -36,7 +36,8 @@ export class Readiness {
     if (before === after) return true;
     const operation = before === -1 ? ADD : after === -1 ? REMOVE : CHANGE;
     const result = this.#control(operation, fd, after);
-    if (result === -libc.EPERM) return false;
+    // Adding never gives ENOENT: then errno was lost to the runtime (see libc.ts).
+    if (result === -libc.EPERM || operation === ADD && result === -libc.ENOENT) return false;
     if (result < 0) throw new SystemError("epoll_ctl", fd, result);
     return true;
   }
