@@ -1,0 +1,225 @@
+/** What signals do: end it with nothing lost, stop and continue it, or nothing at all. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { type End, pipe, tcpPair, unixPair } from "./ends.ts";
+import { BINARY, COMMAND } from "./harness.ts";
+import {
+  fillUp,
+  hasBytes,
+  hungUp,
+  ignores,
+  injecting,
+  iocopy,
+  lacks,
+  listens,
+  noise,
+  same,
+  stateOf,
+  watched,
+  within,
+} from "./probe.ts";
+
+/** Reads `v`'s report until it says that `count` bytes were read from `fd`; answers what it says. */
+async function untilRead(log: End, fd: number, count = 1): Promise<string> {
+  for (let text = "";;) {
+    const piece = await log.read();
+    text += new TextDecoder().decode(piece);
+    if (piece.length === 0 || moved(text, fd, ">") >= count) return text;
+  }
+}
+
+/** The bytes that `v` reported to have been read (">") or written ("<"). */
+function moved(log: string, fd: number, direction: ">" | "<"): number {
+  const lines = [...log.matchAll(new RegExp(`\\b${fd} ${direction} (\\d+)`, "g"))];
+  return lines.reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+}
+
+for (const [signal, number] of [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] as const) {
+  for (const kind of ["tcp", "unix"] as const) {
+    Deno.test(`${signal}: all that was read from a ${kind} socket is delivered`, async () => {
+      const pair = { tcp: tcpPair, unix: unixPair }[kind];
+      const [from, source] = pair();
+      const [to, sink] = pair();
+      const [log, logging] = pipe();
+      const content = noise(400_000, number);
+      const filler = fillUp(sink); // so that what is read has to wait
+      using running = iocopy("v 6 7", { 6: source, 7: sink, 2: logging });
+      const written = from.write(content).catch(() => {}); // it need not be read to the end
+      const text = await within("a read", untilRead(log, 6));
+      running.kill(signal);
+      const delivered = await within("the end of file", to.readAll());
+      const outcome = await running.outcome;
+      const read = moved(text + new TextDecoder().decode(await log.readAll()), 6, ">");
+      assertEquals([outcome.code, outcome.signal], [128 + number, null]);
+      assertEquals(delivered.length - filler, read);
+      assert(same(delivered.subarray(filler), content.subarray(0, read)), "other bytes");
+      for (const end of [from, to, log]) end.close();
+      await written;
+    });
+  }
+}
+
+Deno.test("a reader that stays stuck is given up, which is said", async () => {
+  const [from, source] = unixPair();
+  const [to, sink] = unixPair();
+  const filler = fillUp(sink);
+  using running = watched("6 7", { 6: source, 7: sink });
+  await from.write("waits for ever");
+  await within("the read", drained(source));
+  running.kill("SIGTERM");
+  const outcome = await running.outcome;
+  assertEquals(outcome.code, 143);
+  assertMatch(outcome.stderr, /^iocopy: write 7: .+\n$/);
+  assertEquals((await to.readAll()).length, filler, "shut down, with nothing more in it");
+  for (const end of [from, source, to, sink]) end.close();
+});
+
+/** Resolves when the other process has read all that there was in `end`. */
+async function drained(end: End): Promise<void> {
+  while (await hasBytes(end));
+}
+
+Deno.test("a second signal ends it at once", async () => {
+  const [from, source] = unixPair();
+  const [to, sink] = unixPair();
+  const [stdin, stdout, output] = [unixPair(), ...pipe()];
+  fillUp(sink);
+  const before = sink.flags;
+  using running = watched("6 7 0 1", { 6: source, 7: sink, 0: stdin[1], 1: output });
+  output.close();
+  await from.write("stuck");
+  await drained(source);
+  running.kill("SIGTERM");
+  assertEquals(await stdout.readText(1), ""); // the first one has arrived: the idle channel ends
+  running.kill("SIGINT");
+  assertEquals((await running.outcome).code, 130);
+  assertEquals(sink.flags, before);
+  for (const end of [from, source, to, sink, stdout, ...stdin]) end.close();
+});
+
+Deno.test("a signal in the first moment loses nothing and leaves no flag", {
+  ignore: lacks("strace"),
+}, async () => {
+  // It comes with the first splice, whichever call that is after the start.
+  const [from, source] = unixPair();
+  const [to, sink] = tcpPair();
+  const before = [source.flags, sink.flags];
+  await from.write("already there");
+  const command = injecting("splice:signal=SIGTERM:when=1");
+  using running = watched("6 7", { 6: source, 7: sink }, { command });
+  const outcome = await running.outcome;
+  assertEquals([source.flags, sink.flags], before);
+  assertEquals([outcome.code, outcome.signal], [143, null]);
+  sink.shutdownWrite();
+  const [left, delivered] = [await leftIn(source), (await to.readAll()).length];
+  assertEquals(left + delivered, 13, `${left} left, ${delivered} delivered`);
+  for (const end of [from, source, to, sink]) end.close();
+});
+
+/** How many bytes are unread in a socket. */
+async function leftIn(end: End): Promise<number> {
+  return await hasBytes(end) ? (await end.read()).length : 0;
+}
+
+Deno.test("SIGPIPE never kills it", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const [dead, sink] = pipe();
+  const [from, source] = unixPair();
+  using running = iocopy("0 1 6 7", { 0: input, 1: output, 6: source, 7: sink });
+  for (let i = 0; i < 10; i++) {
+    running.kill("SIGPIPE");
+    await stdin.write("alive");
+    assertEquals(await stdout.readText(5), "alive");
+  }
+  dead.close();
+  await from.write("for nobody").catch(() => {});
+  await hungUp(from);
+  await stdin.write("alive");
+  assertEquals(await stdout.readText(5), "alive");
+  stdin.close();
+  const outcome = await running.outcome;
+  assertEquals([outcome.code, outcome.stderr], [111, "iocopy: write 7: Broken pipe\n"]);
+  for (const end of [stdout, from]) end.close();
+});
+
+Deno.test("stopped and continued, it loses nothing", async () => {
+  const [from, source] = tcpPair();
+  const [to, sink] = unixPair();
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const content = noise(1_000_000);
+  using running = iocopy("6 7 0 1", { 6: source, 7: sink, 0: input, 1: output });
+  for (let round = 0; round < 8; round++) {
+    const arrived = [to.readExactly(content.length), stdout.readExactly(content.length)];
+    const sent = [from.write(content), stdin.write(content)];
+    running.kill("SIGSTOP");
+    while (stateOf(running.pid) !== "T" && stateOf(running.pid) !== "Z");
+    running.kill("SIGCONT");
+    for (const bytes of await within("all bytes", Promise.all(arrived))) {
+      assert(same(bytes, content), "other bytes");
+    }
+    await Promise.all(sent);
+  }
+  from.shutdownWrite();
+  stdin.close();
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [from, to, stdout]) end.close();
+});
+
+Deno.test("a signal that was ignored at the start stays so, as nohup(1) needs it", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const command = ["/bin/sh", "-c", `trap "" HUP; exec "$0" "$@"`, ...COMMAND];
+  using running = iocopy("0 1", { 0: input, 1: output }, { command });
+  for (let i = 0; i < 3; i++) {
+    await stdin.write("on");
+    assertEquals(await stdout.readText(2), "on");
+    running.kill("SIGHUP");
+  }
+  running.kill("SIGTERM");
+  assertEquals((await running.outcome).code, 143);
+  for (const end of [stdin, stdout]) end.close();
+});
+
+Deno.test("SIGUSR1 opens no inspector", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  using running = iocopy("0 1", { 0: input, 1: output });
+  const roundTrip = async () => {
+    await stdin.write("alive");
+    assertEquals(await stdout.readText(5), "alive");
+  };
+  await roundTrip();
+  // The runtime begins to listen to it half a second after its start, which nothing shows.
+  if (!BINARY) await new Promise((resolve) => setTimeout(resolve, 1000));
+  await roundTrip();
+  if (!BINARY) assert(ignores(running.pid, 10), "SIGUSR1 is not ignored");
+  if (!BINARY) running.kill("SIGUSR1");
+  await roundTrip();
+  assert(!listens(running.pid), "it listens on a port");
+  stdin.close();
+  const outcome = await running.outcome;
+  assertEquals([outcome.code, outcome.stderr], [0, ""]);
+  stdout.close();
+});
+
+Deno.test("interrupted by signals all the time, it copies every byte", async () => {
+  // SIGWINCH, which nobody listens to, would not interrupt anything: SIGCONT does.
+  const [from, source] = unixPair();
+  const [to, sink] = tcpPair();
+  const content = noise(4_000_000);
+  using running = iocopy("6 7", { 6: source, 7: sink });
+  const arrived = to.readExactly(content.length);
+  const sent = from.write(content);
+  let done = false;
+  arrived.finally(() => done = true);
+  while (!done) {
+    running.kill("SIGCONT");
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+  assert(same(await arrived, content), "other bytes");
+  await sent;
+  from.shutdownWrite();
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [from, to]) end.close();
+});
