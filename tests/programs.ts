@@ -1,0 +1,263 @@
+/**
+ * Other people's programs, and iocopy among them: started from a folder that is
+ * gone when the test is over, with all of them.
+ *
+ * @module
+ */
+import { resolve } from "node:path";
+import { BINARY, COMMAND, ROOT } from "./harness.ts";
+
+/** What Debian calls the package of a program, where it is not the program's name. */
+const PACKAGES: Record<string, string> = {
+  "s6-ipcclient": "s6",
+  "s6-ipcserver": "s6",
+  scp: "openssh-client",
+  ssh: "openssh-client",
+  "ssh-keygen": "openssh-client",
+  sshd: "openssh-server",
+  "systemd-socket-activate": "systemd",
+  tcpclient: "ucspi-tcp",
+  tcpserver: "ucspi-tcp",
+};
+
+/** Where a program is; undefined where it is missing. */
+export function find(program: string): string | undefined {
+  // sshd is outside an ordinary user's PATH.
+  const folders = [...(Deno.env.get("PATH") ?? "").split(":"), "/usr/sbin"];
+  return folders.map((folder) => resolve(folder, program)).find((path) => {
+    try {
+      return Deno.statSync(path).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/**
+ * A test that needs other programs. Where one is missing it says so, and what to
+ * install; that is a failure where the environment variable CI is set.
+ */
+export function testWith(
+  programs: readonly string[],
+  name: string,
+  test: (shop: Workshop) => Promise<void>,
+): void {
+  const missing = programs.filter((program) => !find(program));
+  const packages = new Set(missing.map((program) => PACKAGES[program] ?? program));
+  const advice = `${missing.join(", ")} missing: apt-get install ${[...packages].join(" ")}`;
+  if (missing.length && !Deno.env.get("CI")) console.error(`SKIPPED: ${name}: ${advice}`);
+  Deno.test({
+    name,
+    ignore: missing.length > 0 && !Deno.env.get("CI"),
+    fn: async () => {
+      if (missing.length) throw new Error(advice);
+      await using shop = new Workshop();
+      await test(shop);
+    },
+  });
+}
+
+/** Nothing that a test waits for takes longer, but for what hangs; in milliseconds. */
+const DEADLINE = 30_000;
+
+/** What `promise` comes to; throws, with what `tell` says, where that takes too long. */
+export async function within<T>(
+  promise: Promise<T>,
+  tell: () => string,
+  milliseconds = DEADLINE,
+): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new Error(`not within ${milliseconds} ms: ${tell()}`)),
+      milliseconds,
+    );
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** How a program is started. */
+export interface ProgramOptions {
+  env?: Record<string, string>;
+  /** Whether the test writes to its standard input, which is empty otherwise. */
+  talks?: boolean;
+}
+
+/** A program that runs, in a process group of its own. */
+export class Program {
+  /** The lines it has said so far, on standard output and standard error. */
+  readonly lines: string[] = [];
+  readonly words: readonly string[];
+  readonly #child: Deno.ChildProcess;
+  readonly #talks: boolean;
+  /** It has ended, and nobody is left who could say anything in its place. */
+  readonly #over: Promise<void>;
+  #ended = false;
+  #heard = 0;
+  #news = Promise.withResolvers<void>();
+
+  constructor(words: readonly string[], cwd: string, options: ProgramOptions) {
+    this.words = words;
+    this.#talks = options.talks === true;
+    this.#child = new Deno.Command(find("setsid") ?? "setsid", {
+      args: [...words],
+      cwd,
+      env: options.env ?? {},
+      stdin: this.#talks ? "piped" : "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const { stdout, stderr, status } = this.#child;
+    const ended = status.then(() => this.#tell(this.#ended = true));
+    const heard = [stdout, stderr].map((stream) => this.#listen(stream));
+    this.#over = Promise.all([ended, ...heard]).then(() => {});
+  }
+
+  async #listen(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
+    let rest = "";
+    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+      const pieces = (rest + text).split("\n");
+      rest = pieces.pop() ?? "";
+      this.lines.push(...pieces);
+      this.#tell();
+    }
+    if (rest) this.lines.push(rest);
+    this.#tell();
+  }
+
+  #tell(_news?: unknown): void {
+    this.#news.resolve();
+    this.#news = Promise.withResolvers<void>();
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** What it is and has said, for a person. */
+  get story(): string {
+    return [`${this.words.join(" ")} said:`, ...this.lines.slice(-30)].join("\n  ");
+  }
+
+  /** Waits for a line like `pattern`, after the last one that was waited for. */
+  async says(pattern: RegExp, milliseconds?: number): Promise<RegExpExecArray> {
+    return await within(this.#says(pattern), () => `${pattern}; ${this.story}`, milliseconds);
+  }
+
+  async #says(pattern: RegExp): Promise<RegExpExecArray> {
+    for (;;) {
+      const [news, ended] = [this.#news.promise, this.#ended];
+      while (this.#heard < this.lines.length) {
+        const match = pattern.exec(this.lines[this.#heard++] ?? "");
+        if (match) return match;
+      }
+      if (ended) throw new Error(`it has ended without ${pattern}: ${this.story}`);
+      await news;
+    }
+  }
+
+  /**
+   * Waits for its end and all that it said; answers its status as the shell's
+   * `$?` has it: 128 and the signal's number where a signal ended it.
+   */
+  async ends(milliseconds?: number): Promise<number> {
+    await within(this.#over, () => `the end of ${this.story}`, milliseconds);
+    return (await this.#child.status).code;
+  }
+
+  /** Writes to its standard input. */
+  async tell(text: string): Promise<void> {
+    const writer = this.#child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(text));
+    writer.releaseLock();
+  }
+
+  /** Closes its standard input. */
+  async hush(): Promise<void> {
+    await this.#child.stdin.close();
+  }
+
+  /** Ends it and all that it has started and left running. */
+  async dispose(): Promise<void> {
+    try {
+      Deno.kill(-this.pid, "SIGKILL");
+    } catch {
+      // They all have ended.
+    }
+    if (this.#talks) await this.hush().catch(() => {});
+    await this.#over;
+  }
+}
+
+/** A folder with iocopy in it, and the programs that a test starts there. */
+export class Workshop implements AsyncDisposable {
+  readonly folder = Deno.makeTempDirSync({ prefix: "iocopy-" });
+  readonly iocopy = this.path("iocopy");
+  readonly #programs: Program[] = [];
+
+  constructor() {
+    // One word, as the tunnels want it. sh passes on all descriptors that it has.
+    const words = COMMAND.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
+    if (BINARY) Deno.symlinkSync(BINARY, this.iocopy);
+    else Deno.writeTextFileSync(this.iocopy, `#!/bin/sh\nexec ${words} "$@"\n`, { mode: 0o755 });
+  }
+
+  /** Where something in the folder is. */
+  path(name: string): string {
+    return resolve(this.folder, name);
+  }
+
+  /** Starts a program in the folder. */
+  start(words: readonly string[], options: ProgramOptions = {}): Program {
+    const env = { IOCOPY: this.iocopy, ...options.env };
+    const program = new Program(words, this.folder, { ...options, env });
+    this.#programs.push(program);
+    return program;
+  }
+
+  /** The words that start one of the examples. */
+  example(name: string, ...args: readonly (string | number)[]): string[] {
+    return ["sh", resolve(ROOT, "examples", name), ...args.map(String)];
+  }
+
+  /** Starts a tcpserver on a port that is free; on another one where somebody was quicker. */
+  async listen(
+    words: (port: number) => readonly string[],
+  ): Promise<{ server: Program; port: number }> {
+    for (;;) {
+      const port = freePort();
+      const server = this.start(words(port));
+      const [said] = await server.says(/^tcpserver: (status: 0|fatal.*address already used)/);
+      if (said.includes("status")) return { server, port };
+    }
+  }
+
+  /** Runs a program that has to end well; answers what it said. */
+  async run(...words: readonly string[]): Promise<string> {
+    const program = this.start(words);
+    if (await program.ends() !== 0) throw new Error(`it failed: ${program.story}`);
+    return program.lines.join("\n");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const program of this.#programs) await program.dispose();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+}
+
+/** A port that nobody listens on, as it seems. */
+export function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+/** Where the programs of ucspi-tcp, and iocopy in the way of `v`, say something else than they should. */
+export function strangeLines(program: Program): string[] {
+  const wellFormed =
+    /^(tcpserver: (status:|pid|ok|end) |tcpclient: connected |moon: |iocopy: \d+ [<>] \d+$)/;
+  return program.lines.filter((line) => !wellFormed.test(line));
+}
