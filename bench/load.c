@@ -9,7 +9,8 @@
  *       both    NUMBER bytes from left to right and as many back, at once
  *       ping    NUMBER times one byte there and one back
  *       start   one byte that waits before COMMAND is started, and where it comes out
- *       idle    nothing at all for NUMBER seconds, once a byte has passed
+ *       idle    nothing at all for NUMBER seconds, once a byte has passed, and again
+ *               for as long: a runtime may have spare threads that end meanwhile
  * KIND  pipe, unix, tcp; on the left for bulk also the path of a file, which is
  *       written where it has not the right length
  * -i    IDLE unix sockets besides, on 10 and upward, on which nothing moves
@@ -151,7 +152,8 @@ static void *take_all(void *p) {
   unsigned char *bytes = malloc(PIECE);
   for (ssize_t k; (k = read(f->outof, bytes, PIECE)) > 0;) {
     if (!f->came) { f->first = k; f->since = now(); f->cpu_since = cpu(); }
-    if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, k))
+    uint64_t due = f->came < f->length ? f->length - f->came : 0;
+    if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, due < (uint64_t)k ? due : k))
       fail("wrong bytes after %llu", (unsigned long long)f->came);
     f->came += k;
     if (f->came >= f->length) { f->until = now(); f->cpu_until = cpu(); }
@@ -204,32 +206,56 @@ static void ping(struct side l, struct side r, int count) {
   free(took);
 }
 
-/* How often a thread of the copier was given a processor so far. */
-static long switches(void) {
+/* The copier's threads, and how often each was given a processor so far. */
+struct threads { int count, id[256]; long switches[256]; };
+
+static void look(struct threads *t) {
   char path[64], line[256];
-  long sum = 0, value;
+  long value;
   snprintf(path, sizeof path, "/proc/%d/task", copier);
   DIR *tasks = opendir(path);
-  for (struct dirent *task; tasks && (task = readdir(tasks));) {
+  t->count = 0;
+  for (struct dirent *task; tasks && t->count < 256 && (task = readdir(tasks));) {
     snprintf(path, sizeof path, "/proc/%d/task/%.20s/status", copier, task->d_name);
-    FILE *status = fopen(path, "r");
+    FILE *status = *task->d_name == '.' ? 0 : fopen(path, "r");
     if (!status) continue;
+    t->id[t->count] = atoi(task->d_name);
+    t->switches[t->count] = 0;
     while (fgets(line, sizeof line, status))
       if (sscanf(line, "voluntary_ctxt_switches: %ld", &value) == 1 ||
-          sscanf(line, "nonvoluntary_ctxt_switches: %ld", &value) == 1) sum += value;
+          sscanf(line, "nonvoluntary_ctxt_switches: %ld", &value) == 1)
+        t->switches[t->count] += value;
     fclose(status);
+    t->count++;
   }
   if (tasks) closedir(tasks);
+}
+
+/* A thread that has gone woke up to go. */
+static long wakeups(const struct threads *before, const struct threads *after) {
+  long sum = 0;
+  for (int i = 0; i < after->count; i++) sum += after->switches[i];
+  for (int i = 0; i < before->count; i++) {
+    int j = 0;
+    while (j < after->count && after->id[j] != before->id[i]) j++;
+    sum += j < after->count ? -before->switches[i] : 1;
+  }
   return sum;
 }
 
 static void idle(struct side l, struct side r, int count) {
+  struct threads before, after;
   if (!pass(l.out, r.in)) fail("no byte came");
   sleep(SETTLE);
-  long before = switches();
-  double used = cpu();
-  sleep(count);
-  printf("\"wakeups\":%ld,\"cpu\":%.6f,", switches() - before, cpu() - used);
+  for (int later = 0; later <= 1; later++) {
+    look(&before);
+    double used = cpu();
+    sleep(count);
+    used = cpu() - used;
+    look(&after);
+    printf(later ? "\"wakeupsLater\":%ld,\"cpuLater\":%.6f," : "\"wakeups\":%ld,\"cpu\":%.6f,",
+           wakeups(&before, &after), used);
+  }
 }
 
 int main(int argc, char **argv) {
@@ -302,8 +328,13 @@ int main(int argc, char **argv) {
   else if (!strcmp(mode, "start")) {
     struct pollfd either[2] = {{l.in, POLLIN, 0}, {r.in, POLLIN, 0}};
     char c;
-    poll(either, 2, -1);
-    if (read(either[0].revents ? l.in : r.in, &c, 1) != 1) fail("no byte came");
+    ssize_t came = 0;
+    for (int i = 0, left = 2; came != 1 && left && poll(either, 2, -1) > 0; i = !i)
+      if (either[i].revents && (came = read(either[i].fd, &c, 1)) != 1) {
+        either[i].fd = -1; /* a filter has closed this side */
+        left--;
+      }
+    if (came != 1) fail("no byte came");
     printf("\"start\":%.3f,", (now() - since) * 1e3);
   } else { fprintf(stderr, "load: %s is no mode\n", mode); return 2; }
 

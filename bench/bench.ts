@@ -1,0 +1,185 @@
+/**
+ * Measures iocopy against other copiers, in one run: `deno task bench --help`.
+ *
+ * @module
+ */
+import { resolve } from "node:path";
+import { parseArgs } from "@std/cli/parse-args";
+import { BINARY, type Copier, DIRECT, limit, others, type Path, PATHS } from "./copiers.ts";
+import { filter, isSymmetric, PIPE, subjects } from "./copiers.ts";
+import { Load } from "./load.ts";
+import { type Amount, type Figures, measure, Progress, type Trial } from "./measure.ts";
+import { plot } from "./plot.ts";
+import { data, failures, machine, markdown, type Table, tables, text } from "./report.ts";
+import { targets } from "./targets.ts";
+
+const TESTS = [{ id: "bulk" }, { id: "both" }, { id: "ping" }, { id: "start" }];
+
+const HELP = `usage: deno task bench [options]
+
+Measures iocopy from source, the executable that the environment variable IOCOPY
+names, and the other copiers that are installed, in turn.
+
+  --quick           few bytes, once: whether it works, not how fast it is
+  --rounds=N        how often each is run; 5 where not given
+  --bytes=N         how many megabytes a run moves; 1000 where not given
+  --paths=A,B       only these: ${PATHS.map(({ id }) => id).join(" ")}
+  --tests=A,B       only these: ${TESTS.map(({ id }) => id).join(" ")}
+  --copiers=A,B     only these: direct limit iocopy source s6-ioconnect socat ...
+  --also=NAME=WORDS another copier from standard input to standard output
+  --json            print figures for machines
+  --readme          write the tables into README.md, and bench/results.svg
+  --targets         measure what iocopy is to reach, and say whether it does
+  --help            print this and end
+
+Exit status: 0 all was measured, 1 a copier failed or a target was missed,
+100 wrong use, 111 it could not start.
+`;
+
+const OPTIONS = {
+  boolean: ["quick", "json", "readme", "targets", "help"],
+  string: ["rounds", "bytes", "paths", "tests", "copiers", "also"],
+  collect: ["also"],
+} as const;
+
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
+const ROOT = resolve(import.meta.dirname ?? ".", "..");
+
+function amount(quick: boolean, rounds: number, megabytes: number): Amount {
+  const bytes = megabytes * 1e6;
+  return quick
+    ? { rounds, bytes, trips: 200, starts: 1 }
+    : { rounds, bytes, trips: 3000, starts: 3 };
+}
+
+class WrongUse extends Error {}
+
+async function main(args: string[]): Promise<number> {
+  const options = parseArgs(args, {
+    ...OPTIONS,
+    unknown: (word: string) => {
+      throw new WrongUse(`${word} is not known`);
+    },
+  });
+  if (options.help) return print(HELP);
+  const quick = options.quick === true;
+  const rounds = count("rounds", options.rounds, quick ? 1 : 5);
+  const much = amount(quick, rounds, count("bytes", options.bytes, quick ? 20 : 1000));
+  const paths = chosen("paths", options.paths, PATHS);
+  const tests = chosen("tests", options.tests, TESTS).map(({ id }) => id);
+  using load = new Load();
+  const interrupted = () => {
+    load[Symbol.dispose]();
+    Deno.exit(130);
+  };
+  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupted);
+  try {
+    if (options.targets) {
+      load.compile();
+      return await targets(load, much, options.json === true);
+    }
+    const { found, missing } = others();
+    const also = (options.also ?? []).map(other);
+    const all = [DIRECT, limit(load.limit), ...subjects(), ...found, ...also];
+    const copiers = chosen("copiers", options.copiers, all);
+    load.compile();
+    if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
+    if (!BINARY) say("bench: IOCOPY names no executable: iocopy runs from source only");
+    const plan = Array.from(
+      { length: rounds },
+      () => round(copiers, paths, much).filter(({ mode }) => tests.includes(mode)),
+    );
+    const figures = await measure(load, plan, new Progress());
+    const how = `${machine()}; medians of ${rounds} runs of ${much.bytes / 1e6} MB, in turn`;
+    const results = tables(figures, copiers, paths).filter(({ rows }) => rows.length > 0);
+    if (options.json) print(JSON.stringify(report(figures, much, missing), null, 1) + "\n");
+    else print([how + "\n", ...results.map(text)].join("\n"));
+    if (options.readme) writeReadme(how, results, missing, plot(figures, copiers, paths));
+    const wrong = failures(figures);
+    for (const line of wrong) say(`bench: ${line}`);
+    return wrong.length ? 1 : 0;
+  } finally {
+    for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupted);
+  }
+}
+
+/** What is measured in each round. */
+function round(copiers: readonly Copier[], paths: readonly Path[], much: Amount): Trial[] {
+  const twoWays = copiers.filter((copier) => copier.twoWays);
+  const real = copiers.filter((copier) => copier !== DIRECT);
+  return [
+    ...paths.flatMap((path): Trial[] => [
+      ...copiers.map((copier): Trial => ({ mode: "bulk", path, copier, number: much.bytes })),
+      ...isSymmetric(path) ? twoWays.flatMap((c) => thereAndBack(path, c, much)) : [],
+    ]),
+    ...Array.from({ length: much.starts }, () => real).flat()
+      .map((copier): Trial => ({ mode: "start", path: PIPE, copier, number: 1 })),
+  ];
+}
+
+function thereAndBack(path: Path, copier: Copier, much: Amount): Trial[] {
+  const both: Trial = { mode: "both", path, copier, number: Math.round(much.bytes / 2) };
+  if (copier === DIRECT) return [both];
+  return [both, { mode: "ping", path, copier, number: much.trips }];
+}
+
+function report(figures: Figures, much: Amount, missing: string[]): Record<string, unknown> {
+  return {
+    machine: machine(),
+    ...much,
+    missing,
+    figures: figures.all.map((figure) => data(figures, figure)),
+  };
+}
+
+function writeReadme(how: string, tables: Table[], missing: string[], image: string): void {
+  const path = `${ROOT}/README.md`;
+  const readme = Deno.readTextFileSync(path);
+  const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
+  if (!marked.test(readme)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
+  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
+  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
+  Deno.writeTextFileSync(path, readme.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
+  Deno.writeTextFileSync(`${ROOT}/bench/results.svg`, image);
+}
+
+function other(words: string): Copier {
+  const [, id, command] = /^([^=]+)=(.+)$/.exec(words) ?? [];
+  if (!id || !command) throw new WrongUse(`--also=${words} is not NAME=WORDS`);
+  return filter(id, id, command);
+}
+
+function count(option: string, text: unknown, usual: number): number {
+  if (text === undefined) return usual;
+  if (/^[1-9]\d{0,6}$/.test(String(text))) return Number(text);
+  throw new WrongUse(`--${option}=${text} is not a number from 1`);
+}
+
+function chosen<T extends { id: string }>(option: string, text: unknown, all: readonly T[]): T[] {
+  if (text === undefined) return [...all];
+  return String(text).split(",").map((id) => {
+    const one = all.find((one) => one.id === id);
+    if (one) return one;
+    throw new WrongUse(`--${option}: ${id} is none of ${all.map(({ id }) => id).join(", ")}`);
+  });
+}
+
+function print(text: string): number {
+  const bytes = new TextEncoder().encode(text);
+  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  return 0;
+}
+
+function say(line: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(line + "\n"));
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exitCode = await main(Deno.args);
+  } catch (error) {
+    say(`bench: ${error instanceof Error ? error.message : error}`);
+    Deno.exitCode = error instanceof WrongUse ? 100 : 111;
+  }
+}

@@ -1,0 +1,137 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { type Copier, TCP } from "../bench/copiers.ts";
+import type { Outcome } from "../bench/load.ts";
+import { Figures, median, speed } from "../bench/measure.ts";
+import { plot } from "../bench/plot.ts";
+import { BINARY, ROOT } from "./harness.ts";
+
+const OURS = BINARY ? "iocopy" : "source";
+
+/** Runs the bench with few bytes. */
+async function bench(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const words = ["run", "--allow-all", "bench/bench.ts", "--quick", "--bytes=1", ...args];
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: words,
+    cwd: ROOT,
+  }).output();
+  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  return { code, out: out ?? "", err: err ?? "" };
+}
+
+function hasCompiler(): boolean {
+  const args = ["-c", "command -v cc"];
+  const here = new Deno.Command("sh", { args, stdout: "null" }).outputSync().success;
+  if (!here && Deno.env.get("CI")) throw new Error("cc is missing: install a C compiler (gcc)");
+  if (!here) {
+    console.error("SKIPPED tests/bench_test.ts: cc is missing, install a C compiler (gcc)");
+  }
+  return here;
+}
+
+const ignore = !hasCompiler();
+
+interface Row {
+  test: string;
+  copier: string;
+  failure: string | null;
+  gigabytesPerSecond?: number;
+  roundTripMicroseconds?: number;
+  startMilliseconds?: number;
+  memoryBytes: number;
+}
+
+Deno.test({
+  name: "the bench measures, and says it to machines",
+  ignore,
+  async fn() {
+    const copiers = ["direct", "limit", OURS];
+    const paths = "--paths=pipe-pipe,file-tcp";
+    const { code, out, err } = await bench("--json", paths, `--copiers=${copiers}`);
+    assertEquals(code, 0, err);
+    const rows: Row[] = JSON.parse(out).figures;
+    const ofTest = (test: string) =>
+      rows.filter((row) => row.test === test).map((row) => row.copier);
+    assertEquals(ofTest("bulk"), [...copiers, ...copiers]);
+    assertEquals(ofTest("both"), copiers);
+    assertEquals(ofTest("ping"), ["limit", OURS]);
+    assertEquals(ofTest("start"), ["limit", OURS]);
+    for (const row of rows) {
+      assertEquals(row.failure, null);
+      const { gigabytesPerSecond, roundTripMicroseconds, startMilliseconds } = row;
+      const value = gigabytesPerSecond ?? roundTripMicroseconds ?? startMilliseconds;
+      assert(value !== undefined && value > 0, JSON.stringify(row));
+      if (row.copier !== "direct") assert(row.memoryBytes > 0, JSON.stringify(row));
+    }
+  },
+});
+
+Deno.test({
+  name: "a copier that changes, loses or adds bytes, or fails, is found out",
+  ignore,
+  async fn() {
+    const wrong: Record<string, [words: string, found: RegExp]> = {
+      changes: ["tr '\\000' '\\001'", /^wrong bytes after \d+$/],
+      losesFirst: ["tail -c +2", /^wrong bytes after 0$/],
+      losesLast: ["head -c 999999", /^999999 bytes of 1000000$/],
+      adds: ["sh -c 'cat; echo'", /^1000001 bytes of 1000000$/],
+      fails: ["sh -c 'cat; exit 7'", /^exit status 7$/],
+    };
+    const also = Object.entries(wrong).map(([name, [words]]) => `--also=${name}=${words}`);
+    const only = `--copiers=cat,${Object.keys(wrong)}`;
+    const { code, out } = await bench("--json", "--tests=bulk", "--paths=pipe-pipe", only, ...also);
+    assertEquals(code, 1);
+    const rows: Row[] = JSON.parse(out).figures;
+    const failures = new Map(rows.map((row) => [row.copier, row.failure]));
+    assertEquals(failures.get("cat"), null);
+    for (const [name, [, found]] of Object.entries(wrong)) {
+      assertMatch(failures.get(name) ?? "not found", found, name);
+    }
+  },
+});
+
+Deno.test("the bench is told what it does not know", async () => {
+  for (const arg of ["--quack", "--paths=tcp-moon", "--copiers=nobody", "--rounds=0", "12"]) {
+    const { code, out, err } = await bench(arg);
+    assertEquals([code, out], [100, ""], arg);
+    assertMatch(err, /^bench: .+\n$/);
+  }
+});
+
+function outcome(seconds: number): Outcome {
+  const nothing = { cpu: 0, p50: NaN, p99: NaN, start: NaN, wakeups: NaN, memory: 0, exit: 0 };
+  return { ...nothing, wakeupsLater: NaN, cpuLater: NaN, bytes: 1e9, seconds, failure: null };
+}
+
+const copier = (id: string): Copier => ({ id, title: id, command: [], twoWays: true });
+
+function figures(seconds: Record<string, number[]>): Figures {
+  const all = new Figures();
+  for (const [id, runs] of Object.entries(seconds)) {
+    const trial = { mode: "bulk", path: TCP, copier: copier(id), number: 1 } as const;
+    all.of(trial).runs.push(...runs.map(outcome));
+  }
+  return all;
+}
+
+Deno.test("figures are medians, and ratios medians of the runs side by side", () => {
+  assertEquals([median([3, 1, 2]), median([4, 1, 2, 3]), median([])], [2, 2.5, NaN]);
+  // The machine is three times slower in the second and third round.
+  const both = figures({ one: [1, 3, 3.3], two: [2, 6, 6.6] });
+  const [one, two] = ["one", "two"].map((id) => both.get("bulk", "tcp-tcp", id));
+  assertEquals(both.value(one, speed), 1 / 3);
+  assertEquals(both.ratio(one, two, speed), 2);
+  const failed = figures({ one: [1], two: [1] });
+  const [well, wrong] = ["one", "two"].map((id) => failed.get("bulk", "tcp-tcp", id));
+  if (wrong) wrong.failure = "wrong bytes after 0";
+  assertEquals([failed.value(wrong, speed), failed.ratio(well, wrong, speed)], [NaN, NaN]);
+});
+
+Deno.test("the plot has a bar as long as each copier is fast", () => {
+  const image = plot(figures({ fast: [1], slow: [4] }), [copier("fast"), copier("slow")], [TCP]);
+  const lengths = [...image.matchAll(/<rect [^>]*width='([\d.]+)'/g)].map(([, width]) =>
+    Number(width)
+  );
+  assertEquals(lengths.length, 2);
+  assertEquals(lengths[0], 4 * (lengths[1] ?? 0) - 0.2); // 105 and 26.3: rounded
+  assert(!image.includes("NaN"));
+});
