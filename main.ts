@@ -5,7 +5,7 @@
  */
 import { Log } from "./cli/log.ts";
 import { parse, type Settings, UsageError } from "./cli/options.ts";
-import { keepInspectorShut, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
+import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
 import { Copier, DescriptorError } from "./engine.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
@@ -61,6 +61,7 @@ async function run(settings: Settings): Promise<number> {
     status = SIGNALLED + signal;
     copier.stop();
   });
+  ignoreOthers();
   const running = copier.run();
   const loaded = import("./cli/stats.ts"); // now, as a signal is not to wait for it
   const report = async () => {
@@ -68,7 +69,6 @@ async function run(settings: Settings): Promise<number> {
     log.flush();
   };
   onAskingSignal(() => void report());
-  keepInspectorShut();
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
   await log.end();

@@ -44,12 +44,15 @@ export function onAskingSignal(answer: () => void): void {
 }
 
 /**
- * Keeps SIGUSR1 from opening the runtime's inspector, which is a TCP port. The
- * runtime begins to listen half a second after the start, and whoever listens
- * second to a signal finds a handler in place and sets none: so we listen
- * first, and then have the signal ignored. An executable has no inspector.
+ * Signals that would do what nobody asked for. SIGXFSZ ends the process at a
+ * file that has reached its limit, which write(2) tells as an error as well.
+ * SIGUSR1 makes the runtime open its inspector, which is a TCP port: it begins
+ * to listen half a second after the start, and whoever listens second to a
+ * signal finds a handler in place and sets none. So we listen first, and then
+ * have the signal ignored. An executable has no inspector.
  */
-export function keepInspectorShut(): void {
+export function ignoreOthers(): void {
+  ignore(25);
   if (Deno.build.standalone) return;
   Deno.addSignalListener("SIGUSR1", () => {});
   ignore(10);
