@@ -168,6 +168,11 @@ export function tcpPair(): [End, End] {
   return [client, new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)))];
 }
 
+/** A TCP socket that was never connected. */
+export function unconnected(): End {
+  return new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+}
+
 /** A pseudo-terminal: [master, slave], as the system sets one up: line by line, with echo. */
 export function terminal(): [End, End] {
   const master = new End(well("posix_openpt", libc.posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)));

@@ -1,0 +1,653 @@
+/**
+ * What can go wrong, one fault a test: it is noticed when it happens, it is
+ * said in one line, and it ends its own channel only.
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  type End,
+  O_APPEND,
+  O_CREAT,
+  O_RDONLY,
+  O_WRONLY,
+  open,
+  pipe,
+  tcpPair,
+  terminal,
+  unconnected,
+  unixPair,
+} from "./ends.ts";
+import { COMMAND, type Running } from "./harness.ts";
+import {
+  cpuSeconds,
+  fillUp,
+  hasBytes,
+  hungUp,
+  injecting,
+  iocopy,
+  lacks,
+  noise,
+  same,
+  watched,
+  within,
+} from "./probe.ts";
+
+const ENOSTRACE = { ignore: lacks("strace") };
+
+/** A channel beside the one under test, which has to live on: `8 9`. */
+function bystander() {
+  const [from, source] = unixPair();
+  const [to, sink] = pipe();
+  return {
+    given: { 8: source, 9: sink },
+    async lives(): Promise<void> {
+      await from.write("alive");
+      assertEquals(await within("the other channel", to.readText(5)), "alive");
+    },
+    end(): void {
+      from.shutdownWrite();
+    },
+    [Symbol.dispose](): void {
+      from.close();
+      to.close();
+    },
+  };
+}
+
+/** Ends the bystander and checks how the command ends: one line for each error. */
+async function endsWith(running: Running, code: number, stderr: string | RegExp): Promise<void> {
+  const outcome = await running.outcome;
+  assertEquals([outcome.code, outcome.signal], [code, null], outcome.stderr);
+  if (typeof stderr === "string") assertEquals(outcome.stderr, stderr);
+  else assertMatch(outcome.stderr, stderr);
+}
+
+// ---- A reader that dies.
+
+const SINKS: Record<string, { make(): [End, End]; die(reader: End): void; says: string }> = {
+  "pipe": { make: pipe, die: (reader) => reader.close(), says: "Broken pipe" },
+  "unix socket": { make: unixPair, die: (reader) => reader.close(), says: "" },
+  "TCP socket": {
+    make: tcpPair,
+    die: (reader) => (reader.resetOnClose(), reader.close()),
+    says: "Connection reset by peer",
+  },
+  "terminal": { make: terminal, die: (master) => master.close(), says: "Input/output error" },
+};
+
+for (const [kind, { make, die, says }] of Object.entries(SINKS)) {
+  for (const from of ["pipe", "unix socket", "terminal"]) {
+    Deno.test(`the reader of a ${kind} dies: the ${from} learns of it at once`, async () => {
+      using other = bystander();
+      const [reader, sink] = make();
+      const [upstream, source] = from === "pipe"
+        ? pipe().reverse() as [End, End] //
+        : from === "terminal"
+        ? terminal()
+        : unixPair();
+      using running = iocopy("8 9 3 4", { 3: source, 4: sink, ...other.given });
+      await other.lives();
+      die(reader);
+      // Not a byte is written, and yet:
+      await within("the upstream learns", hungUp(upstream));
+      await other.lives();
+      other.end();
+      await endsWith(running, says ? 111 : 0, says ? `iocopy: write 4: ${says}\n` : "");
+      upstream.close();
+    });
+  }
+}
+
+// ---- Errors of real objects.
+
+interface Fault {
+  name: string;
+  /** Makes the descriptors 3 and 4 of the channel, and brings the fault about. */
+  make(folder: string): { given: Record<number, End>; cause?(): unknown; held?: End[] };
+  says: string | RegExp;
+  code?: number;
+}
+
+const FAULTS: Fault[] = [
+  {
+    name: "EPIPE: data for a pipe that nobody reads",
+    make() {
+      const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
+      stdout.close();
+      return {
+        given: { 3: input, 4: output },
+        cause: () => stdin.write("x").catch(() => {}),
+        held: [stdin],
+      };
+    },
+    says: "iocopy: write 4: Broken pipe\n",
+  },
+  {
+    name: "ECONNRESET on read",
+    make() {
+      const [[peer, socket], [stdout, output]] = [tcpPair(), pipe()];
+      peer.resetOnClose();
+      return { given: { 3: socket, 4: output }, cause: () => peer.close(), held: [stdout] };
+    },
+    says: "iocopy: read 3: Connection reset by peer\n",
+  },
+  {
+    name: "ECONNRESET on write",
+    make() {
+      const [[peer, socket], [input, stdin]] = [tcpPair(), pipe()];
+      peer.resetOnClose();
+      return {
+        given: { 3: input, 4: socket },
+        cause: async () => (peer.close(), await stdin.write("x").catch(() => {})),
+        held: [stdin],
+      };
+    },
+    says: /^iocopy: write 4: (Connection reset by peer|Broken pipe)\n$/,
+  },
+  {
+    name: "ENOSPC",
+    make() {
+      const [input, stdin] = pipe();
+      return {
+        given: { 3: input, 4: open("/dev/full", O_WRONLY) },
+        cause: () => stdin.write("x"),
+        held: [stdin],
+      };
+    },
+    says: "iocopy: write 4: No space left on device\n",
+  },
+  {
+    name: "ENOSPC, from a socket",
+    make() {
+      const [peer, socket] = unixPair();
+      return {
+        given: { 3: socket, 4: open("/dev/full", O_WRONLY) },
+        cause: () => peer.write("x"),
+        held: [peer],
+      };
+    },
+    says: "iocopy: write 4: No space left on device\n",
+  },
+  {
+    name: "EISDIR",
+    make(folder) {
+      const [stdout, output] = pipe();
+      return { given: { 3: open(folder, O_RDONLY), 4: output }, held: [stdout] };
+    },
+    says: "iocopy: read 3: Is a directory\n",
+  },
+  {
+    name: "EIO on write: a terminal whose master is gone",
+    make() {
+      const [[input, stdin], [master, slave]] = [pipe(), terminal()];
+      return {
+        given: { 3: input, 4: slave },
+        cause: async () => (master.close(), await stdin.write("x").catch(() => {})),
+        held: [stdin],
+      };
+    },
+    says: "iocopy: write 4: Input/output error\n",
+  },
+  {
+    name: "EIO on read: a master whose terminal is gone",
+    make() {
+      const [[stdout, output], [master, slave]] = [pipe(), terminal()];
+      return { given: { 3: master, 4: output }, cause: () => slave.close(), held: [stdout] };
+    },
+    says: "iocopy: read 3: Input/output error\n",
+  },
+  {
+    name: "a terminal that hangs up is at its end",
+    make() {
+      const [[stdout, output], [master, slave]] = [pipe(), terminal()];
+      return { given: { 3: slave, 4: output }, cause: () => master.close(), held: [stdout] };
+    },
+    says: "",
+    code: 0,
+  },
+  {
+    name: "a shut-down socket: EPIPE",
+    make() {
+      const [[peer, socket], [input, stdin]] = [unixPair(), pipe()];
+      socket.shutdownWrite();
+      return {
+        given: { 3: input, 4: socket },
+        cause: () => stdin.write("x").catch(() => {}),
+        held: [peer, stdin],
+      };
+    },
+    says: "iocopy: write 4: Broken pipe\n",
+  },
+  {
+    name: "ENOTCONN: a socket that is not connected",
+    make() {
+      const [[stdout, output]] = [pipe()];
+      return { given: { 3: unconnected(), 4: output }, held: [stdout] };
+    },
+    says: /^iocopy: read 3: .+\n$/,
+  },
+];
+
+for (const { name, make, says, code = 111 } of FAULTS) {
+  Deno.test(name, async () => {
+    const folder = await Deno.makeTempDir();
+    using other = bystander();
+    try {
+      const { given, cause, held = [] } = make(folder);
+      using running = iocopy("8 9 3 4", { ...given, ...other.given });
+      await other.lives();
+      await cause?.();
+      await other.lives();
+      other.end();
+      await endsWith(running, code, says);
+      for (const end of held) end.close();
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+}
+
+Deno.test("EFBIG: a file beyond the limit is an error, not a death by SIGXFSZ", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    using other = bystander();
+    const [input, stdin] = pipe();
+    const command = ["/bin/sh", "-c", `ulimit -f 1; exec "$0" "$@"`, ...COMMAND];
+    const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+    using running = iocopy("8 9 3 4", { 3: input, 4: file, ...other.given }, { command });
+    await stdin.write(noise(5000));
+    await hungUp(stdin);
+    await other.lives();
+    other.end();
+    await endsWith(running, 111, "iocopy: write 4: File too large\n");
+    const { size } = await Deno.stat(`${folder}/file`);
+    assertEquals(size % 512, 0); // sh's units: 512 or 1024 bytes
+    stdin.close();
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("EBADF: descriptors that are not open are told before a byte moves", async () => {
+  for (const [args, fd] of [["0 1 5 1", 5], ["0 60", 60], ["2147483647 1", 2147483647]] as const) {
+    const [input, stdin] = pipe();
+    const [stdout, output] = pipe();
+    await stdin.write("unread");
+    using running = watched(args, { 0: input, 1: output });
+    const outcome = await running.outcome;
+    assertEquals(outcome.code, 100);
+    assertMatch(outcome.stderr, new RegExp(`^iocopy: descriptor ${fd} is not open.*\n$`));
+    assert(await hasBytes(input) && !await hasBytes(stdout), "a byte has moved");
+    for (const end of [input, stdin, stdout, output]) end.close();
+  }
+});
+
+for (const closed of [[0], [1], [2], [0, 1], [1, 2], [0, 1, 2]]) {
+  Deno.test(`${closed.join(", ")} closed at the start: others are copied, these are never a stranger's`, async () => {
+    using other = bystander();
+    using running = watched("8 9", other.given, { closed });
+    for (const end of Object.values(other.given)) end.close();
+    await other.lives();
+    other.end();
+    assertEquals((await running.outcome).code, 0);
+    // Used, they are closed or what the runtime put there: /dev/null.
+    const [stdout, output] = pipe();
+    const [input, stdin] = pipe();
+    await stdin.write("x");
+    stdin.close();
+    const args = closed[0] === 0 ? "0 3" : closed[0] === 1 ? "4 1" : "4 2";
+    using second = iocopy(args, { 3: output, 4: input }, { closed });
+    const outcome = await second.outcome;
+    assert([0, 100].includes(outcome.code ?? -1), outcome.stderr);
+    assertEquals((await stdout.readAll()).length, 0);
+    stdout.close();
+  });
+}
+
+// ---- Standard error that nobody reads.
+
+const STDERRS: Record<
+  string,
+  () => { given: Record<number, End>; held: End[]; closed?: number[] }
+> = {
+  "closed": () => ({ given: {}, held: [], closed: [2] }),
+  "full (ENOSPC)": () => ({ given: { 2: open("/dev/full", O_WRONLY) }, held: [] }),
+  "a pipe without a reader": () => {
+    const [reader, writer] = pipe();
+    reader.close();
+    return { given: { 2: writer }, held: [] };
+  },
+  "a stuck pipe": () => {
+    const [reader, writer] = pipe();
+    fillUp(writer);
+    return { given: { 2: writer }, held: [reader] };
+  },
+  "a stuck socket": () => {
+    const [reader, writer] = unixPair();
+    fillUp(writer);
+    return { given: { 2: writer }, held: [reader] };
+  },
+  "a stuck terminal": () => {
+    const [master, slave] = terminal();
+    fillUp(slave);
+    return { given: { 2: slave }, held: [master] };
+  },
+};
+
+for (const [name, make] of Object.entries(STDERRS)) {
+  Deno.test(`standard error is ${name}: the copy goes on`, async () => {
+    const { given, held, closed = [] } = make();
+    const [from, source] = unixPair();
+    const [to, sink] = pipe();
+    using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed });
+    const content = noise(300_000);
+    for (let round = 0; round < 20; round++) {
+      const [bytes] = await within(
+        "the copy",
+        Promise.all([to.readExactly(content.length), from.write(content)]),
+      );
+      assert(same(bytes, content), "other bytes");
+    }
+    from.shutdownWrite();
+    const outcome = await running.outcome;
+    assertEquals([outcome.code, outcome.signal], [0, null]);
+    for (const end of [from, to, ...held]) end.close();
+  });
+}
+
+// ---- A reader that is stuck.
+
+const STUCK: Record<string, () => [End, End]> = {
+  "pipe": pipe,
+  "unix socket": unixPair,
+  "TCP socket": tcpPair,
+  "terminal": terminal,
+};
+
+for (const [kind, make] of Object.entries(STUCK)) {
+  for (const from of ["pipe", "unix socket", "terminal"]) {
+    Deno.test(`a stuck ${kind}, fed from a ${from}, stalls its own channel only`, async () => {
+      using other = bystander();
+      const [reader, sink] = make();
+      const [upstream, source] = from === "pipe"
+        ? pipe().reverse() as [End, End] //
+        : from === "terminal"
+        ? terminal()
+        : unixPair();
+      fillUp(sink);
+      assertEquals(sink.flags & 0o4000, 0, "the descriptor is to be a blocking one");
+      using running = iocopy("8 9 3 4", { 3: source, 4: sink, ...other.given });
+      await other.lives();
+      const fed = upstream.write("stuck\n".repeat(10));
+      for (let i = 0; i < 50; i++) await other.lives();
+      const before = cpuSeconds(running.pid);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      const used = cpuSeconds(running.pid) - before;
+      assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
+      await other.lives();
+      running.kill("SIGKILL");
+      await running.outcome;
+      reader.close();
+      upstream.close();
+      await fed.catch(() => {});
+    });
+  }
+}
+
+// ---- Descriptors that several processes use.
+
+Deno.test("two commands read one pipe: every byte arrives once, and neither hangs or spins", async () => {
+  const [input, stdin] = pipe();
+  const outs = [pipe(), pipe()] as const;
+  using one = iocopy("0 1", { 0: input.duplicate(), 1: outs[0][1] });
+  using two = iocopy("0 1", { 0: input, 1: outs[1][1] });
+  const total = 3_000_000;
+  const arrived = outs.map(([reader]) => reader.readAll());
+  const before = await idle([one, two]);
+  assert(before < 0.15, `${before} s of processor time in 0.3 s: they spin`);
+  await stdin.write(new Uint8Array(total).fill(7));
+  stdin.close();
+  const bytes = await within("the end", Promise.all(arrived));
+  assertEquals(bytes.reduce((sum, { length }) => sum + length, 0), total);
+  assert(bytes.every((piece) => piece.every((byte) => byte === 7)), "other bytes");
+  assertEquals([(await one.outcome).code, (await two.outcome).code], [0, 0]);
+  for (const [reader] of outs) reader.close();
+});
+
+/** Seconds of processor time that the processes use in 0.3 s. */
+async function idle(processes: Running[]): Promise<number> {
+  const used = () => processes.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0);
+  await new Promise((resolve) => setTimeout(resolve, 300)); // their start is not to count
+  const before = used();
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  return used() - before;
+}
+
+for (const make of [tcpPair, unixPair]) {
+  Deno.test(`two commands on both directions of one ${make === tcpPair ? "TCP" : "unix"} socket: nothing is lost, none spins`, async () => {
+    const [peer, socket] = make();
+    const ins = [pipe(), pipe()] as const;
+    const outs = [pipe(), pipe()] as const;
+    using one = iocopy("0 7 6 1", {
+      0: ins[0][0],
+      1: outs[0][1],
+      6: socket.duplicate(),
+      7: socket.duplicate(),
+    });
+    using two = iocopy("0 7 6 1", {
+      0: ins[1][0],
+      1: outs[1][1],
+      6: socket.duplicate(),
+      7: socket,
+    });
+    const total = 1_000_000;
+    const arrived = outs.map(([reader]) => reader.readAll());
+    const there = peer.readExactly(2 * total);
+    const used = await idle([one, two]);
+    assert(used < 0.15, `${used} s of processor time in 0.3 s: they spin`);
+    await within(
+      "all written",
+      Promise.all([
+        ...ins.map(([, writer]) => writer.write(new Uint8Array(total).fill(5))),
+        peer.write(new Uint8Array(total).fill(6)),
+      ]),
+    );
+    assertEquals((await within("all there", there)).length, 2 * total);
+    peer.shutdownWrite();
+    for (const [, writer] of ins) writer.close();
+    const back = await within("all back", Promise.all(arrived));
+    assertEquals(back.reduce((sum, { length }) => sum + length, 0), total);
+    await within("both end", Promise.all([one.outcome, two.outcome]));
+    peer.close();
+    for (const [reader] of outs) reader.close();
+  });
+}
+
+Deno.test("two commands read one terminal: the one that comes too late neither hangs its other channel nor spins", async () => {
+  const [master, slave] = terminal();
+  const others = [bystander(), bystander()] as const;
+  const outs = [pipe(), pipe()] as const;
+  using one = iocopy("0 1 8 9", { 0: slave.duplicate(), 1: outs[0][1], ...others[0].given });
+  using two = iocopy("0 1 8 9", { 0: slave, 1: outs[1][1], ...others[1].given });
+  for (const other of others) await other.lives();
+  for (let i = 0; i < 20; i++) await master.write("line\n");
+  for (const other of others) await other.lives();
+  const used = await idle([one, two]);
+  assert(used < 0.15, `${used} s of processor time in 0.3 s: they spin`);
+  master.close();
+  others.forEach((other) => other.end());
+  const texts = await within("the end", Promise.all(outs.map(([reader]) => reader.readAll())));
+  assertEquals(texts.reduce((sum, { length }) => sum + length, 0), 100);
+  assertEquals([(await one.outcome).code, (await two.outcome).code], [0, 0]);
+  for (const [reader] of outs) reader.close();
+  others.forEach((other) => other[Symbol.dispose]());
+});
+
+// ---- Short reads and writes.
+
+Deno.test("short reads and writes of every size, down to one byte", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const size of [1, 2, 3, 5, 4095, 4096, 4097]) {
+      const content = noise(size < 10 ? 500 : 50_000, size);
+      const [from, source] = unixPair();
+      const [to, sink] = tcpPair();
+      const [input, stdin] = pipe();
+      const [stdout, output] = pipe();
+      const [peer, appending] = unixPair();
+      const file = open(`${folder}/${size}`, O_WRONLY | O_CREAT | O_APPEND);
+      using running = iocopy(`--buffer=${size} 6 7 0 1 3 4`, {
+        6: source,
+        7: sink,
+        0: input,
+        1: output,
+        3: peer,
+        4: file,
+      });
+      const pieces = async (end: End) => { // and so they come
+        for (let at = 0; at < content.length; at += size) {
+          await end.write(content.slice(at, at + size));
+        }
+      };
+      const [a, b] = await within(
+        "all bytes",
+        Promise.all([
+          to.readExactly(content.length),
+          stdout.readExactly(content.length),
+          pieces(from),
+          pieces(stdin),
+          pieces(appending),
+        ]),
+      );
+      for (const end of [from, stdin, appending]) end.close();
+      assertEquals((await running.outcome).code, 0);
+      assert(same(a, content) && same(b, content), "other bytes");
+      assert(same(await Deno.readFile(`${folder}/${size}`), content), "other bytes in the file");
+      for (const end of [to, stdout]) end.close();
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+// ---- Faults that no real object produces at will: strace puts them in.
+
+/** One channel of each route that bytes can take; what comes out is checked. */
+const ROUTES: Record<
+  string,
+  (folder: string) => { given: [End, End]; from: End; result(): Promise<Uint8Array> }
+> = {
+  "pipe to pipe": () => {
+    const [[input, from], [to, output]] = [pipe(), pipe()];
+    return { given: [input, output], from, result: () => to.readAll().finally(() => to.close()) };
+  },
+  "socket to pipe": () => {
+    const [[from, source], [to, output]] = [tcpPair(), pipe()];
+    return { given: [source, output], from, result: () => to.readAll().finally(() => to.close()) };
+  },
+  "pipe to socket": () => {
+    const [[input, from], [to, sink]] = [pipe(), tcpPair()];
+    return { given: [input, sink], from, result: () => to.readAll().finally(() => to.close()) };
+  },
+  "socket to socket": () => {
+    const [[from, source], [to, sink]] = [unixPair(), tcpPair()];
+    return { given: [source, sink], from, result: () => to.readAll().finally(() => to.close()) };
+  },
+  "socket to an appended file": (folder) => {
+    const [from, source] = unixPair();
+    const file = open(`${folder}/file`, O_WRONLY | O_CREAT | O_APPEND);
+    return { given: [source, file], from, result: () => Deno.readFile(`${folder}/file`) };
+  },
+};
+
+/** What is put in, and whether the copy survives it. */
+const INJECTIONS: { what: string; inject: string[]; error?: RegExp }[] = [
+  {
+    what: "an EAGAIN storm",
+    inject: [
+      "splice:error=EAGAIN:when=1+2",
+      "preadv2:error=EAGAIN:when=1+2",
+      "pwritev2:error=EAGAIN:when=1+2",
+    ],
+  },
+  {
+    what: "EINTR at every second call",
+    inject: [
+      "splice:error=EINTR:when=1+2",
+      "preadv2:error=EINTR:when=1+2",
+      "pwritev2:error=EINTR:when=1+2",
+    ],
+  },
+  { what: "spurious readiness, ten times in a row", inject: ["splice:error=EAGAIN:when=3..13"] },
+  { what: "a kernel without splice", inject: ["splice:error=ENOSYS"] },
+  { what: "splice refused from the second call on", inject: ["splice:error=EINVAL:when=2+"] },
+  { what: "splice refused from the third call on", inject: ["splice:error=EINVAL:when=3+"] },
+  { what: "splice refused once", inject: ["splice:error=EOPNOTSUPP:when=4"] },
+  {
+    what: "a kernel before 6.4: no RWF_NOWAIT on pipes and sockets",
+    inject: ["splice:error=EINVAL", "preadv2:error=EOPNOTSUPP", "pwritev2:error=EOPNOTSUPP"],
+  },
+  {
+    what: "EIO at the third call",
+    inject: ["splice:error=EIO:when=3", "preadv2:error=EIO:when=3"],
+    error: /Input\/output error/,
+  },
+  {
+    what: "ENXIO at the second call",
+    inject: ["splice:error=ENXIO:when=2", "preadv2:error=ENXIO:when=2"],
+    error: /No such device or address/,
+  },
+  {
+    what: "ENOMEM at the second call",
+    inject: ["splice:error=ENOMEM:when=2", "preadv2:error=ENOMEM:when=2"],
+    error: /Cannot allocate memory/,
+  },
+];
+
+for (const [route, make] of Object.entries(ROUTES)) {
+  for (const { what, inject, error } of INJECTIONS) {
+    Deno.test(`${route}: ${what}`, ENOSTRACE, async () => {
+      const folder = await Deno.makeTempDir();
+      try {
+        const { given: [source, sink], from, result } = make(folder);
+        const content = noise(900_000);
+        using running = iocopy("6 7", { 6: source, 7: sink }, { command: injecting(...inject) });
+        const written = from.write(content).catch(() => {}).finally(() => from.close());
+        const streams = route.includes("file") ? undefined : result();
+        const outcome = await running.outcome;
+        const arrived = await (streams ?? result());
+        await written;
+        assertEquals(outcome.signal, null);
+        if (error) {
+          assertEquals(outcome.code, 111);
+          assertMatch(outcome.stderr, new RegExp(`^iocopy: (read 6|write 7): ${error.source}\n$`));
+          assert(same(arrived, content.subarray(0, arrived.length)), "not the first bytes");
+        } else {
+          assertEquals([outcome.code, outcome.stderr], [0, ""]);
+          assert(same(arrived, content), `${arrived.length} other bytes of ${content.length}`);
+        }
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    });
+  }
+}
+
+Deno.test("no descriptor to be had for a pipe of its own: it copies through memory", async () => {
+  const content = noise(500_000);
+  let well = 0;
+  for (let limit = 16; limit < 48; limit += 2) {
+    const [from, source] = unixPair();
+    const [to, sink] = unixPair();
+    const command = ["/bin/sh", "-c", `ulimit -n ${limit}; exec "$0" "$@"`, ...COMMAND];
+    using running = iocopy("6 7", { 6: source, 7: sink }, { command });
+    const written = from.write(content).then(() => from.shutdownWrite(), () => {});
+    const arrived = await within(`a limit of ${limit}`, to.readAll());
+    await written;
+    const { code } = await running.outcome;
+    // Where not even the runtime can start, that is all there is to say.
+    if (code === 0) assert(same(arrived, content), `other bytes with a limit of ${limit}`);
+    if (code === 0) well++;
+    for (const end of [from, to]) end.close();
+  }
+  assert(well > 0, "never well");
+});
