@@ -81,7 +81,13 @@ export function start(
     log.close();
     return { ...ended, stderr: text };
   })();
-  const kill = (signal: Deno.Signal) => void (running && Deno.kill(pid, signal));
+  const kill = (signal: Deno.Signal) => {
+    try {
+      if (running) Deno.kill(pid, signal);
+    } catch {
+      // It has just ended, which the event loop does not know yet.
+    }
+  };
   return { pid, outcome, kill, [Symbol.dispose]: () => kill("SIGKILL") };
 }
 
