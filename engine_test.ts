@@ -417,19 +417,6 @@ Deno.test("a descriptor that is open for the other direction only is a wrong use
 
 // ---- The specification, point by point.
 
-/** Writes until nothing more is taken. */
-async function fillUp(end: End): Promise<void> {
-  end.nonBlocking = true;
-  const refused = async (length: number) => {
-    const filling = new Uint8Array(length).fill(0x78);
-    for (;;) await end.write(filling);
-  };
-  for (const length of [65536, 1]) {
-    await assertRejects(() => refused(length), Error, "write failed");
-  }
-  end.nonBlocking = false;
-}
-
 Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => {
   const sources: Record<string, () => [End, End]> = { ...SOCKETS, "terminal": terminal };
   for (const [kind, make] of Object.entries(sources)) {
@@ -438,7 +425,7 @@ Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => 
       const [sink, downstream] = unixPair();
       const [other, far] = unixPair();
       const [out, into] = pipe();
-      await fillUp(sink);
+      await sink.fillUp();
       const { running, log } = watched("v 3 4 5 6", { 3: source, 4: sink, 5: other, 6: into });
       using _ = running;
       await upstream.write("hello\n");
@@ -538,8 +525,8 @@ Deno.test("2, 3: what is masked does not wake it: a channel that waits costs not
   const [typed, typedUp] = terminal().reverse() as [End, End];
   const [dead, deadSink] = pipe();
   const [other, far] = unixPair();
-  await fillUp(full);
-  await fillUp(stuck);
+  await full.fillUp();
+  await stuck.fillUp();
   const given = [idle, idleSink, fed, full, ended, stuck, half, other, typed, deadSink];
   const { running, log } = watched("v 3 4 5 6 7 8 10 9 9 10 11 12", {
     ...Object.fromEntries(given.map((end, i) => [i + 3, end])),
@@ -594,7 +581,7 @@ Deno.test("5: the write side is shut down after eof and when the buffer is drain
       const [source, upstream] = unixPair();
       const [other, far] = unixPair();
       const [back, into] = pipe();
-      if (kind !== "terminal") await fillUp(sink);
+      if (kind !== "terminal") await sink.fillUp();
       const { running, log } = watched("v 3 4 5 6", { 3: source, 4: sink, 5: other, 6: into });
       using _ = running;
       const sent = text(100_000);

@@ -101,6 +101,16 @@ export class End implements Disposable {
     }
   }
 
+  /** Writes the letter x until no more is taken. It blocks afterwards, as it did before. */
+  async fillUp(): Promise<void> {
+    this.nonBlocking = true;
+    for (const length of [65536, 1]) {
+      const filling = new Uint8Array(length).fill(0x78);
+      while (await libc.write(this.fd, filling, BigInt(length)) > 0);
+    }
+    this.nonBlocking = false;
+  }
+
   /** Another number for the same. */
   duplicate(): End {
     return new End(well("dup", libc.fcntl(this.fd, F_DUPFD_CLOEXEC, 3)));

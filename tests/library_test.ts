@@ -1,0 +1,552 @@
+/**
+ * engine.ts as a library: small programs that use it, each in a process of its
+ * own, since it is for descriptors that were inherited.
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { resolve } from "node:path";
+import {
+  type End,
+  O_CREAT,
+  O_RDONLY,
+  O_WRONLY,
+  open,
+  pipe,
+  tcpPair,
+  terminal,
+  unixPair,
+} from "./ends.ts";
+import { handOver, ROOT, type Running } from "./harness.ts";
+
+/** After this a program hangs, in milliseconds. */
+const DEADLINE = 30_000;
+
+/** What every program here begins with. What it says is a line of JSON on standard error. */
+const BEGINNING = `
+  import { copy, Copier, Descriptor, DescriptorError, SystemError } from "./engine.ts";
+  const say = (value) => console.error(JSON.stringify(value, (key, value) =>
+    value instanceof Error ? { ...value, name: value.name, message: value.message } : value));
+  const results = (channels) => channels.map((c) => ({
+    rfd: c.rfd, wfd: c.wfd, bytes: c.bytes, ended: c.ended, error: c.error?.message,
+  }));
+`;
+
+/** Starts a program with these descriptors. */
+function program(code: string, given: Record<number, End>): Running {
+  const command = [Deno.execPath(), "eval", "--ext=ts"];
+  const running = handOver([BEGINNING + code], given, { command });
+  const timer = setTimeout(() => running.kill("SIGKILL"), DEADLINE);
+  running.outcome.finally(() => clearTimeout(timer));
+  return running;
+}
+
+/** What a program said, once it has ended well. */
+async function said(running: Running): Promise<unknown[]> {
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0, stderr);
+  return stderr.split("\n").filter((line) => line).map((line) => JSON.parse(line));
+}
+
+Deno.test("copy answers how each channel ended", async () => {
+  const [a, first] = pipe();
+  const [out, b] = unixPair();
+  const [c, second] = unixPair();
+  const [gone, d] = pipe();
+  gone.close();
+  const code = `
+    for (const { bytes, ended, error } of await copy([[3, 4], [5, 6]])) say([bytes, ended, error]);
+  `;
+  using running = program(code, { 3: a, 4: b, 5: c, 6: d });
+  await first.write("hello");
+  first.close();
+  await second.write("lost");
+  assertEquals(new TextDecoder().decode(await out.readAll()), "hello");
+  const error = {
+    name: "SystemError",
+    message: "write 6: Broken pipe",
+    operation: "write",
+    descriptor: 6,
+    errno: 32,
+  };
+  assertEquals(await said(running), [[5, "eof", null], [0, "error", error]]);
+  out.close();
+  second.close();
+});
+
+Deno.test("copy's results say the route, the operations and the time", async () => {
+  const [a, first] = unixPair();
+  const [out, b] = unixPair();
+  using running = program(
+    `
+    for (const onData of [undefined, () => {}]) {
+      const [c] = await copy([[3, 4], [5, 6]].splice(onData ? 1 : 0, 1), { ...onData && { onData } });
+      say([c.rfd, c.wfd, c.bytes, c.operations, c.route, c.seconds > 0 && c.seconds < 60]);
+    }
+  `,
+    { 3: a, 4: b, 5: open("/dev/null", O_RDONLY), 6: open("/dev/null", O_WRONLY) },
+  );
+  await first.write("hello");
+  assertEquals(await out.readText(5), "hello");
+  first.close();
+  assertEquals(await said(running), [
+    [3, 4, 5, 2, "splice", true],
+    [5, 6, 0, 0, "copy", true],
+  ]);
+  out.close();
+});
+
+Deno.test("callbacks see every operation, the data, and the waits", async () => {
+  const [a, first] = pipe();
+  const [out, b] = tcpPair();
+  const code = `
+    let waits = 0;
+    await copy([[3, 4]], {
+      onOperation: (...all) => say(all),
+      onData: (channel, bytes) => say([channel.rfd, new TextDecoder().decode(bytes)]),
+      onError: (error) => say(error.message),
+      onWait: () => void waits++,
+    });
+    say(waits > 1);
+  `;
+  using running = program(code, { 3: a, 4: b });
+  await first.write("hello");
+  assertEquals(await out.readText(5), "hello");
+  first.close();
+  assertEquals(await said(running), [
+    [3, "hello"],
+    ["read", 3, 5],
+    ["write", 4, 5],
+    ["read", 3, 0],
+    true,
+  ]);
+  out.close();
+});
+
+Deno.test("onError sees an error when it happens, while other channels run", async () => {
+  const [a, first] = pipe();
+  const [gone, b] = pipe();
+  const [c, second] = unixPair();
+  const [log, logging] = pipe();
+  using _ = program(
+    `await copy([[3, 4], [5, 2]], { onError: (error) => say(error.message) });`,
+    { 2: logging, 3: a, 4: b, 5: c },
+  );
+  gone.close();
+  assertEquals(await log.readText(23), '"write 4: Broken pipe"\n');
+  await second.write("hello");
+  assertEquals(await log.readText(5), "hello");
+  for (const end of [first, second, log]) end.close();
+});
+
+Deno.test("copy throws before anything moves where a descriptor will not do", async () => {
+  const [reading, writing] = pipe();
+  await writing.write("hello");
+  const kept = reading.duplicate();
+  using running = program(
+    `
+    const file = await Deno.open("deno.json"); // one of the runtime's own
+    const own = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name)).find((fd) => {
+      try {
+        return fd > 4 && Deno.readLinkSync("/proc/self/fd/" + fd).endsWith("/deno.json");
+      } catch {
+        return false;
+      }
+    });
+    for (const pairs of [[[3, 63]], [[3, 1], [own, 1]], [[3, 1], [1, 3]], [[-1, 1]]]) {
+      try {
+        await copy(pairs);
+      } catch (error) {
+        say([error instanceof DescriptorError, error.message.replace(own, "OWN")]);
+      }
+    }
+    file.close();
+  `,
+    { 1: open("/dev/null", O_WRONLY), 3: reading },
+  );
+  assertEquals(await said(running), [
+    [true, "descriptor 63 is not open"],
+    [true, "descriptor OWN is not open"],
+    [true, "descriptor 1 is not open for reading"],
+    [true, "descriptor -1 is not open"],
+  ]);
+  assertEquals(await kept.readText(5), "hello");
+  for (const end of [writing, kept]) end.close();
+});
+
+/** A program that aborts on a byte from 9, and says how long the end took. */
+const ABORTED = (pairs: string, options = "") => `
+  const controller = new AbortController();
+  let at = 0;
+  const asked = new Descriptor(9).read(new Uint8Array(1)).then(() => {
+    at = performance.now();
+    controller.abort();
+  });
+  const channels = await copy(${pairs}, { signal: controller.signal, ${options} });
+  const time = performance.now() - at;
+  await asked;
+  say(at > 0 && time < 2000 || time);
+  say(results(channels));
+`;
+
+Deno.test("an AbortSignal ends channels that wait, whatever they wait for", async () => {
+  const [a, first] = unixPair();
+  const [out, b] = unixPair();
+  const [c, typing] = terminal().reverse() as [End, End];
+  const [back, d] = tcpPair();
+  const [asked, ask] = pipe();
+  using running = program(ABORTED("[[3, 4], [5, 6]]"), { 3: a, 4: b, 5: c, 6: d, 9: asked });
+  await first.write("hello");
+  assertEquals(await out.readText(5), "hello");
+  await typing.write("hello\n");
+  assertEquals(await back.readText(6), "hello\n");
+  await ask.write("x");
+  // Write sides are shut down, as at the end of file.
+  assertEquals((await out.readAll()).length + (await back.readAll()).length, 0);
+  assertEquals(await said(running), [true, [
+    { rfd: 3, wfd: 4, bytes: 5, ended: "stopped" },
+    { rfd: 5, wfd: 6, bytes: 6, ended: "stopped" },
+  ]]);
+  for (const end of [first, out, typing, back, ask]) end.close();
+});
+
+Deno.test("an AbortSignal acts under load", async (t) => {
+  await t.step("descriptors that are always ready", async () => {
+    const [asked, ask] = pipe();
+    using running = program(ABORTED("[[3, 4]]"), {
+      3: open("/dev/zero", O_RDONLY),
+      4: open("/dev/null", O_WRONLY),
+      9: asked,
+    });
+    await ask.write("x");
+    const [inTime, [channel]] = await said(running) as [boolean, [Record<string, unknown>]];
+    assertEquals([inTime, channel.ended, channel.error], [true, "stopped", undefined]);
+    ask.close();
+  });
+
+  await t.step("sockets whose peers never rest", async () => {
+    const [a, first] = unixPair();
+    const [out, b] = unixPair();
+    const [asked, ask] = pipe();
+    using running = program(ABORTED("[[3, 4]]"), { 3: a, 4: b, 9: asked });
+    const writing = (async () => {
+      for (const bytes = new Uint8Array(65536);;) await first.write(bytes);
+    })().catch(() => {}); // it ends when nobody reads any more
+    let arrived = 0;
+    const reading = (async () => {
+      for (;;) {
+        const { length } = await out.read();
+        if (length === 0) return;
+        const before = arrived;
+        arrived += length;
+        if (before < 10e6 && arrived >= 10e6) await ask.write("x");
+      }
+    })();
+    await Promise.all([writing, reading]);
+    // All that was read has arrived.
+    assertEquals(await said(running), [true, [
+      { rfd: 3, wfd: 4, bytes: arrived, ended: "stopped" },
+    ]]);
+    for (const end of [first, out, ask]) end.close();
+  });
+
+  await t.step("a signal that was aborted before", async () => {
+    const [a, first] = pipe();
+    const [out, b] = pipe();
+    await first.write("hello");
+    using running = program(
+      `say(results(await copy([[3, 4]], { signal: AbortSignal.abort() })));`,
+      { 3: a, 4: b },
+    );
+    assertEquals(await out.read(), new Uint8Array(0));
+    assertEquals(await said(running), [[{ rfd: 3, wfd: 4, bytes: 0, ended: "stopped" }]]);
+    for (const end of [first, out]) end.close();
+  });
+});
+
+Deno.test("after an AbortSignal what was read is delivered, for a time of grace", async (t) => {
+  for (const reads of [true, false]) {
+    await t.step(
+      reads ? "a reader that comes late gets all" : "a stuck one is given up",
+      async () => {
+        const [a, first] = unixPair();
+        const [out, b] = unixPair();
+        const [asked, ask] = pipe();
+        const [log, logging] = pipe();
+        const code = `
+        const controller = new AbortController();
+        new Descriptor(9).read(new Uint8Array(1)).then(() => {
+          controller.abort();
+          say("aborted");
+        });
+        const [channel] = await copy([[3, 4]], {
+          signal: controller.signal,
+          grace: ${reads ? 20_000 : 50},
+          onOperation: (operation) => say(operation),
+        });
+        say([channel.bytes, channel.ended, channel.error?.message ?? "no error"]);
+      `;
+        await b.fillUp();
+        using running = program(code, { 2: logging, 3: a, 4: b, 9: asked });
+        await first.write("hello");
+        assertEquals(await log.readText(7), '"read"\n');
+        await first.write("not to be read");
+        await ask.write("x");
+        assertEquals(await log.readText(10), '"aborted"\n');
+        const rest = reads ? new TextDecoder().decode(await out.readAll()) : "";
+        const lines = new TextDecoder().decode(await log.readAll()).trimEnd().split("\n");
+        if (reads) {
+          assertMatch(rest, /^x+hello$/);
+          assertEquals(lines, ['"write"', '[5,"stopped","no error"]']);
+        } else {
+          assertEquals(lines, ['[0,"error","write 4: Operation canceled"]']);
+        }
+        assertEquals((await running.outcome).code, 0);
+        for (const end of [first, out, ask, log]) end.close();
+      },
+    );
+  }
+});
+
+Deno.test("a Copier can be looked at while it runs, and the program does other things", async () => {
+  const [a, first] = unixPair();
+  const [out, b] = unixPair();
+  const [asked, ask] = pipe();
+  const [log, logging] = pipe();
+  const code = `
+    const copier = new Copier([[3, 4]]);
+    (async () => {
+      for await (const _ of new Descriptor(9).readable) say(results(copier.channels));
+    })();
+    await copier.run();
+    say(results(copier.channels));
+  `;
+  using running = program(code, { 2: logging, 3: a, 4: b, 9: asked });
+  const looked = async (channel: unknown) => {
+    const line = JSON.stringify([channel]) + "\n";
+    assertEquals(await log.readText(line.length), line);
+  };
+  for (const bytes of [5, 10]) {
+    await first.write("hello");
+    assertEquals(await out.readText(5), "hello");
+    await ask.write("x");
+    await looked({ rfd: 3, wfd: 4, bytes });
+  }
+  first.close();
+  await looked({ rfd: 3, wfd: 4, bytes: 10, ended: "eof" });
+  ask.close();
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [out, log]) end.close();
+});
+
+// ---- Descriptor: what Deno.FsFile does, for a number that was inherited.
+
+Deno.test("Descriptor reads and writes, waiting on this thread or not", async (t) => {
+  for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
+    await t.step(`a ${kind}`, async () => {
+      const [reading, first] = kind === "terminal" ? make().reverse() as [End, End] : make();
+      const [out, writing] = make();
+      const code = `
+        const [input, output] = [new Descriptor(3), new Descriptor(4)];
+        const bytes = new Uint8Array(100);
+        const text = (length) => length === null ? null : new TextDecoder().decode(bytes.subarray(0, length));
+        const data = new TextEncoder().encode("asked");
+        say([await output.write(data), text(await input.read(bytes))]);
+        say([output.writeSync(data), text(input.readSync(bytes))]);
+        say([text(await input.read(bytes)), text(input.readSync(bytes))]);
+        say([input.isTerminal(), output.isTerminal(), input.kind]);
+      `;
+      using running = program(code, { 3: reading, 4: writing });
+      const eol = kind === "terminal" ? "\n" : "";
+      assertEquals(await out.readText(5), "asked");
+      await first.write("one" + eol);
+      assertEquals(await out.readText(5), "asked");
+      await first.write("two" + eol);
+      if (kind === "terminal") await first.write("\x04\x04");
+      else first.close();
+      const isTerminal = kind === "terminal";
+      const name = ["pipe", "terminal"].includes(kind) ? kind : "socket";
+      assertEquals(await said(running), [
+        [5, "one" + eol],
+        [5, "two" + eol],
+        [null, null],
+        [isTerminal, isTerminal, name],
+      ]);
+      first.close();
+      out.close();
+    });
+  }
+});
+
+Deno.test("Descriptor.write waits for room, and the program goes on meanwhile", async () => {
+  const [out, writing] = pipe();
+  const [log, logging] = pipe();
+  const code = `
+    const output = new Descriptor(4);
+    let at = 0, isDone = false;
+    const done = (async () => {
+      for (const bytes = new Uint8Array(1e6); at < bytes.length;) at += await output.write(bytes.subarray(at));
+      isDone = true;
+    })();
+    setTimeout(() => say([isDone, at < 1e6]), 0);
+    await done;
+    say(at);
+  `;
+  using running = program(code, { 2: logging, 4: writing });
+  assertEquals(await log.readText(13), "[false,true]\n");
+  assertEquals((await out.readAll()).length, 1e6);
+  assertEquals(await log.readText(8), "1000000\n");
+  assertEquals((await running.outcome).code, 0);
+  out.close();
+  log.close();
+});
+
+Deno.test("Descriptor's streams carry everything, and close it at the end", async () => {
+  const [reading, first] = unixPair();
+  const [out, writing] = unixPair();
+  const [never, unread] = unixPair();
+  const code = `
+    const [input, output, other] = [3, 4, 5].map((fd) => new Descriptor(fd));
+    await other.readable.cancel();
+    await input.readable.pipeThrough(new TransformStream()).pipeTo(output.writable);
+    for (const fd of [3, 4, 5]) try { new Descriptor(fd); say("open") } catch (error) { say(error.message) }
+  `;
+  using running = program(code, { 3: reading, 4: writing, 5: never });
+  const sent = crypto.getRandomValues(new Uint8Array(65536));
+  const all = (async () => {
+    for (let i = 0; i < 16; i++) await first.write(sent);
+    first.close();
+  })();
+  const arrived = await out.readAll();
+  await all;
+  assertEquals(arrived.length, 16 * sent.length);
+  assert(arrived.every((byte, i) => byte === sent[i % sent.length]), "not what was sent");
+  assertEquals(await unread.read(), new Uint8Array(0));
+  assertEquals(await said(running), [3, 4, 5].map((fd) => `descriptor ${fd} is not open`));
+  out.close();
+  unread.close();
+});
+
+Deno.test("Descriptor is closed by close, once, and by using", async () => {
+  const [reading, writing] = pipe();
+  const [out, into] = pipe();
+  const [standard, output] = pipe();
+  const [log, logging] = pipe();
+  const code = `
+    const one = new Descriptor(4);
+    one.close();
+    one.close();
+    { using two = new Descriptor(5); two.writeSync(new Uint8Array(1)); }
+    { using three = new Descriptor(1); three.writeSync(new Uint8Array(1)); }
+    await new Descriptor(3).read(new Uint8Array(1));
+    say("end");
+  `;
+  using running = program(code, {
+    1: output,
+    2: logging,
+    3: reading,
+    4: into.duplicate(),
+    5: into,
+  });
+  into.close();
+  assertEquals((await out.readAll()).length, 1);
+  assertEquals((await standard.readAll()).length, 1);
+  writing.close();
+  assertEquals(await log.readText(6), '"end"\n');
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [out, standard, log]) end.close();
+});
+
+Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async () => {
+  const [gone, writing] = pipe();
+  gone.close();
+  const [reset, peer] = tcpPair();
+  peer.resetOnClose();
+  peer.close();
+  const code = `
+    const bytes = new Uint8Array(10);
+    const calls = [
+      () => new Descriptor(4).write(bytes),
+      () => new Descriptor(4).writeSync(bytes),
+      () => new Descriptor(5).read(bytes),
+      () => new Descriptor(6).readSync(bytes),
+      () => new Descriptor(6).shutdown(1),
+    ];
+    for (const call of calls) {
+      try {
+        say(await call());
+      } catch (error) {
+        say([error instanceof SystemError, error.message, error.operation, error.descriptor, error.errno]);
+      }
+    }
+  `;
+  using running = program(code, { 4: writing, 5: reset, 6: open(ROOT, O_RDONLY) });
+  assertEquals(await said(running), [
+    [true, "write 4: Broken pipe", "write", 4, 32],
+    [true, "write 4: Broken pipe", "write", 4, 32],
+    [true, "read 5: Connection reset by peer", "read", 5, 104],
+    [true, "read 6: Is a directory", "read", 6, 21],
+    [true, "shutdown 6: Socket operation on non-socket", "shutdown", 6, 88],
+  ]);
+});
+
+Deno.test("Descriptor says what it is", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+  await file.write("hello");
+  const [socket, peer] = unixPair();
+  const code = `
+    for (const fd of [0, 3, 4, 5]) {
+      const d = new Descriptor(fd);
+      say([d.fd, d.kind, d.size, d.isReadable, d.isWritable, d.isStream, d.isLocal, d.mayWait]);
+    }
+    say(new Descriptor(4).identity === new Descriptor(5).identity);
+    say(new Descriptor(3).identity === new Descriptor(4).identity);
+  `;
+  using running = program(code, { 3: file, 4: socket, 5: socket.duplicate() });
+  assertEquals(await said(running), [
+    [0, "device", 0, true, true, true, false, false],
+    [3, "file", 5, false, true, true, false, false],
+    [4, "socket", 0, true, true, true, true, false],
+    [5, "socket", 0, true, true, true, true, false],
+    true,
+    false,
+  ]);
+  peer.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+// ---- The examples.
+
+/** The TypeScript examples in a file: in its docstrings, or in a section of a README. */
+function examples(text: string): string[] {
+  const lines = text.replaceAll(/^ *\* ?/gm, "");
+  return [...lines.matchAll(/^```ts\b.*\n([^]*?)^```/gm)].map(([, code = ""]) => code);
+}
+
+Deno.test("the examples of the documentation run", async (t) => {
+  const files = ["engine.ts", "sys/descriptor.ts"];
+  const all = files.map((name): [string, string[]] => [
+    name,
+    examples(Deno.readTextFileSync(resolve(ROOT, name))),
+  ]);
+  for (const [name, codes] of all) assert(codes.length > 0, `${name} has no example`);
+  const readme = Deno.readTextFileSync(resolve(ROOT, "README.md"));
+  const [, section = ""] = /^## As a library$([^]*?)(?=^## |$(?![^]))/m.exec(readme) ?? [];
+  all.push(["README.md", examples(section)]);
+  for (const [name, codes] of all) {
+    for (const [i, code] of codes.entries()) {
+      await t.step(`${name}, example ${i + 1}`, async () => {
+        assertMatch(code, /from "\.\/(engine|sys\/descriptor)\.ts"/);
+        const [reading, writing] = pipe();
+        const [out, into] = pipe();
+        const command = [Deno.execPath(), "eval", "--ext=ts", "--check"];
+        using running = handOver([code], { 0: reading, 1: into }, { command });
+        await writing.write("hello");
+        writing.close();
+        const text = new TextDecoder().decode(await out.readAll());
+        out.close();
+        const { code: status, stderr } = await running.outcome;
+        assertEquals([text, status], ["hello", 0], stderr);
+      });
+    }
+  }
+});
