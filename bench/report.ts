@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Copier, isSymmetric, type Path, PIPE } from "./copiers.ts";
+import { BINARY, type Copier, isSymmetric, type Path, PIPE } from "./copiers.ts";
 import { cost, type Figure, type Figures, name, speed } from "./measure.ts";
 
 /** A table. */
@@ -161,6 +161,14 @@ export function machine(): string {
     `${cores} ${cores === 1 ? "core" : "cores"}`,
     `Linux ${kernel}`,
     ...virtual ? ["a virtual machine"] : [],
-    `Deno ${Deno.version.deno}`,
+    `Deno ${Deno.version.deno}${executable()}`,
   ].join(", ");
+}
+
+/** Another Deno may be in the executable. */
+function executable(): string {
+  if (!BINARY) return "";
+  const { stdout } = new Deno.Command(BINARY, { args: ["--version"] }).outputSync();
+  const [, version = "unknown"] = /deno ([\d.]+)/.exec(new TextDecoder().decode(stdout)) ?? [];
+  return version === Deno.version.deno ? "" : ` (in the executable: ${version})`;
 }
