@@ -446,8 +446,8 @@ Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => 
   }
 });
 
-/** What is sent against a stuck reader: more than the system keeps on the way. */
-const FLOOD = 24 * 1024 * 1024;
+/** What is sent against a stuck reader: more than the system keeps on the way (tcp(7), pipe(7)). */
+const FLOOD = 2 * 1024 * 1024, TCP_FLOOD = 16 * 1024 * 1024;
 
 /** Ways to a reader that does not read. */
 const STUCK: Record<string, () => [sink: End, downstream: End]> = {
@@ -475,12 +475,13 @@ Deno.test("2, 3: it reads only what it can hold; a stuck writer stops its own re
             6: into,
           });
           using _ = running;
-          const sent = new Uint8Array(kind === "terminal" ? FLOOD / 32 : FLOOD).fill(0x78);
+          const sent = new Uint8Array(kind === "TCP socket" ? TCP_FLOOD : FLOOD).fill(0x78);
           let isSent = false;
           const sending = upstream.write(sent).then(() => {
             isSent = true;
             upstream.close();
           });
+          sending.catch(() => {}); // is told below
           // Once it is stuck the other channel goes on, for as long as we like.
           for (let before = -1, still = 0; still < 20;) {
             await passes(far, back);
@@ -1142,6 +1143,28 @@ Deno.test("an error ends its own channel only: upstream learns of it, others del
         }
       });
     }
+  }
+});
+
+Deno.test("a writer that waits for nothing learns at once that its reader has gone", async (t) => {
+  const all: [kind: string, make: () => [End, End], code: number, says: string][] = [
+    ["pipe", pipe, 111, "iocopy: write 4: Broken pipe\n"],
+    ["TCP socket", tcpPair, 111, "iocopy: write 4: Connection reset by peer\n"],
+    ["unix socket", unixPair, 0, ""], // it says that its peer left, and nothing is lost
+    ["terminal", terminal, 111, "iocopy: write 4: Input/output error\n"],
+  ];
+  for (const [kind, make, code, stderr] of all) {
+    await t.step(`a ${kind}`, async () => {
+      const [source, upstream] = unixPair();
+      const [downstream, sink] = make();
+      using running = iocopy("3 4", { 3: source, 4: sink });
+      await passes(upstream, downstream);
+      if (kind === "TCP socket") downstream.resetOnClose();
+      downstream.close();
+      assertEquals(await running.outcome, { code, signal: null, stderr });
+      await ends(upstream);
+      upstream.close();
+    });
   }
 });
 
