@@ -12,6 +12,7 @@ const PACKAGES: Record<string, string> = {
   "s6-ipcclient": "s6",
   "s6-ipcserver": "s6",
   scp: "openssh-client",
+  setsid: "util-linux",
   ssh: "openssh-client",
   "ssh-keygen": "openssh-client",
   sshd: "openssh-server",
@@ -42,7 +43,7 @@ export function testWith(
   name: string,
   test: (shop: Workshop) => Promise<void>,
 ): void {
-  const missing = programs.filter((program) => !find(program));
+  const missing = [...programs, "setsid"].filter((program) => !find(program));
   const packages = new Set(missing.map((program) => PACKAGES[program] ?? program));
   const advice = `${missing.join(", ")} missing: apt-get install ${[...packages].join(" ")}`;
   if (missing.length && !Deno.env.get("CI")) console.error(`SKIPPED: ${name}: ${advice}`);
@@ -221,7 +222,7 @@ export class Workshop implements AsyncDisposable {
 
   /** The words that start one of the examples. */
   example(name: string, ...args: readonly (string | number)[]): string[] {
-    return ["sh", resolve(ROOT, "examples", name), ...args.map(String)];
+    return [resolve(ROOT, "examples", name), ...args.map(String)];
   }
 
   /** Starts a tcpserver on a port that is free; on another one where somebody was quicker. */
