@@ -187,5 +187,9 @@ function parseDescriptor(word: string): number {
 /** Puts what the user wrote on one line, whatever it is. */
 function quote(word: unknown): string {
   const text = String(word);
-  return JSON.stringify(text.length > 40 ? text.slice(0, 40) + "..." : text);
+  const json = JSON.stringify(text.length > 40 ? text.slice(0, 40) + "..." : text);
+  // JSON leaves these as they are, and a terminal takes U+009B for an escape sequence.
+  return json.replace(/[\x7f-\x9f\u2028\u2029]/g, (letter) => {
+    return `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
 }
