@@ -131,33 +131,30 @@ function onThread<const P extends Deno.NativeType[]>(name: string, ...parameters
   };
 }
 
-/** A function that is called once a turn: slow at first, and compiled when it proves to be needed. */
-interface Hot {
-  fcntl(fd: number, command: number, argument: number): number;
-  epoll_wait(epoll: number, events: Deno.PointerValue, most: number, milliseconds: number): number;
-  splice(from: number, a: null, to: number, b: null, length: number, flags: number): number;
-}
-
-let hot: Hot = {
+const cold = {
   fcntl: lazily("fcntl", "i32", "i32", "i32"),
   epoll_wait: lazily("epoll_wait", "i32", "pointer", "i32", "i32"),
   splice: lazily("splice", "i32", "pointer", "i32", "pointer", "u32", "u32"),
 };
 
-let isCompiled = false;
-
-/**
- * Makes the functions of every turn ten times as fast, once. It takes 1.5 ms,
- * which is too much for the start and nothing for what runs longer.
- */
-export function compile(): void {
-  if (isCompiled) return;
-  isCompiled = true;
-  hot = Deno.dlopen("libdl.so.2", {
+/** The same, called each turn: ten times as fast, but it takes 1.5 ms to make them. */
+function compiled() {
+  return Deno.dlopen("libdl.so.2", {
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
     splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
   }).symbols;
+}
+
+let hot: ReturnType<typeof compiled> | undefined;
+
+/**
+ * Makes the functions of every turn fast: too long for the start, and nothing
+ * for what goes on. (Each has two calls in the source, as V8 makes only that
+ * call fast which has never had another function to call.)
+ */
+export function compile(): void {
+  hot ??= compiled();
 }
 
 /** Turns C's -1 into the negative errno. To be called on the result at once. */
@@ -200,17 +197,22 @@ const thread = {
   epoll_wait: onThread("epoll_wait", "i32", "buffer", "i32", "i32"),
   poll: onThread("poll", "buffer", "u64", "i32"),
   read: onThread("read", "i32", "buffer", "usize"),
+  usleep: onThread("usleep", "u32"),
   write: onThread("write", "i32", "buffer", "usize"),
 };
 
 /** Moves up to `length` bytes between descriptors, one of them a pipe, never waiting on a pipe (splice(2)). */
 export function splice(from: number, to: number, length: number): number {
-  return moved(hot.splice(from, null, to, null, length, SPLICE_F_NONBLOCK));
+  return moved(
+    hot
+      ? hot.splice(from, null, to, null, length, SPLICE_F_NONBLOCK)
+      : cold.splice(from, null, to, null, length, SPLICE_F_NONBLOCK),
+  );
 }
 
 /** fcntl(2). */
 export function fcntl(fd: number, command: number, argument = 0): number {
-  return checked(hot.fcntl(fd, command, argument));
+  return checked(hot ? hot.fcntl(fd, command, argument) : cold.fcntl(fd, command, argument));
 }
 
 /** read(2): may wait, unless poll(2) said that it need not. */
@@ -271,6 +273,14 @@ export async function pollOnThread(
   milliseconds: number,
 ): Promise<void> {
   await thread.poll(new Int32Array([fd, events]), 1n, milliseconds);
+}
+
+/**
+ * Lets the event loop run for 0.1 ms. Where what is awaited is there sooner, the
+ * runtime does not look at anything else: signals went unheard for seconds.
+ */
+export async function rest(): Promise<void> {
+  await thread.usleep(1);
 }
 
 /** What statx(2) tells of a descriptor. */
@@ -372,7 +382,11 @@ export function epollWait(
   most: number,
   milliseconds: number,
 ): number {
-  return checked(hot.epoll_wait(epoll, events, most, milliseconds));
+  return checked(
+    hot
+      ? hot.epoll_wait(epoll, events, most, milliseconds)
+      : cold.epoll_wait(epoll, events, most, milliseconds),
+  );
 }
 
 /** epoll_wait(2) on another thread; what it finds goes into `events`, -1 tells no reason. */
