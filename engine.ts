@@ -204,7 +204,8 @@ export class Copier {
       if (left > 0 && (events > 0 || ready.length)) continue;
       // The event loop's turn: a short one where the time is up or a signal has
       // come (-EINTR), a long one where there is nothing to do.
-      await this.#readiness.idle(left > 0 && events === 0 && this.#open ? -1 : 0);
+      if (left > 0 && events === 0 && this.#open) await this.#readiness.idle();
+      else await libc.rest();
       this.#until = performance.now() + (this.#underWay ? THREAD_HOLD : this.#hold);
     }
   }

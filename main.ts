@@ -12,7 +12,7 @@ import { Copier, DescriptorError } from "./engine.ts";
 const WELL = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
 
 /** How long the event loop waits for the copying at a stretch, in milliseconds: signals wait with it. */
-const HOLD = 50;
+const HOLD = 25;
 
 async function main(args: readonly string[]): Promise<number> {
   try {

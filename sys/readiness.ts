@@ -69,16 +69,16 @@ export class Readiness {
 
   /**
    * Lets the event loop run until something is ready or {@linkcode wake} is
-   * called, for at most `milliseconds` (-1: for ever). The wait itself is on
-   * another thread; what is ready the next {@linkcode wait} tells.
+   * called. The wait itself is on another thread; what is ready the next
+   * {@linkcode wait} tells.
    */
-  async idle(milliseconds: number): Promise<void> {
+  async idle(): Promise<void> {
     if (this.#waker === undefined) {
       this.#waker = opened("eventfd", libc.eventfd());
       // Edge-triggered, so that nobody has to read the counter back.
       this.#control(ADD, this.#waker, libc.IN | EDGE);
     }
-    await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, milliseconds);
+    await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, -1);
   }
 
   /** Ends an {@linkcode idle} that is under way. */
