@@ -30,7 +30,9 @@ export function showProgress(
   size: number,
   log: Log,
 ): () => void {
-  const isTerminal = Deno.stderr.isTerminal();
+  // Where the data itself goes to a terminal, a line that is drawn over and over is in its way.
+  const isTerminal = Deno.stderr.isTerminal() &&
+    !channels.some(({ wfd }) => new Descriptor(wfd).isTerminal());
   const progress = new Progress(channels, size);
   const draw = () => {
     if (isTerminal) log.live(progress.line(width() - 1), width());
