@@ -135,6 +135,7 @@ export class Descriptor implements Disposable {
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>;
     for (;;) {
+      this.#mustBeOpen("read");
       const result = this.mayWait ? await this.readOnThread(bytes) : this.tryRead(bytes);
       if (result !== -libc.EAGAIN) return this.#outcome("read", result) || null;
       await libc.pollOnThread(this.fd, libc.IN, -1);
@@ -143,6 +144,7 @@ export class Descriptor implements Disposable {
 
   /** Reads into `p`, waiting on this thread. Otherwise as {@linkcode read}. */
   readSync(p: Uint8Array): number | null {
+    this.#mustBeOpen("read");
     for (;;) {
       const result = libc.read(this.fd, p as Uint8Array<ArrayBuffer>);
       if (result !== -libc.EAGAIN) return this.#outcome("read", result) || null;
@@ -154,6 +156,7 @@ export class Descriptor implements Disposable {
   async write(p: Uint8Array): Promise<number> {
     const bytes = p as Uint8Array<ArrayBuffer>;
     for (;;) {
+      this.#mustBeOpen("write");
       const result = this.mayWait ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
       if (result !== -libc.EAGAIN) return this.#outcome("write", result);
       await libc.pollOnThread(this.fd, libc.OUT, -1);
@@ -162,11 +165,17 @@ export class Descriptor implements Disposable {
 
   /** Writes from `p`, waiting on this thread. Otherwise as {@linkcode write}. */
   writeSync(p: Uint8Array): number {
+    this.#mustBeOpen("write");
     for (;;) {
       const result = libc.write(this.fd, p as Uint8Array<ArrayBuffer>);
       if (result !== -libc.EAGAIN) return this.#outcome("write", result);
       libc.poll(this.fd, libc.OUT, -1);
     }
+  }
+
+  // The number may be one of the runtime's own by now.
+  #mustBeOpen(operation: string): void {
+    if (this.#closed) throw new SystemError(operation, this.fd, libc.EBADF);
   }
 
   #outcome(operation: string, result: number): number {
@@ -206,6 +215,7 @@ export class Descriptor implements Disposable {
 
   /** Shuts one direction of a socket down for all who hold it: 0 the read side, 1 the write side. */
   shutdown(how: 0 | 1): void {
+    this.#mustBeOpen("shutdown");
     // A peer that has gone already (ENOTCONN) needs no telling.
     const result = libc.shutdown(this.fd, how);
     if (result < 0 && result !== -libc.ENOTCONN) throw new SystemError("shutdown", this.fd, result);

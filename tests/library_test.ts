@@ -488,6 +488,33 @@ Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async 
   ]);
 });
 
+Deno.test("Descriptor does nothing after close: its number may be another file's by then", async () => {
+  const code = `
+    const closed = new Descriptor(3);
+    closed.close();
+    using file = await Deno.open("deno.json"); // takes the number that is free
+    const bytes = new Uint8Array(10);
+    const calls = [
+      () => closed.read(bytes),
+      () => closed.readSync(bytes),
+      () => closed.write(bytes),
+      () => closed.writeSync(bytes),
+      () => closed.shutdown(1),
+    ];
+    for (const call of calls) {
+      try {
+        say(await call());
+      } catch (error) {
+        say(error.message);
+      }
+    }
+  `;
+  using running = program(code, { 3: open("/dev/null", O_RDONLY) });
+  const says = (operation: string) => `${operation} 3: Bad file descriptor`;
+  const operations = ["read", "read", "write", "write", "shutdown"];
+  assertEquals(await said(running), operations.map(says));
+});
+
 Deno.test("Descriptor says what it is", async () => {
   const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
   const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
