@@ -1,0 +1,86 @@
+/**
+ * Says what iocopy needs and does not find here, and how to get it.
+ *
+ *     deno task doctor               what is there, what is missing, for what
+ *     deno task doctor --packages    the Debian packages of it all
+ *
+ * The exit status is 1 where iocopy itself would not run.
+ *
+ * @module
+ */
+
+/** The oldest Deno that runs it: the first that reads the lock file. */
+const OLDEST = [2, 3];
+
+/** Programs, by what they are for: their Debian packages and what each is known by. */
+const PROGRAMS: Record<string, Record<string, string>> = {
+  "the tunnels": { "ucspi-tcp": "tcpserver", "openssh-client": "ssh" },
+  "all tests": {
+    "openssh-server": "/usr/sbin/sshd",
+    rsync: "rsync",
+    curl: "curl",
+    s6: "s6-ipcserver",
+    socat: "socat",
+    ncat: "ncat",
+    strace: "strace",
+    mandoc: "mandoc",
+    tmux: "tmux",
+    procps: "ps",
+    systemd: "systemd-socket-activate",
+    python3: "python3",
+  },
+  "the benchmark": { pv: "pv", gcc: "cc", "libc6-dev": "/usr/include/stdio.h" },
+};
+
+function isThere(program: string): boolean {
+  const folders = program.startsWith("/") ? [""] : (Deno.env.get("PATH") ?? "").split(":");
+  return folders.some((folder) => {
+    try {
+      return Deno.statSync(folder ? `${folder}/${program}` : program).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** What iocopy itself needs: whether it is there, what it is, what to do about it. */
+function necessities(): [boolean, string, string][] {
+  const { os } = Deno.build;
+  const [major = 0, minor = 0] = Deno.version.deno.split(".").map(Number);
+  const [oldMajor = 0, oldMinor = 0] = OLDEST;
+  const isNew = major > oldMajor || major === oldMajor && minor >= oldMinor;
+  return [
+    [os === "linux", `Linux (this is ${os})`, "splice(2) and epoll(7) are Linux's"],
+    [isNew, `Deno ${OLDEST.join(".")} or later (this is ${Deno.version.deno})`, "deno upgrade"],
+    [hasLibc(), "the GNU C library (libdl.so.2)", "musl will not do, nor does Deno run on it"],
+  ];
+}
+
+function hasLibc(): boolean {
+  try {
+    Deno.dlopen("libdl.so.2", {}).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+if (import.meta.main) {
+  if (Deno.args.includes("--packages")) {
+    console.log(Object.values(PROGRAMS).flatMap(Object.keys).join(" "));
+    Deno.exit(0);
+  }
+  const needed = necessities();
+  for (const [well, what, advice] of needed) {
+    console.log(well ? `ok       ${what}` : `MISSING  ${what}: ${advice}`);
+  }
+  for (const [purpose, programs] of Object.entries(PROGRAMS)) {
+    const missing = Object.keys(programs).filter((name) => !isThere(programs[name] ?? name));
+    console.log(
+      missing.length
+        ? `missing  for ${purpose}: apt-get install ${missing.join(" ")}`
+        : `ok       for ${purpose}`,
+    );
+  }
+  if (needed.some(([well]) => !well)) Deno.exit(1);
+}
