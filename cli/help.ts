@@ -4,13 +4,22 @@ export const HELP = `usage: iocopy [options] rfd1 wfd1 [rfd2 wfd2 ...]
 Copies data between pairs of inherited descriptors, from each rfd to its wfd.
 
   v, -v, --verbose      report every operation on standard error
-  -b, --buffer=SIZE     the most bytes in flight in each channel: 1 to 64M, with
-                        k and M for 1024 and 1048576; 1M where not given
+  s, -s, --stats        print statistics at the end; --stats=json as JSON
+  p, -p, --progress     show the progress
+         --size=SIZE    how much there is to copy, for the progress
+  x, -x, --dump         show the bytes in hexadecimal
+  -t, --timeout=SECONDS give up when nothing has moved for so long
+  -b, --buffer=SIZE     the most bytes in flight in each channel: 1 to 64M;
+                        1M where not given
   -h, --help            print this and end
   -V, --version         print the version and end
+
+A SIZE may end in k, M, G or T, for 1024 and so on. Flags without a dash may
+stand together: vs.
 
   iocopy 0 1            is cat
   iocopy v 0 7 6 1      joins a ucspi client, and says what it does
 
-Exit status: 0 all channels ended well, 100 wrong use, 111 the system refused.
+Exit status: 0 all channels ended well, 100 wrong use, 111 the system refused,
+128 + n signal n ended it.
 `;

@@ -33,10 +33,10 @@ export class UsageError extends Error {
 }
 
 /** The options that take no value: GNU's names, the first letter being the short one. */
-const FLAGS = ["verbose", "stats", "progress", "dump", "help", "version"] as const;
+export const FLAGS = ["verbose", "stats", "progress", "dump", "help", "version"] as const;
 
 /** Flags in the original's spelling, without a dash: `v`. */
-const LETTERS: Record<string, typeof FLAGS[number]> = {
+export const LETTERS: Record<string, typeof FLAGS[number]> = {
   v: "verbose",
   s: "stats",
   p: "progress",
@@ -44,10 +44,10 @@ const LETTERS: Record<string, typeof FLAGS[number]> = {
 };
 
 /** Options that take a value. */
-const VALUES = ["buffer", "timeout", "size"] as const;
+export const VALUES = ["buffer", "timeout", "size"] as const;
 
 /** The short names, with one dash. */
-const SHORT: Record<string, string> = {
+export const SHORT: Record<string, string> = {
   ...LETTERS,
   h: "help",
   V: "version",
@@ -71,8 +71,8 @@ const UNITS: Record<string, number> = {
 /** The most that each size may be: memory that nothing gains from, and what a number can count. */
 const MOST = { buffer: "64M", size: "8192T" } as const;
 
-/** The longest timeout, in seconds. */
-const YEARS = 1e9;
+/** The shortest timeout and the longest, in seconds: less is no time, more no use. */
+const SECONDS = { least: 0.001, most: 1e9 };
 
 /** Reads the command line. Throws a {@linkcode UsageError}. */
 export async function parse(args: readonly string[]): Promise<Settings> {
@@ -152,8 +152,10 @@ function toBytes(text: string): number {
 /** The number of seconds that `text` says, fractions and all. */
 function parseSeconds(option: string, text: unknown): number {
   const seconds = /^(\d+\.?|\d*\.\d+)$/.test(String(text)) ? Number(text) : NaN;
-  if (seconds > 0 && seconds <= YEARS) return seconds;
-  throw new UsageError(`--${option}: ${quote(text)} is not a number of seconds above 0`);
+  const { least, most } = SECONDS;
+  if (seconds >= least && seconds <= most) return seconds;
+  const wanted = `a number of seconds from ${least} to ${most}`;
+  throw new UsageError(`--${option}: ${quote(text)} is not ${wanted}`);
 }
 
 /** Reads descriptors two by two, and before or between the pairs options in the original's spelling. */

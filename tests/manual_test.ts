@@ -1,0 +1,56 @@
+import { assert, assertEquals } from "@std/assert";
+import { HELP } from "../cli/help.ts";
+import { FLAGS, SHORT, VALUES } from "../cli/options.ts";
+import { ROOT } from "./harness.ts";
+import { testWith } from "./programs.ts";
+
+const MANUAL = `${ROOT}/man/iocopy.1`;
+
+/** `-b --buffer`, `--size`, ...: what the program takes. */
+const OPTIONS = [...FLAGS, ...VALUES].map((long) => {
+  const [letter] = Object.entries(SHORT).find(([, name]) => name === long) ?? [];
+  return letter ? `-${letter} --${long}` : `--${long}`;
+}).sort();
+
+/** The same of a text: each line of it where `line` finds an option, and both spellings there. */
+function optionsOf(text: string, line: RegExp): string[] {
+  const lines = text.split("\n").filter((candidate) => line.test(candidate));
+  return lines.map((line) => {
+    const [, letter] = /(?:^|[^-\w])-(\w)\b/.exec(line) ?? [];
+    const [, long] = /--(\w+)/.exec(line) ?? [];
+    return letter ? `-${letter} --${long}` : `--${long}`;
+  }).sort();
+}
+
+Deno.test("--help tells of every option", () => {
+  assertEquals(optionsOf(HELP, /^ .*--\w/), OPTIONS);
+});
+
+Deno.test("the README tells of every option", () => {
+  const readme = Deno.readTextFileSync(`${ROOT}/README.md`);
+  assertEquals(optionsOf(readme, /^\| .*`--\w/), OPTIONS);
+});
+
+Deno.test("the manual page tells of every option", () => {
+  const manual = Deno.readTextFileSync(MANUAL)
+    .replaceAll("Fl Fl ", "--").replaceAll("Fl ", "-");
+  assertEquals(optionsOf(manual, /^\.It -/), OPTIONS);
+});
+
+Deno.test("--help, the README and the manual page tell of the same exit statuses", () => {
+  const manual = Deno.readTextFileSync(MANUAL);
+  const readme = Deno.readTextFileSync(`${ROOT}/README.md`);
+  for (const status of ["0", "100", "111", "128"]) {
+    assert(new RegExp(`\\b${status} `).test(HELP), `--help: ${status}`);
+    assert(new RegExp(`^\\.It ${status}\\b`, "m").test(manual), `manual page: ${status}`);
+    assert(new RegExp(`^\\| ${status} `, "m").test(readme), `README: ${status}`);
+  }
+});
+
+Deno.test("lines of --help fit a terminal", () => {
+  for (const line of HELP.split("\n")) assert(line.length <= 80, line);
+});
+
+testWith(["mandoc"], "mandoc finds no fault with the manual page", async (shop) => {
+  assertEquals(await shop.run("mandoc", "-Tlint", "-Wwarning", MANUAL), "");
+});
