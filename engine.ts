@@ -143,7 +143,7 @@ export class Copier {
     return socket;
   }
 
-  /** How each channel stands, in the order given. */
+  /** How each channel stands, in the order given; goes on to tell while it runs. */
   get channels(): readonly ChannelStatus[] {
     return this.#channels;
   }
@@ -166,7 +166,7 @@ export class Copier {
       this.#pool.close();
       this.#readiness.close();
     }
-    return this.#channels;
+    return this.#channels.map((channel) => channel.status());
   }
 
   /** Reads nothing more; delivers what was read, for `grace` milliseconds at the most. */

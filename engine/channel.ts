@@ -75,6 +75,12 @@ export class Channel implements ChannelStatus {
     return ((this.#endedAt ?? performance.now()) - this.#startedAt) / 1000;
   }
 
+  /** How it stands, in an object of its own. */
+  status(): ChannelStatus {
+    const { rfd, wfd, bytes, operations, seconds, route, ended, error } = this;
+    return { rfd, wfd, bytes, operations, seconds, route, ended, error };
+  }
+
   end(how: "eof" | "hangup" | "error" | "stopped"): void {
     this.state = ENDED;
     this.ended = how;
