@@ -101,7 +101,8 @@ testWith(
     await server.says(/^$/); // -1: it listens
     const words = ["s6-ipcclient", "socket", shop.iocopy, "0", "7", "6", "1"];
     await chat(shop.start(words, { talks: true }));
-    await server.says(/ end pid \d+ uid \d+ exitcode 0$/);
+    const [, status] = await server.says(/ end pid \d+ uid \d+ exitcode (\d+)$/);
+    assertEquals(status, "0", server.story);
   },
 );
 
@@ -119,7 +120,8 @@ testWith(
     await sendAll(connection, sent);
     await connection.closeWrite();
     assertEquals(await within(received, () => server.story), sent);
-    await server.says(/^Child \d+ died with code 0$/);
+    const [, status] = await server.says(/^Child \d+ died with code (\d+)$/);
+    assertEquals(status, "0", server.story);
   },
 );
 
