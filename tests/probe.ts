@@ -104,7 +104,7 @@ export function fillUp(end: End): number {
 /** Whether there is something to read at this moment. */
 export async function hasBytes(end: End): Promise<boolean> {
   const request = new Int32Array([end.fd, 1]);
-  return await libc.poll(request, 1n, 0) === 1 && (request[1] ?? 0) >> 16 === 1;
+  return await libc.poll(request, 1n, 0) === 1 && ((request[1] ?? 0) >> 16 & 1) === 1;
 }
 
 /** `length` bytes that differ from place to place; the same for the same seed. */
