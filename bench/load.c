@@ -17,8 +17,9 @@
  * -t    COMMAND is killed after so long: it hangs
  *
  * Without COMMAND the left side is joined to itself: load's own speed.  The clock
- * of bulk and both runs from the first byte that comes out to the last one, so
- * that the start of COMMAND does not count.  Every byte is compared. */
+ * of bulk and both starts when a tenth has come out, so that neither the start of
+ * COMMAND counts nor how it warms up, and ends with the last byte.  Every byte is
+ * compared. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -42,6 +43,7 @@
 
 #define PIECE (256 * 1024) /* fits the processor's cache */
 #define PERIOD 262147      /* a prime: no block size of a copier divides it */
+#define WARM 10            /* one in so many bytes passes before the clock starts */
 #define WARMUP 100         /* round trips before the first that counts */
 #define SETTLE 1           /* seconds before an idle copier is watched */
 
@@ -129,11 +131,21 @@ static void finish(int fd) { shutdown(fd, SHUT_WR); close(fd); }
 
 /* ---- Bytes that flow. */
 
-struct flow {
-  int into, outof;
-  uint64_t length, came, first, seed;
-  double since, until, cpu_since, cpu_until;
-};
+struct flow { int into, outof; uint64_t length, came, seed; };
+
+/* All flows together: the clock's start and end. */
+static uint64_t due, arrived, warm;
+static double since, until, cpu_since, cpu_until;
+
+static void clock_bytes(uint64_t k) {
+  uint64_t now_arrived = __atomic_add_fetch(&arrived, k, __ATOMIC_SEQ_CST);
+  uint64_t start = due / WARM + 1;
+  if (now_arrived >= start && now_arrived - k < start) {
+    warm = now_arrived;
+    since = now(), cpu_since = cpu();
+  }
+  if (now_arrived >= due) until = now(), cpu_until = cpu();
+}
 
 static void *send_all(void *p) {
   struct flow *f = p;
@@ -150,13 +162,12 @@ static void *send_all(void *p) {
 static void *take_all(void *p) {
   struct flow *f = p;
   unsigned char *bytes = malloc(PIECE);
-  for (ssize_t k; (k = read(f->outof, bytes, PIECE)) > 0;) {
-    if (!f->came) { f->first = k; f->since = now(); f->cpu_since = cpu(); }
-    uint64_t due = f->came < f->length ? f->length - f->came : 0;
-    if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, due < (uint64_t)k ? due : k))
+  for (ssize_t k; (k = read(f->outof, bytes, PIECE)) > 0; f->came += k) {
+    uint64_t left = f->came < f->length ? f->length - f->came : 0;
+    if (left > (uint64_t)k) left = k;
+    if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, left))
       fail("wrong bytes after %llu", (unsigned long long)f->came);
-    f->came += k;
-    if (f->came >= f->length) { f->until = now(); f->cpu_until = cpu(); }
+    clock_bytes(k);
   }
   if (f->came != f->length)
     fail("%llu bytes of %llu", (unsigned long long)f->came, (unsigned long long)f->length);
@@ -166,20 +177,17 @@ static void *take_all(void *p) {
 
 static void stream(struct flow *f, int flows) {
   pthread_t t[4];
+  due = f->length * flows;
   for (int i = 0; i < flows; i++) {
     pthread_create(&t[2 * i], 0, take_all, &f[i]);
     if (f[i].into >= 0) pthread_create(&t[2 * i + 1], 0, send_all, &f[i]);
   }
-  double bytes = 0, since = f[0].since, until = 0, used_since = 0, used_until = 0;
   for (int i = 0; i < flows; i++) {
     pthread_join(t[2 * i], 0);
     if (f[i].into >= 0) pthread_join(t[2 * i + 1], 0);
-    if (!i || f[i].since < since) { since = f[i].since; used_since = f[i].cpu_since; }
-    if (f[i].until > until) { until = f[i].until; used_until = f[i].cpu_until; }
-    bytes += f[i].came - f[i].first;
   }
-  printf("\"bytes\":%.0f,\"seconds\":%.6f,\"cpu\":%.6f,", bytes, until - since,
-         used_until - used_since);
+  printf("\"bytes\":%llu,\"seconds\":%.6f,\"cpu\":%.6f,", (unsigned long long)(arrived - warm),
+         until - since, cpu_until - cpu_since);
 }
 
 /* ---- One byte at a time. */
@@ -197,9 +205,9 @@ static int ascending(const void *a, const void *b) {
 static void ping(struct side l, struct side r, int count) {
   double *took = calloc(count + 1, sizeof *took);
   for (int i = -WARMUP; i < count; i++) {
-    double since = now();
+    double sent = now();
     if (!pass(l.out, r.in) || !pass(r.out, l.in)) { fail("no answer"); break; }
-    if (i >= 0) took[i] = now() - since;
+    if (i >= 0) took[i] = now() - sent;
   }
   qsort(took, count, sizeof *took, ascending);
   printf("\"p50\":%.1f,\"p99\":%.1f,", took[count / 2] * 1e6, took[count * 99 / 100] * 1e6);
@@ -296,7 +304,7 @@ int main(int argc, char **argv) {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, apart[i])) die("socketpair");
   if (!strcmp(mode, "start") && write(l.out, "x", 1) != 1) die("write");
 
-  double since = now();
+  double started = now();
   if (*command && !(copier = fork())) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_DFL);
@@ -329,13 +337,13 @@ int main(int argc, char **argv) {
     struct pollfd either[2] = {{l.in, POLLIN, 0}, {r.in, POLLIN, 0}};
     char c;
     ssize_t came = 0;
-    for (int i = 0, left = 2; came != 1 && left && poll(either, 2, -1) > 0; i = !i)
+    for (int i = 0, sides = 2; came != 1 && sides && poll(either, 2, -1) > 0; i = !i)
       if (either[i].revents && (came = read(either[i].fd, &c, 1)) != 1) {
         either[i].fd = -1; /* a filter has closed this side */
-        left--;
+        sides--;
       }
     if (came != 1) fail("no byte came");
-    printf("\"start\":%.3f,", (now() - since) * 1e3);
+    printf("\"start\":%.3f,", (now() - started) * 1e3);
   } else { fprintf(stderr, "load: %s is no mode\n", mode); return 2; }
 
   int status = 0;

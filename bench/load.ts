@@ -13,7 +13,7 @@ export type Kind = "file" | "pipe" | "tcp" | "unix";
 
 /** What one run saw: NaN where its mode does not tell. */
 export interface Outcome {
-  /** bulk, both: bytes after the first piece, for how long, and the copier's CPU meanwhile. */
+  /** bulk, both: bytes after the first tenth, for how long, and the copier's CPU meanwhile. */
   bytes: number;
   seconds: number;
   cpu: number;
