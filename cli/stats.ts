@@ -47,7 +47,7 @@ function amount({ bytes, seconds }: { bytes: number; seconds: number }): string 
   return `${bytes} bytes in ${seconds.toFixed(3)} s, ${forPeople(seconds && bytes / seconds)}/s`;
 }
 
-const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
 /**
  * So many bytes for people: "1.03 MB". @std/fmt/bytes does the same, and takes

@@ -1,0 +1,98 @@
+/** The timeout: when nothing has moved for so long, and only then. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { onTimeout } from "../cli/timeout.ts";
+import { pipe, tcpPair, terminal, unixPair } from "./ends.ts";
+import { fillUp, iocopy, within } from "./probe.ts";
+import { pause } from "./watching.ts";
+
+Deno.test("nothing has ever moved: 111, and the peer gets its end of file", async () => {
+  const [input, stdin] = pipe();
+  const [near, far] = tcpPair();
+  using running = iocopy("-t 0.3 0 7 7 1", { 0: input, 7: near });
+  assertEquals(await within("the end of file", far.readAll()), new Uint8Array(0));
+  assertEquals(await running.outcome, {
+    code: 111,
+    signal: null,
+    stderr: "iocopy: timeout: nothing moved for 0.3 s\n",
+  });
+  for (const end of [stdin, far]) end.close();
+});
+
+Deno.test("something moved, and then nothing: all of it is delivered", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  await stdin.write("onetwo");
+  using running = iocopy("--timeout=.5 s 0 1", { 0: input, 1: output });
+  assertEquals(new TextDecoder().decode(await within("the end", stdout.readAll())), "onetwo");
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 111);
+  const [why = "", channel = ""] = stderr.split("\n");
+  assertEquals(why, "iocopy: timeout: nothing moved for 0.5 s");
+  assertMatch(channel, /^iocopy: 0 -> 1: 6 bytes in .*, stopped$/);
+  for (const end of [stdin, stdout]) end.close();
+});
+
+Deno.test("a reader that is stuck is not waited for any longer, and what it misses is told", async () => {
+  const [from, source] = tcpPair();
+  const [to, sink] = unixPair();
+  fillUp(sink);
+  await from.write("nobody reads this");
+  using running = iocopy("-t1 6 7 7 6", { 6: source, 7: sink });
+  assertEquals(await within("the end of file", from.readAll()), new Uint8Array(0));
+  assertEquals(await running.outcome, {
+    code: 111,
+    signal: null,
+    stderr: "iocopy: timeout: nothing moved for 1 s\niocopy: write 7: Operation canceled\n",
+  });
+  for (const end of [from, to]) end.close();
+});
+
+Deno.test("a terminal where nobody types times out too", async () => {
+  const [master, slave] = terminal();
+  using running = iocopy("-t 0.3 6 6", { 6: slave });
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: timeout: nothing moved for 0.3 s\n"]);
+  master.close();
+});
+
+Deno.test("one channel that moves keeps all of them", async () => {
+  const SECONDS = 1;
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const [idle, unused] = pipe();
+  using running = iocopy(`-t ${SECONDS} 0 1 3 1`, { 0: input, 1: output, 3: idle });
+  const start = performance.now();
+  // For twice the timeout, unless this machine itself stands still for longer.
+  let longest = 0, last = start;
+  while (last - start < 2000 * SECONDS) {
+    await stdin.write("x");
+    await within("a byte", stdout.readExactly(1));
+    const now = performance.now();
+    [longest, last] = [Math.max(longest, now - last), now];
+    await pause();
+  }
+  stdin.close();
+  unused.close();
+  const { code, stderr } = await running.outcome;
+  assert(code === 0 && stderr === "" || longest > 400 * SECONDS, `${code} ${stderr}`);
+  stdout.close();
+});
+
+Deno.test("the timeout never comes early, and only once", async () => {
+  const channel = { rfd: 0, wfd: 1, bytes: 0, operations: 0, seconds: 0, route: "copy" as const };
+  const moving = { ...channel, ended: undefined, error: undefined };
+  const times: number[] = [];
+  const start = performance.now();
+  const end = onTimeout([moving], 0.2, () => times.push(performance.now()));
+  let last = start;
+  while (performance.now() - start < 500) {
+    last = performance.now();
+    moving.operations++;
+    await pause();
+  }
+  while (times.length === 0 && performance.now() - start < 30_000) await pause();
+  assert((times[0] ?? 0) - last >= 199, `${times} after ${last}`);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assertEquals(times.length, 1);
+  end();
+});
