@@ -1,0 +1,215 @@
+/** What it touches of the world: nothing but the descriptors that it was given. */
+import { assert, assertEquals } from "@std/assert";
+import { resolve } from "node:path";
+import { pipe, unixPair } from "./ends.ts";
+import { BINARY, COMMAND, ROOT } from "./harness.ts";
+import { descriptors, iocopy, lacks, listens } from "./probe.ts";
+
+/** Runs `0 1` under `command` and passes two texts through it; what happens between, `meanwhile` sees. */
+async function copies(
+  command: readonly string[],
+  options: { env?: Record<string, string>; cwd?: string } = {},
+  meanwhile: (pid: number) => void = () => {},
+): Promise<void> {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  using running = iocopy("0 1", { 0: input, 1: output }, { command, ...options });
+  try {
+    await stdin.write("there");
+    const arrived = await stdout.readText(5);
+    if (arrived !== "there") throw new Error((await running.outcome).stderr);
+    meanwhile(running.pid);
+    await stdin.write("and back");
+    assertEquals(await stdout.readText(8), "and back");
+    stdin.close();
+    const outcome = await running.outcome;
+    assertEquals([outcome.code, outcome.signal, outcome.stderr], [0, null, ""]);
+  } finally {
+    stdin.close();
+    stdout.close();
+  }
+}
+
+/** As little as the executable, or the runtime and its cache, needs. */
+const MINIMAL: Record<string, string> = BINARY ? {} : { DENO_DIR: await denoDir() };
+
+async function denoDir(): Promise<string> {
+  const info = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
+  return JSON.parse(new TextDecoder().decode(info.stdout)).denoDir;
+}
+
+Deno.test("with an empty environment, in /", async () => {
+  await copies(COMMAND, { env: MINIMAL, cwd: "/" });
+});
+
+Deno.test(
+  "with the permission for FFI and no other",
+  { ignore: BINARY !== undefined },
+  async () => {
+    const denied = ["read", "write", "net", "env", "run", "sys", "import"].map((p) =>
+      `--deny-${p}`
+    );
+    const main = resolve(ROOT, "main.ts");
+    await copies([Deno.execPath(), "run", "--allow-ffi", "--no-prompt", ...denied, main]);
+    // And one without it is told so, in a line.
+    using running = iocopy("0 1", {}, { command: [Deno.execPath(), "run", "--no-prompt", main] });
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 111);
+    assert(/^iocopy: .*ffi.*\n$/.test(stderr), stderr);
+  },
+);
+
+Deno.test("it listens on no port, and holds no socket to anybody", async () => {
+  const [from, source] = unixPair();
+  const [to, sink] = unixPair();
+  using running = iocopy("6 7", { 6: source, 7: sink });
+  await from.write("runs");
+  await to.readText(4);
+  assert(!listens(running.pid));
+  const files = [...descriptors(running.pid).values()].filter((name) => name.startsWith("/"));
+  // From source, the runtime holds what it caches, in its own folder.
+  const own = BINARY ?? await denoDir();
+  assertEquals(files.filter((name) => name !== "/dev/null" && !name.startsWith(own)), []);
+  from.close();
+  assertEquals((await running.outcome).code, 0);
+  to.close();
+});
+
+Deno.test("once it copies, it opens no file and no socket, and makes no process", {
+  ignore: lacks("strace"),
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const strace = ["-D", "-f", "--quiet=attach", "-o", `${folder}/trace`];
+    const calls =
+      "trace=%file,socket,bind,listen,connect,accept,accept4,execve,fork,vfork,fcntl,splice";
+    const [input, stdin] = pipe();
+    const [stdout, output] = pipe();
+    using running = iocopy("0 1", { 0: input, 1: output }, {
+      command: ["strace", ...strace, "-e", calls, ...COMMAND],
+    });
+    for (let i = 0; i < 200; i++) {
+      await stdin.write("to and fro");
+      await stdout.readText(10);
+    }
+    stdin.close();
+    assertEquals((await running.outcome).code, 0);
+    const trace = (await traced(`${folder}/trace`)).split("\n");
+    const first = trace.findIndex((line) => line.includes(" splice(0"));
+    assert(first > 0, "no copying was traced");
+    const opened = trace.slice(first).filter((line) =>
+      /\b(open|openat|creat|socket|bind|listen|connect|execve|unlink|rename|mkdir)\w*\(/.test(line)
+    );
+    // The runtime looks at the machine for its clock and its memory, when it comes to that.
+    // From source it loads what is needed only now, out of its cache.
+    const own = ["/proc/", "/sys/", ...BINARY ? [] : [await denoDir(), ROOT]];
+    const foreign = opened.filter((line) =>
+      !line.includes("O_RDONLY") || !own.some((folder) => line.includes(`"${folder}`))
+    );
+    assertEquals(foreign, []);
+    if (!BINARY) return;
+    // Of an executable all of its life is known: it writes and makes nothing, anywhere.
+    const written = trace.filter((line) =>
+      /O_(WRONLY|RDWR|CREAT)|\b(bind|listen|connect|mkdir)\(/.test(line)
+    );
+    assertEquals(written.filter((line) => !line.includes('"/dev/null"')), []);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** What strace wrote, once it has ended: it may outlive what it traces. */
+async function traced(path: string): Promise<string> {
+  for (;;) {
+    const text = await Deno.readTextFile(path);
+    if (text.includes("+++ exited with") && text.endsWith("+++\n")) return text;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+// ---- As other users and in other worlds; these need root.
+
+const ROOTLESS = Deno.uid() !== 0;
+if (ROOTLESS && Deno.env.has("CI")) throw new Error("the tests of privilege need root");
+if (ROOTLESS) console.error("SKIPPED: the tests of privilege need root (run them with sudo)");
+
+const NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+
+/** The command in a place that everybody may read, and what it is started with there. */
+async function forEverybody(folder: string): Promise<readonly string[]> {
+  await Deno.chmod(folder, 0o755);
+  if (BINARY) {
+    await Deno.copyFile(BINARY, `${folder}/iocopy`);
+    return [`${folder}/iocopy`];
+  }
+  for (const part of ["main.ts", "engine.ts", "deno.json", "deno.lock", "engine", "sys", "cli"]) {
+    await new Deno.Command("cp", { args: ["-r", `${ROOT}/${part}`, folder] }).output();
+  }
+  await Deno.copyFile(Deno.execPath(), `${folder}/deno`);
+  await Deno.mkdir(`${folder}/cache`);
+  await new Deno.Command("cp", { args: ["-r", `${await denoDir()}/npm`, `${folder}/cache/`] })
+    .output();
+  await new Deno.Command("chmod", { args: ["-R", "a+rX", folder] }).output();
+  return [`${folder}/deno`, "run", "--allow-ffi", "--no-prompt", `${folder}/main.ts`];
+}
+
+Deno.test("as nobody, in /, with an empty environment", {
+  ignore: ROOTLESS || lacks("setpriv", "util-linux"),
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const command = [...NOBODY, ...await forEverybody(folder)];
+    const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` }; // which nobody may not write
+    await copies(command, { env: { ...env, PATH: "/usr/bin:/bin" }, cwd: "/" });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("as nobody, with every file system read-only", {
+  ignore: ROOTLESS || lacks("unshare", "util-linux") || lacks("setpriv", "util-linux"),
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const [program = "", ...words] = await forEverybody(folder);
+    const script = `set -e
+      mount -n --make-rprivate /
+      for to in $(cut -d' ' -f2 /proc/self/mounts | sort -r); do
+        mount -n -o remount,bind,ro "$to" 2>/dev/null || :
+      done
+      if touch "$0" 2>/dev/null; then echo "not read-only" >&2; exit 1; fi
+      exec ${NOBODY.join(" ")} "$@"`;
+    const wrapped = ["unshare", "--mount", "/bin/sh", "-c", script, `${folder}/probe`, program];
+    const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` };
+    await copies([...wrapped, ...words], {
+      env: { ...env, PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
+      cwd: "/",
+    });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test(
+  "in a chroot that holds only the executable and its libraries, as tcpserver -u would run it",
+  {
+    ignore: BINARY === undefined || ROOTLESS || lacks("chroot", "coreutils"),
+  },
+  async () => {
+    if (!BINARY) return;
+    const folder = await Deno.makeTempDir();
+    try {
+      await Deno.chmod(folder, 0o755);
+      await Deno.copyFile(BINARY, `${folder}/iocopy`);
+      const { stdout } = await new Deno.Command("ldd", { args: [BINARY] }).output();
+      const libraries = [...new TextDecoder().decode(stdout).matchAll(/(\/\S+) \(0x/g)];
+      for (const [, path = ""] of libraries) {
+        await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
+        await Deno.copyFile(path, folder + path);
+      }
+      await copies(["chroot", "--userspec=65534:65534", folder, "/iocopy"], { env: {}, cwd: "/" });
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+);
