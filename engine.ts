@@ -86,6 +86,9 @@ const LINGER = 2000;
 /** After how many turns the functions of each turn are worth compiling. */
 const PROVEN = 64;
 
+/** After this a read on another thread has come back, or still waits and holds nothing, in milliseconds. */
+const RETURN = 100;
+
 /** For shutdown(2). */
 const READ_SIDE = 0, WRITE_SIDE = 1;
 
@@ -173,11 +176,15 @@ export class Copier {
   stop(grace: number = this.#options.grace ?? 5000): void {
     if (this.#stopping) return;
     this.#stopping = true;
+    // A read on another thread may have bytes that have not come back yet.
+    const reads = (channel: Channel) => channel.underWay && !channel.buffer?.held;
     for (const channel of this.#channels) {
-      // A read that another thread still waits in holds nothing.
-      const holds = channel.buffer?.held || channel.outcome;
+      const holds = channel.buffer?.held || channel.outcome || reads(channel);
       if (!holds || channel.lingering) this.#end(channel, "stopped");
     }
+    this.#after(Math.min(RETURN, grace), () => {
+      for (const channel of this.#channels) if (reads(channel)) this.#end(channel, "stopped");
+    });
     this.#after(grace, () => {
       for (const channel of this.#channels) {
         if (channel.state !== ENDED) this.#fail(channel, "write", libc.ECANCELED);
