@@ -140,10 +140,16 @@ testWith([...UCSPI, ...SSHD, "scp"], "ssh and scp: iocopy as the ProxyCommand", 
   for (const way of ways) {
     const options = ["-F", sshd.config, "-o", `ProxyCommand=${way}`];
     const session = shop.start(["ssh", ...options, "127.0.0.1", "cat"], { talks: true });
-    await chat(session); // its end is iocopy's end as well, which has the same standard error
+    await chat(session);
+    const complaints = session.lines.filter((line) => line.startsWith("iocopy: "));
+    // ssh closes both pipes at once: which of them iocopy sees first is a matter of luck.
+    const harmless = way.startsWith("tcpclient") ? ["iocopy: write 1: Broken pipe"] : [];
+    assertEquals(complaints.filter((line) => !harmless.includes(line)), [], session.story);
     await Deno.writeFile(shop.path("somefile"), random(5_000_000));
     await shop.run("scp", ...options, "somefile", `127.0.0.1:${shop.path("copy")}`);
     await shop.run("cmp", "somefile", "copy");
+    // Nothing is left of either: sshd has lost them both.
+    for (let i = 0; i < 2; i++) await statusServed(sshd.server);
   }
 });
 
