@@ -1,6 +1,6 @@
 /** What signals do: end it with nothing lost, stop and continue it, or nothing at all. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { type End, pipe, tcpPair, unixPair } from "./ends.ts";
+import { type End, pipe, tcpPair, terminal, unixPair } from "./ends.ts";
 import { BINARY, COMMAND } from "./harness.ts";
 import {
   fillUp,
@@ -119,6 +119,25 @@ Deno.test("a signal in the first moment loses nothing and leaves no flag", {
 async function leftIn(end: End): Promise<number> {
   return await hasBytes(end) ? (await end.read()).length : 0;
 }
+
+Deno.test("what another thread is reading when the signal comes is delivered", {
+  ignore: lacks("strace"),
+}, async () => {
+  // A terminal is read on another thread; here its bytes take a while to come back.
+  const [master, slave] = terminal();
+  const [stdout, output] = pipe();
+  const path = await Deno.readLink(`/proc/self/fd/${slave.fd}`);
+  const delay = injecting("read:delay_exit=50000:when=1");
+  const command = ["strace", "-P", path, ...delay.slice(1)];
+  using running = watched("0 1", { 0: slave, 1: output }, { command });
+  output.close();
+  await master.write("a line\n");
+  await within("the read", drained(slave));
+  running.kill("SIGTERM");
+  assertEquals((await running.outcome).code, 143);
+  assertEquals(await stdout.readText(7), "a line\n");
+  for (const end of [master, slave, stdout]) end.close();
+});
 
 Deno.test("SIGPIPE never kills it", async () => {
   const [input, stdin] = pipe();
