@@ -191,7 +191,7 @@ Deno.test("as nobody, with every file system read-only", {
 });
 
 Deno.test(
-  "in a chroot that holds only the executable and its libraries, as tcpserver -u would run it",
+  "in a chroot that holds only the executable, its libraries and one link, as tcpserver -u would run it",
   {
     ignore: BINARY === undefined || ROOTLESS || lacks("chroot", "coreutils"),
   },
@@ -207,7 +207,13 @@ Deno.test(
         await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
         await Deno.copyFile(path, folder + path);
       }
-      await copies(["chroot", "--userspec=65534:65534", folder, "/iocopy"], { env: {}, cwd: "/" });
+      // The runtime finds itself through this name, which mounts no /proc.
+      await Deno.mkdir(`${folder}/proc/self`, { recursive: true });
+      await Deno.symlink("/iocopy", `${folder}/proc/self/exe`);
+      await copies(["chroot", "--userspec=65534:65534", folder, "/iocopy"], {
+        env: { PATH: "/usr/sbin:/usr/bin" },
+        cwd: "/",
+      });
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
