@@ -61,6 +61,9 @@ function width(): number {
 /** A piece of the line, and when it has to go: the higher, the earlier. */
 type Piece = [rank: number, text: string];
 
+/** The rank of what goes last. */
+const PERCENTAGE = 0;
+
 /** What there is to show, as a line of text. */
 export class Progress {
   readonly #channels: readonly ChannelStatus[];
@@ -89,14 +92,14 @@ export class Progress {
     const each: Piece[] = this.#channels.length > FEW
       ? [[1, `${this.#channels.length} channels ${size(bytes)}`]]
       : this.#channels.map(({ rfd, wfd, bytes }) => [1, `${rfd}->${wfd} ${size(bytes)}`]);
-    const pieces: Piece[] = [[3, clock(seconds)], ...each];
-    if (!last) pieces.push([4, speed(this.#current(now, bytes))]);
-    pieces.push([last ? 4 : 6, `mean ${speed(mean)}`]);
+    const pieces: Piece[] = [[2, clock(seconds)], ...each];
+    if (!last) pieces.push([3, speed(this.#current(now, bytes))]);
+    pieces.push([last ? 3 : 5, `mean ${speed(mean)}`]);
     const done = sum(this.#counted) / this.#goal;
-    if (this.#goal > 0) pieces.push([2, `${Math.floor(done * 100)}%`.padStart(4)]);
+    if (this.#goal > 0) pieces.push([PERCENTAGE, `${Math.floor(done * 100)}%`.padStart(4)]);
     const left = (this.#goal - sum(this.#counted)) / mean;
     if (this.#goal > 0 && !last && left >= 0) {
-      pieces.push([5, `${left === Infinity ? "-:--:--" : clock(left)} left`]);
+      pieces.push([4, `${left === Infinity ? "-:--:--" : clock(left)} left`]);
     }
     return fit(pieces, columns, this.#goal > 0 ? Math.min(1, done) : undefined);
   }
@@ -118,9 +121,9 @@ function fit(pieces: Piece[], columns: number, done: number | undefined): string
     pieces.splice(pieces.findLastIndex(([rank]) => rank === last), 1);
   }
   const room = Math.min(columns - toText().length - 2, BAR.most);
-  const at = pieces.findIndex(([rank]) => rank === 2);
+  const at = pieces.findIndex(([rank]) => rank === PERCENTAGE);
   if (done !== undefined && at >= 0 && room >= BAR.least) {
-    pieces.splice(at, 0, [0, bar(room, done)]);
+    pieces.splice(at, 0, [PERCENTAGE, bar(room, done)]);
   }
   return toText().slice(0, columns);
 }

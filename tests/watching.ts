@@ -34,6 +34,6 @@ export async function catches(pid: number, signal: number): Promise<void> {
 }
 
 /** A moment, in a loop that waits for what nobody tells of. */
-export function pause(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 5));
+export function pause(milliseconds = 5): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

@@ -1,0 +1,219 @@
+/** The progress, on a real terminal and off it. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Progress } from "../cli/progress.ts";
+import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
+import { COMMAND, ROOT } from "./harness.ts";
+import { DEADLINE, iocopy, lacks, within } from "./probe.ts";
+import { lines, pause } from "./watching.ts";
+
+const CHANNEL = {
+  operations: 2,
+  seconds: 1,
+  route: "copy" as const,
+  ended: undefined,
+  error: undefined,
+};
+
+/** The words of a line, apart by one space. */
+function words(line: string): string {
+  return line.replaceAll(/ +/g, " ");
+}
+
+Deno.test("a line for each width", () => {
+  const there = { ...CHANNEL, rfd: 0, wfd: 7, bytes: 0 };
+  const back = { ...CHANNEL, rfd: 6, wfd: 1, bytes: 0 };
+  const progress = new Progress([there, back], 4_000_000, 0);
+  there.bytes = 1_500_000;
+  progress.line(80, false, 8000);
+  there.bytes = 1_900_000;
+  back.bytes = 100_000;
+  const widths = [150, 120, 100, 80, 60, 40, 30, 20, 10, 1];
+  assertEquals(widths.map((width) => progress.line(width, false, 10_000)), [
+    "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [===================>                  ]   50%  0:00:10 left",
+    "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [=================>                ]   50%  0:00:10 left",
+    "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [=======>      ]   50%  0:00:10 left",
+    "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  [=====>    ]   50%  0:00:10 left",
+    "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s   50%",
+    "0->7 1.90 MB  6->1  100 kB   50%",
+    "0->7 1.90 MB   50%",
+    "0->7 1.90 MB   50%",
+    " 50%",
+    " ",
+  ]);
+});
+
+Deno.test("no line is wider than the terminal, and none says nothing", () => {
+  for (const count of [1, 2, 4, 5, 100]) {
+    for (const size of [1, 5000, 2 ** 53]) {
+      const channels = Array.from(
+        { length: count },
+        (_, n) => ({ ...CHANNEL, rfd: 10 * n, wfd: 10 * n + 1, bytes: 1000 ** (n % 6) }),
+      );
+      const progress = new Progress(channels, size, 0);
+      for (let width = 1; width < 300; width++) {
+        for (const last of [false, true]) {
+          const line = progress.line(width, last, 1e9);
+          assert(line.length <= width && (line.trim() !== "" || width < 4), `${width}: ${line}`);
+        }
+      }
+    }
+  }
+});
+
+Deno.test("off a terminal: a line at the end", async () => {
+  const [input, stdin] = pipe();
+  using running = iocopy("p 0 1", { 0: input });
+  await stdin.write("twelve bytes");
+  stdin.close();
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertMatch(words(stderr), /^iocopy: 0:00:\d\d 0->1 12 B mean \d+ B\/s\n$/);
+});
+
+Deno.test("off a terminal: a line every ten seconds", async () => {
+  const [input, stdin] = pipe();
+  const [log, logging] = pipe();
+  using running = iocopy("p --size=24 0 1", { 0: input, 2: logging });
+  await stdin.write("twelve bytes");
+  const line = await within("a line", lines(log)());
+  assertMatch(
+    words(line),
+    /^iocopy: 0:00:1\d 0->1 12 B 1 B\/s mean 1 B\/s \[=+> +\] 50% 0:00:1\d left$/,
+  );
+  stdin.close();
+  assertEquals((await running.outcome).code, 0);
+  log.close();
+});
+
+Deno.test("a regular file says itself how much there is, from where it is read", async () => {
+  const directory = await Deno.makeTempDir();
+  const path = `${directory}/file`;
+  await Deno.writeFile(path, new Uint8Array(100_000));
+  const file = open(path, O_RDONLY);
+  await file.readExactly(40_000);
+  using running = iocopy("p 0 1", { 0: file });
+  const { stderr } = await running.outcome;
+  assertMatch(words(stderr), / 0->1 60\.0 kB mean .* \[=+\] 100%\n$/);
+  await Deno.remove(directory, { recursive: true });
+});
+
+/** A terminal of its own, in which iocopy runs. */
+class Screen implements AsyncDisposable {
+  readonly #directory = Deno.makeTempDirSync();
+  /** What iocopy reads as 0, and writes as 1, where it does. */
+  readonly stdin = this.#fifo("0");
+  readonly stdout = this.#fifo("1");
+
+  #fifo(name: string) {
+    const path = `${this.#directory}/${name}`;
+    const made = new Deno.Command("mkfifo", { args: [path] }).outputSync();
+    assert(made.success);
+    return open(path, O_RDWR | O_CREAT);
+  }
+
+  async tmux(...args: string[]): Promise<string> {
+    const socket = ["-f", "/dev/null", "-S", `${this.#directory}/tmux`];
+    const command = new Deno.Command("tmux", { args: [...socket, ...args], cwd: ROOT });
+    const { success, stdout, stderr } = await command.output();
+    const decoder = new TextDecoder();
+    assert(success, `tmux ${args}: ${decoder.decode(stderr)}`);
+    return decoder.decode(stdout);
+  }
+
+  /** Starts iocopy, on a terminal of so many columns. */
+  async start(columns: number, args: string): Promise<void> {
+    const run = `"$@" < ${this.#directory}/0 > ${this.#directory}/1; echo "status $?"; exec cat`;
+    await this.tmux(
+      ...["new-session", "-d", "-x", String(columns), "-y", "24", "-e", "LANG=C"],
+      ...["sh", "-c", run, "sh", ...COMMAND, ...args.split(" ")],
+    );
+  }
+
+  /** What is on it, but for empty lines, as soon as `isThere`. */
+  async until(what: string, isThere: (lines: string[]) => boolean): Promise<string[]> {
+    const late = performance.now() + DEADLINE;
+    for (;;) {
+      const text = await this.tmux("capture-pane", "-p");
+      const lines = text.split("\n").filter((line) => line);
+      if (isThere(lines)) return lines;
+      assert(performance.now() < late, `${what} is not on the screen:\n${text}`);
+      await pause();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.tmux("kill-server");
+    for (const end of [this.stdin, this.stdout]) end.close();
+    await Deno.remove(this.#directory, { recursive: true });
+  }
+}
+
+const ignore = lacks("tmux");
+
+function isOver(lines: string[]): boolean {
+  return lines.at(-1)?.startsWith("status ") ?? false;
+}
+
+Deno.test({
+  name: "the live line follows the bytes, and the width of the terminal",
+  ignore,
+  fn: async () => {
+    await using screen = new Screen();
+    await screen.start(100, "p --size=4000 0 1");
+    await screen.until("the line", ([line = ""]) => line.includes("   0%  -:--:-- left"));
+    await screen.stdin.write("x".repeat(1000));
+    const [quarter = ""] = await screen.until("25%", ([line = ""]) => line.includes("  25%"));
+    assertMatch(
+      words(quarter),
+      /^0:00:\d\d 0->1 1\.00 kB \S+ k?B\/s mean \S+ k?B\/s \[=+> +\] 25% 0:00:\d\d left$/,
+    );
+    // Made narrower, the terminal wraps the line: nothing is left of that.
+    const widths = [[60, 40], [30, 18], [45, 31], [12, 4], [200, 101], [100, 80]] as const;
+    for (const [columns, least] of widths) {
+      await pause(300); // a second one within 250 ms tmux tells of late
+      await screen.tmux("resize-window", "-x", String(columns));
+      await screen.until(
+        `one line in ${columns} columns`,
+        ([line = "", ...others]) =>
+          line.length < columns && line.length >= least && / 25%/.test(line) && !others.length,
+      );
+    }
+    await screen.stdin.write("x".repeat(3000));
+    await screen.until("100%", ([line = ""]) => line.includes(" 100%"));
+    screen.stdin.close();
+    const [line = "", ...others] = await screen.until("the end", isOver);
+    assertEquals(others, ["status 0"], line);
+    assertMatch(words(line), /^0:00:\d\d 0->1 4\.00 kB mean \S+ k?B\/s \[=+\] 100%$/);
+  },
+});
+
+Deno.test({
+  name: "the live line does not mix with reports, errors and statistics",
+  ignore,
+  fn: async () => {
+    await using screen = new Screen();
+    await screen.start(80, "vxps --size=10 0 1");
+    for (let i = 1; i <= 3; i++) {
+      await screen.stdin.write("\x1b");
+      await screen.until("a report", (lines) => lines.at(-1)?.includes(` ${i}0%`) ?? false);
+    }
+    screen.stdout.close();
+    const lines = await screen.until("the end", isOver);
+    const patterns = [
+      ...Array(3).fill([
+        /^iocopy: \d{4}\S+Z 0 -> 1: 1 bytes$/,
+        /^0000000\d {2}1b {48}\|\.\|$/,
+        /^0000000\d$/,
+        /^iocopy: 0 > 1$/,
+        /^iocopy: 1 < 1$/,
+      ]).flat(),
+      /^iocopy: write 1: Broken pipe$/,
+      /^0:00:\d\d {2}0->1 {5}3 B .* 30%$/,
+      /^iocopy: 0 -> 1: 3 bytes in .*, write 1: Broken pipe$/,
+      /^iocopy: total: 3 bytes in /,
+      /^status 111$/,
+    ];
+    assertEquals(lines.length, patterns.length, lines.join("\n"));
+    patterns.forEach((pattern, i) => assertMatch(lines[i] ?? "", pattern));
+  },
+});
