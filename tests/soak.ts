@@ -1,0 +1,221 @@
+/**
+ * The long tests: what takes hours, or gigabytes. Each part prints its figures,
+ * and the first thing that is wrong ends it all.
+ *
+ *     deno task soak                                   all of it, as long as it takes
+ *     deno task soak bytes --gigabytes=10              one part, a twentieth of it
+ *     deno task soak starts graphs --starts=500 --seconds=60
+ *
+ * IOCOPY=./iocopy tests the executable.
+ *
+ * @module
+ */
+import { parseArgs } from "@std/cli/parse-args";
+import { assert, assertEquals } from "@std/assert";
+import { type End, O_APPEND, O_WRONLY, open, pipe, tcpPair, unixPair } from "./ends.ts";
+import { BINARY, COMMAND, ROOT, type Running, start } from "./harness.ts";
+import { descriptors, noise, residentBytes, same } from "./probe.ts";
+
+const GIGA = 1e9;
+
+const options = parseArgs(Deno.args, {
+  string: ["gigabytes", "channels", "starts", "seconds"],
+  default: { gigabytes: "200", channels: "2000", starts: "10000", seconds: "3600" },
+});
+
+/** The parts, by name. */
+const PARTS: Record<string, () => Promise<void>> = {
+  bytes: () => bytes(Number(options.gigabytes)),
+  channels: () => channels(Number(options.channels)),
+  starts: () => starts(Number(options.starts)),
+  arguments: () => test("input_test.ts", { STARTS: options.starts }),
+  graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
+};
+
+// ---- Many bytes: memory stays flat, and no descriptor is left.
+
+/** The paths that bytes can take, each with its two pairs of ends: [ours, the command's]. */
+const PATHS: Record<string, { source(): [End, End]; sink(): [End, End] | End }> = {
+  "pipe to pipe": { source: reversed, sink: pipe },
+  "pipe to TCP": { source: reversed, sink: tcpPair },
+  "TCP to pipe": { source: tcpPair, sink: pipe },
+  "TCP to TCP": { source: tcpPair, sink: tcpPair },
+  "unix to unix": { source: unixPair, sink: unixPair },
+  "through memory": { source: unixPair, sink: () => open("/dev/null", O_WRONLY | O_APPEND) },
+};
+
+function reversed(): [End, End] {
+  const [reading, writing] = pipe();
+  return [writing, reading];
+}
+
+async function bytes(gigabytes: number): Promise<void> {
+  const total = Math.round(gigabytes * GIGA);
+  for (const [name, path] of Object.entries(PATHS)) {
+    const [feeding, input] = path.source();
+    const made = path.sink();
+    const [eating, output] = Array.isArray(made) ? made : [undefined, made];
+    const [counted, counting] = pipe();
+    using head = handed(["head", "-c", String(total), "/dev/zero"], { 1: feeding });
+    using copier = handed([...COMMAND, "--stats=json", "6", "7"], { 6: input, 7: output });
+    using count = eating && handed(["wc", "-c"], { 0: eating, 1: counting });
+    if (!eating) counting.close();
+    const began = performance.now();
+    const samples = watch(copier);
+    const { code, stderr } = await copier.outcome;
+    const seconds = (performance.now() - began) / 1000;
+    assertEquals(code, 0, stderr);
+    assertEquals((await head.outcome).code, 0);
+    if (count) assertEquals(Number(new TextDecoder().decode(await counted.readAll())), total);
+    counted.close();
+    assert(stderr.includes(String(total)), `${total} bytes are not in ${stderr}`);
+    const { memory, open } = await samples;
+    // What is steady after a tenth of the way is not to grow: 8 MB are the collector's.
+    const steady = memory.slice(Math.ceil(memory.length / 10));
+    const half = Math.ceil(steady.length / 2);
+    const [first, second] = [Math.max(...steady.slice(0, half)), Math.max(...steady.slice(half))];
+    say(
+      `${name}: ${total / GIGA} GB in ${seconds.toFixed(1)} s (${
+        (total / GIGA / seconds).toFixed(2)
+      } GB/s), memory ${mega(first)} MB in the first half, ${mega(second)} in the second, ` +
+        `descriptors ${Math.min(...open)} to ${Math.max(...open)}`,
+    );
+    if (memory.length >= 20) {
+      assert(second - first < 8e6, "the memory grows");
+      assert(Math.max(...open.slice(5)) <= Math.max(...open.slice(0, 5)) + 4, "descriptors leak");
+    }
+  }
+}
+
+/** Looks at the memory and the descriptors of a process, twenty times a second, until it ends. */
+async function watch(running: Running): Promise<{ memory: number[]; open: number[] }> {
+  const memory: number[] = [], open: number[] = [];
+  let ended = false;
+  running.outcome.finally(() => ended = true);
+  while (!ended) {
+    try {
+      const resident = residentBytes(running.pid);
+      const { size } = descriptors(running.pid);
+      if (resident > 0 && size > 0) {
+        memory.push(resident);
+        open.push(size);
+      }
+    } catch { /* it has just ended */ }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return { memory, open };
+}
+
+function handed(command: readonly string[], given: Record<number, End>): Running {
+  const running = start([], given, { command });
+  for (const end of Object.values(given)) end.close();
+  return running;
+}
+
+// ---- Many channels at once.
+
+async function channels(count: number): Promise<void> {
+  const began = performance.now();
+  const kinds = [pipe, unixPair, tcpPair];
+  const given: Record<number, End> = {};
+  const args: string[] = [];
+  const ends = Array.from({ length: count }, (_, i) => {
+    const [source, sink] = [kinds[i % 3], kinds[Math.floor(i / 3) % 3]];
+    const [input, feeding] = source?.() ?? pipe();
+    const [eating, output] = sink?.() ?? pipe();
+    const [rfd, wfd] = [3 + 2 * i, 4 + 2 * i];
+    given[rfd] = input;
+    given[wfd] = output;
+    args.push(String(rfd), String(wfd));
+    return { feeding, eating };
+  });
+  using running = handed([...COMMAND, ...args], given);
+  // All of them are open, and each one works, again and again.
+  for (let round = 0; round < 3; round++) {
+    await inPools(ends, async ({ feeding, eating }, i) => {
+      await feeding.write(`channel ${i}`);
+      assertEquals(await eating.readText(`channel ${i}`.length), `channel ${i}`);
+    });
+  }
+  const memory = residentBytes(running.pid);
+  let total = 0;
+  await inPools(ends, async ({ feeding, eating }, i) => {
+    const content = noise(10_000 + i * 50, i + 1);
+    const [arrived] = await Promise.all([
+      eating.readAll(),
+      feeding.write(content).then(() => feeding.close()),
+    ]);
+    assert(same(arrived, content), `other bytes in channel ${i}`);
+    total += content.length;
+    eating.close();
+  });
+  assertEquals((await running.outcome).code, 0);
+  say(
+    `${count} channels at once: ${mega(total)} MB, each byte checked, in ${
+      ((performance.now() - began) / 1000).toFixed(1)
+    } s, memory ${mega(memory)} MB`,
+  );
+}
+
+/** A task for each item, some at a time. */
+async function inPools<T>(items: T[], task: (item: T, index: number) => Promise<void>) {
+  const queue = [...items.entries()];
+  await Promise.all(Array.from({ length: 12 }, async () => {
+    for (let next = queue.shift(); next; next = queue.shift()) await task(next[1], next[0]);
+  }));
+}
+
+// ---- Many starts and stops.
+
+async function starts(count: number): Promise<void> {
+  const began = performance.now();
+  const before = descriptors(Deno.pid).size;
+  let total = 0;
+  await inPools(Array.from({ length: count }), async (_, i) => {
+    const content = noise(1 + (i * 7919) % 100_000, i + 1);
+    const [from, source] = i % 2 ? unixPair() : reversed();
+    const [to, sink] = i % 3 ? pipe() : tcpPair();
+    using running = handed([...COMMAND, "6", "7"], { 6: source, 7: sink });
+    const written = from.write(content);
+    if (i % 4) written.then(() => from.close());
+    const arrived = await to.readExactly(content.length);
+    await written;
+    assert(same(arrived, content), `other bytes at start ${i}`);
+    if (i % 4 === 0) running.kill("SIGTERM");
+    assertEquals((await to.read()).length, 0);
+    assertEquals((await running.outcome).code, i % 4 ? 0 : 143);
+    for (const end of [from, to]) end.close();
+    total += content.length;
+  });
+  assert(descriptors(Deno.pid).size <= before + 10, "descriptors are left in the test itself");
+  say(
+    `${count} starts and stops, a quarter of them by SIGTERM: ${mega(total)} MB, each byte ` +
+      `checked, in ${((performance.now() - began) / 1000).toFixed(1)} s`,
+  );
+}
+
+// ---- The random tests, for longer.
+
+async function test(file: string, env: Record<string, string>): Promise<void> {
+  const args = ["test", "--allow-all", `${ROOT}/tests/${file}`];
+  const { success } = await new Deno.Command(Deno.execPath(), { args, env, cwd: ROOT }).spawn()
+    .status;
+  assert(success, `${file} failed`);
+}
+
+function mega(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+function say(text: string): void {
+  console.log(text);
+}
+
+say(`${BINARY ?? "from source"}, ${new Date().toISOString()}`);
+const names: string[] = options._.length ? options._.map(String) : Object.keys(PARTS);
+for (const name of names) {
+  const part = PARTS[name];
+  if (!part) throw new Error(`no part ${name}: ${Object.keys(PARTS).join(", ")}`);
+  await part();
+}
+Deno.exit(0);
