@@ -5,10 +5,11 @@ Copies data between pairs of inherited descriptors, from each rfd to its wfd.
 
   v, -v, --verbose      report every operation on standard error
   s, -s, --stats        print statistics at the end; --stats=json as JSON
-  p, -p, --progress     show the progress
-         --size=SIZE    how much there is to copy, for the progress
-  x, -x, --dump         show the bytes in hexadecimal
-  -t, --timeout=SECONDS give up when nothing has moved for so long
+  p, -p, --progress     show the progress: a live line on a terminal, elsewhere
+                        a line every 10 s
+         --size=SIZE    how much there is to copy, for a bar and the time left
+  x, -x, --dump         show the bytes themselves, as hexdump -C does
+  -t, --timeout=SECONDS give up when nothing has moved for so long: 30, 0.5
   -b, --buffer=SIZE     the most bytes in flight in each channel: 1 to 64M;
                         1M where not given
   -h, --help            print this and end
@@ -19,6 +20,12 @@ stand together: vs.
 
   iocopy 0 1            is cat
   iocopy v 0 7 6 1      joins a ucspi client, and says what it does
+  iocopy s 0 1 <a >b    says at the end how much it was, and how fast
+  iocopy p 0 1 <a >b    shows how far it is
+  iocopy x 0 7 6 1      shows what the two sides say to each other
+  iocopy -t 30 0 7 6 1  ends a connection that is silent for half a minute
+
+SIGUSR1 and SIGUSR2 print the statistics at any time (run from source: SIGUSR2).
 
 Exit status: 0 all channels ended well, 100 wrong use, 111 the system refused,
 128 + n signal n ended it.

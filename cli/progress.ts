@@ -30,12 +30,12 @@ export function showProgress(
   size: number,
   log: Log,
 ): () => void {
-  // Where the data itself goes to a terminal, a line that is drawn over and over is in its way.
-  const isTerminal = Deno.stderr.isTerminal() &&
-    !channels.some(({ wfd }) => new Descriptor(wfd).isTerminal());
+  const isTerminal = Deno.stderr.isTerminal();
+  const onScreen = channels.filter(({ wfd }) => isTerminal && new Descriptor(wfd).isTerminal());
   const progress = new Progress(channels, size);
   const draw = () => {
-    if (isTerminal) log.live(progress.line(width() - 1), width());
+    // Once the data itself goes to a terminal, a line drawn over and over is in its way.
+    if (isTerminal) log.live(sum(onScreen) ? "" : progress.line(width() - 1), width());
     else log.message(progress.line(Infinity));
     log.flush();
   };

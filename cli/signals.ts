@@ -28,13 +28,12 @@ export function onEndingSignal(stop: (signal: number) => void): void {
 }
 
 /**
- * Signals that ask for statistics, and their numbers: dd(1)'s, and one that the
- * runtime does not take for its inspector, as it does when it runs the source.
+ * Signals that ask for statistics, and their numbers: one that is free, and in
+ * an executable dd(1)'s, which the runtime takes for its inspector otherwise.
+ * (SIGINFO, BSD's, is unknown to Linux.)
  */
-const ASKING = [...Deno.build.standalone ? [["SIGUSR1", 10]] as const : [], [
-  "SIGUSR2",
-  12,
-]] as const;
+const ASKING: [Deno.Signal, number][] = [["SIGUSR2", 12]];
+if (Deno.build.standalone) ASKING.push(["SIGUSR1", 10]);
 
 /** Calls `answer` at each signal that asks for statistics, but for those ignored from the start. */
 export function onAskingSignal(answer: () => void): void {

@@ -31,8 +31,7 @@ Deno.test("rates keep three digits from bytes to exabytes", () => {
       return /s, (.*)\/s, end/.exec(text)?.[1];
     },
   );
-  const expected =
-    "0 B|1 B|999 B|1.00 kB|1.00 kB|12.3 kB|999 kB|1.00 MB|5.00 GB|1.50 PB|2.00 EB";
+  const expected = "0 B|1 B|999 B|1.00 kB|1.00 kB|12.3 kB|999 kB|1.00 MB|5.00 GB|1.50 PB|2.00 EB";
   assertEquals(rates.join("|"), expected);
 });
 
