@@ -94,7 +94,8 @@ export class Descriptor implements Disposable {
    * -EAGAIN where it would wait. Not for a descriptor that {@linkcode mayWait}.
    */
   tryRead(bytes: Uint8Array<ArrayBuffer>): number {
-    if (this.kind !== "pipe" && this.kind !== "socket") return libc.read(this.fd, bytes);
+    if (this.kind === "socket") return libc.receiveNow(this.fd, bytes);
+    if (this.kind !== "pipe") return libc.read(this.fd, bytes);
     return this.#orOnThread(libc.readNow(this.fd, bytes));
   }
 
@@ -103,7 +104,8 @@ export class Descriptor implements Disposable {
    * it would wait. Not for a descriptor that {@linkcode mayWait}.
    */
   tryWrite(bytes: Uint8Array<ArrayBuffer>): number {
-    if (this.kind !== "pipe" && this.kind !== "socket") return libc.write(this.fd, bytes);
+    if (this.kind === "socket") return libc.sendNow(this.fd, bytes);
+    if (this.kind !== "pipe") return libc.write(this.fd, bytes);
     return this.#orOnThread(libc.writeNow(this.fd, bytes));
   }
 

@@ -71,6 +71,7 @@ const O_CLOEXEC = 0o2000000;
 
 const SPLICE_F_NONBLOCK = 2;
 const RWF_NOWAIT = 8;
+const MSG_DONTWAIT = 0x40;
 
 /** Tells where a function of the C library is. */
 let find: ((name: string) => bigint) | undefined;
@@ -187,6 +188,8 @@ const c = {
   preadv2: lazily("preadv2", "i32", "buffer", "i32", "i64", "i32"),
   pwritev2: lazily("pwritev2", "i32", "buffer", "i32", "i64", "i32"),
   read: lazily("read", "i32", "buffer", "usize"),
+  recv: lazily("recv", "i32", "buffer", "usize", "i32"),
+  send: lazily("send", "i32", "buffer", "usize", "i32"),
   shutdown: lazily("shutdown", "i32", "i32"),
   sigaction: lazily("sigaction", "i32", "buffer", "buffer"),
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
@@ -241,6 +244,16 @@ export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 /** A write that answers -EAGAIN where it would wait, whatever O_NONBLOCK says (pwritev2(2)). */
 export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.pwritev2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
+}
+
+/** As {@linkcode readNow}, for a socket; every Linux knows it (recv(2)). */
+export function receiveNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
+  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
+}
+
+/** As {@linkcode writeNow}, for a socket; every Linux knows it (send(2)). */
+export function sendNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
+  return moved(c.send(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
 }
 
 /** read(2) on another thread, where it may wait. -1 tells no reason: ask again here. */
