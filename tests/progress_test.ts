@@ -67,7 +67,7 @@ Deno.test("off a terminal: a line at the end", async () => {
   stdin.close();
   const { code, stderr } = await running.outcome;
   assertEquals(code, 0);
-  assertMatch(words(stderr), /^iocopy: 0:00:\d\d 0->1 12 B mean \d+ B\/s\n$/);
+  assertMatch(words(stderr), /^iocopy: 0:00:\d\d 0->1 12 B mean \S+ k?B\/s\n$/);
 });
 
 Deno.test("off a terminal: a line every ten seconds", async () => {
