@@ -122,20 +122,22 @@ class Screen implements AsyncDisposable {
 
   /** Starts iocopy, on a terminal of so many columns. */
   async start(columns: number, args: string): Promise<void> {
-    const run = `"$@" < ${this.#directory}/0 > ${this.#directory}/1; echo "status $?"; exec cat`;
+    const run =
+      `seq 9; "$@" < ${this.#directory}/0 > ${this.#directory}/1; echo "status $?"; exec cat`;
     await this.tmux(
       ...["new-session", "-d", "-x", String(columns), "-y", "24", "-e", "LANG=C"],
       ...["sh", "-c", run, "sh", ...COMMAND, ...args.split(" ")],
     );
   }
 
-  /** What is on it, but for empty lines, as soon as `isThere`. */
+  /** What is on it below the line "9", but for empty lines, as soon as `isThere`. */
   async until(what: string, isThere: (lines: string[]) => boolean): Promise<string[]> {
     const late = performance.now() + DEADLINE;
     for (;;) {
       const text = await this.tmux("capture-pane", "-p");
-      const lines = text.split("\n").filter((line) => line);
-      if (isThere(lines)) return lines;
+      const [above = "", below = ""] = text.split(/^9$/m);
+      const lines = below.split("\n").filter((line) => line);
+      if (above.endsWith("8\n") && isThere(lines)) return lines;
       assert(performance.now() < late, `${what} is not on the screen:\n${text}`);
       await pause();
     }

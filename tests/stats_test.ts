@@ -4,8 +4,8 @@ import { statistics } from "../cli/stats.ts";
 import type { ChannelStatus } from "../engine.ts";
 import { type End, O_RDONLY, open, pipe, tcpPair } from "./ends.ts";
 import { BINARY, COMMAND } from "./harness.ts";
-import { iocopy, noise, within } from "./probe.ts";
-import { catches, lines } from "./watching.ts";
+import { ignores, iocopy, noise, within } from "./probe.ts";
+import { catches, lines, pause } from "./watching.ts";
 
 const CHANNEL = { rfd: 0, wfd: 7, operations: 4, route: "splice" as const, error: undefined };
 
@@ -167,6 +167,8 @@ Deno.test("a signal that asks and is ignored from the start stays ignored", asyn
   await within("a byte", stdout.readExactly(1));
   await within("a listener", catches(running.pid, 15));
   running.kill("SIGUSR2");
+  await pause(100); // for what must not come
+  assert(ignores(running.pid, 12));
   stdin.close();
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
   stdout.close();
