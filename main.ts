@@ -56,19 +56,20 @@ async function run(settings: Settings): Promise<number> {
       copier.stop(0);
     }));
   }
+  const report = async () => {
+    const { statistics } = await import("./cli/stats.ts");
+    log.keep(statistics(channels, settings.json));
+    log.flush();
+  };
   // Before a byte moves: a signal that nobody listens to ends the process as it is.
   onEndingSignal((signal) => {
     status = SIGNALLED + signal;
     copier.stop();
   });
+  onAskingSignal(() => void report());
   ignoreOthers();
   const running = copier.run();
-  const loaded = import("./cli/stats.ts"); // now, as a signal is not to wait for it
-  const report = async () => {
-    log.keep((await loaded).statistics(channels, settings.json));
-    log.flush();
-  };
-  onAskingSignal(() => void report());
+  void import("./cli/stats.ts"); // now, as a signal is not to wait for it
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
   await log.end();
