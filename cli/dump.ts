@@ -27,7 +27,7 @@ export function dumping(log: Log, buffer: number): CopyOptions {
       offsets.set(channel, offset + bytes.length);
       const time = new Date().toISOString();
       const head = `iocopy: ${time} ${channel.rfd} -> ${channel.wfd}: ${bytes.length} bytes\n`;
-      log.add(head + hexdump(bytes, offset));
+      log.block(head + hexdump(bytes, offset));
     },
   };
 }

@@ -6,8 +6,12 @@
 import { Descriptor } from "../sys/descriptor.ts";
 import { EAGAIN, OUT, pollOnThread } from "../sys/libc.ts";
 
-/** What is kept for a reader that does not read, in characters; messages may take as much again. */
-const KEPT = 8 * 1024 * 1024;
+/**
+ * What is kept for a reader that does not read, in characters, up to which
+ * there is room for lines (which take ten times the memory, each being so
+ * small), for blocks, and for what matters.
+ */
+const KEPT = { line: 1 << 20, block: 16 << 20, message: 17 << 20 };
 
 /** A dump waits for its reader when there is more than this, in characters. */
 const MUCH = 64 * 1024;
@@ -39,19 +43,19 @@ export class Log {
   /** Standard error, from the first line on; null where nobody listens. */
   #descriptor: Descriptor | null | undefined;
 
-  /** Adds whole lines, to be written by the next {@linkcode flush}, or dropped. */
-  add(text: string): void {
-    this.#add(text, KEPT);
+  /** Adds a line behind the program's name, to be written by the next {@linkcode flush}, or dropped. */
+  line(text: string): void {
+    this.#add(`iocopy: ${text}\n`, KEPT.line);
+  }
+
+  /** Adds many lines at once, as they are. */
+  block(text: string): void {
+    this.#add(text, KEPT.block);
   }
 
   /** Adds whole lines for which there is room when all other is dropped. */
   keep(text: string): void {
-    this.#add(text, 2 * KEPT);
-  }
-
-  /** As {@linkcode add}, one line behind the program's name. */
-  line(text: string): void {
-    this.add(`iocopy: ${text}\n`);
+    this.#add(text, KEPT.message);
   }
 
   /** As {@linkcode keep}, one line behind the program's name. */
