@@ -166,11 +166,11 @@ async function check(args: string[]): Promise<number | null> {
   fill6.close();
   const running = start(args, { 0: in0, 6: in6, 1: fd1, 7: fd7 });
   const timer = setTimeout(() => running.kill("SIGKILL"), 20_000);
-  const { code, signal, stderr } = await running.outcome;
-  clearTimeout(timer);
   fd1.close();
   fd7.close();
-  const [text1, text7] = [await text(out1), await text(out7)];
+  const [text1, text7] = await Promise.all([text(out1), text(out7)]);
+  const { code, signal, stderr } = await running.outcome;
+  clearTimeout(timer);
   assertEquals(signal, null, `killed by a signal: ${stderr}`);
   if (code === 100) {
     assert(stderr.startsWith("iocopy: ") && stderr.endsWith("\n"), stderr);
