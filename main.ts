@@ -32,9 +32,12 @@ async function run(settings: Settings): Promise<number> {
   const copier = new Copier(settings.pairs, {
     buffer: settings.buffer,
     hold: HOLD,
-    onError: (error) => log.message(error.message),
-    onWait: () => log.flush(),
+    onError: (error) => {
+      log.message(error.message);
+      log.flush();
+    },
     ...settings.verbose && {
+      onWait: () => log.flush(),
       onOperation: (operation, descriptor, bytes) =>
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },

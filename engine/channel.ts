@@ -27,8 +27,8 @@ export const READING = 0, WRITING = 1, ENDED = 2;
 
 /** One pair. */
 export class Channel implements ChannelStatus {
-  bytes = 0;
-  operations = 0;
+  readonly rfd: number;
+  readonly wfd: number;
   error: SystemError | undefined;
   ended: "eof" | "hangup" | "error" | "stopped" | undefined;
   state = READING;
@@ -46,6 +46,8 @@ export class Channel implements ChannelStatus {
   /** Whether another thread is at it, and what it came to. */
   underWay = false;
   outcome: number | undefined;
+  /** Bytes and operations: doubles from the start, or V8 would compile all anew at 2 GiB. */
+  readonly #counts = new Float64Array(2);
   readonly #startedAt = performance.now();
   #endedAt: number | undefined;
 
@@ -58,21 +60,30 @@ export class Channel implements ChannelStatus {
     this.source = source;
     this.sink = sink;
     const [from, to] = [source.descriptor, sink.descriptor];
+    this.rfd = from.fd;
+    this.wfd = to.fd;
     this.spliced = !copied && from.isStream && to.isStream && !from.mayWait && !to.mayWait;
     this.direct = this.spliced && (from.kind === "pipe" || to.kind === "pipe");
   }
 
-  get rfd(): number {
-    return this.source.descriptor.fd;
+  get bytes(): number {
+    return this.#counts[0] ?? 0;
   }
-  get wfd(): number {
-    return this.sink.descriptor.fd;
+  get operations(): number {
+    return this.#counts[1] ?? 0;
   }
   get route(): "splice" | "copy" {
     return this.spliced ? "splice" : "copy";
   }
   get seconds(): number {
     return ((this.#endedAt ?? performance.now()) - this.#startedAt) / 1000;
+  }
+
+  /** Counts a read, or a write of `bytes`. */
+  count(bytes: number): void {
+    const counts = this.#counts;
+    counts[0] = (counts[0] ?? 0) + bytes;
+    counts[1] = (counts[1] ?? 0) + 1;
   }
 
   /** How it stands, in an object of its own. */

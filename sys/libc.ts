@@ -134,6 +134,7 @@ function onThread<const P extends Deno.NativeType[]>(name: string, ...parameters
 
 const cold = {
   fcntl: lazily("fcntl", "i32", "i32", "i32"),
+  epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "pointer"),
   epoll_wait: lazily("epoll_wait", "i32", "pointer", "i32", "i32"),
   splice: lazily("splice", "i32", "pointer", "i32", "pointer", "u32", "u32"),
 };
@@ -142,6 +143,7 @@ const cold = {
 function compiled() {
   return Deno.dlopen("libdl.so.2", {
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    epoll_ctl: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
     epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
     splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
   }).symbols;
@@ -179,7 +181,6 @@ const c = {
   close: lazily("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
   epoll_create1: lazily("epoll_create1", "i32"),
-  epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "buffer"),
   eventfd: lazily("eventfd", "u32", "i32"),
   getsockopt: lazily("getsockopt", "i32", "i32", "i32", "buffer", "buffer"),
   isatty: lazily("isatty", "i32"),
@@ -383,9 +384,11 @@ export function epollControl(
   epoll: number,
   operation: number,
   fd: number,
-  event: BufferSource,
+  event: Deno.PointerValue,
 ): number {
-  return checked(c.epoll_ctl(epoll, operation, fd, event));
+  return checked(
+    hot ? hot.epoll_ctl(epoll, operation, fd, event) : cold.epoll_ctl(epoll, operation, fd, event),
+  );
 }
 
 /** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. */

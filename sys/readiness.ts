@@ -24,6 +24,7 @@ export class Readiness {
   readonly #events = new Int32Array(MOST * WORDS);
   readonly #pointer = Deno.UnsafePointer.of(this.#events);
   readonly #event = new Int32Array(WORDS);
+  readonly #eventPointer = Deno.UnsafePointer.of(this.#event);
   readonly #ignored = new Int32Array(WORDS);
 
   /**
@@ -45,7 +46,7 @@ export class Readiness {
   #control(operation: number, fd: number, events: number): number {
     this.#event[0] = events;
     this.#event[DATA] = fd;
-    return libc.epollControl(this.#epoll, operation, fd, this.#event);
+    return libc.epollControl(this.#epoll, operation, fd, this.#eventPointer);
   }
 
   /**
