@@ -458,24 +458,38 @@ export class Copier {
     if (socket) socket.error ||= Math.max(0, libc.socketOption(fd, libc.SO_ERROR));
     // A peer that has closed a unix socket has gone, but nothing is lost.
     if (socket && !socket.error) return this.#end(channel, "hangup");
+    // Nor where the program on our side closes two pipes together, the session
+    // being over, unless the other side still sends: see #discard.
+    if (!socket && this.#answers(channel)) return this.#listenOn(channel);
     this.#fail(channel, "write", socket?.error ?? (kind === "pipe" ? libc.EPIPE : libc.EIO));
   }
 
   /** An error ends its own channel: what it still held is lost, and others go on. */
   #fail(channel: Channel, operation: "read" | "write", errno: number): void {
-    const { source } = channel;
-    const port = operation === "read" ? source : channel.sink;
-    this.#report(channel, new SystemError(operation, port.descriptor.fd, errno));
-    if (port.socket && Math.abs(errno) !== libc.EPIPE) port.socket.error = Math.abs(errno);
-    const answers = operation === "write" && !this.#stopping && source.socket?.isWritten;
-    if (!answers || source.descriptor.isLocal) return this.#end(channel, "error");
-    // The peer still sends, and waits for an answer on the same connection.
-    // Were it closed with bytes unread, TCP would reset it, answer and all
-    // (RFC 2525, 2.17): so they are read and dropped until the peer stops.
+    const port = operation === "read" ? channel.source : channel.sink;
+    const error = new SystemError(operation, port.descriptor.fd, errno);
+    channel.error ??= error;
+    if (port.socket && error.errno !== libc.EPIPE) port.socket.error = error.errno;
+    if (operation === "write" && this.#answers(channel)) this.#listenOn(channel);
+    else this.#end(channel, "error");
+    this.#options.onError?.(error); // who hears of it finds the descriptors closed
+  }
+
+  /** Whether the peer that a channel reads waits for an answer on the same TCP connection. */
+  #answers({ source }: Channel): boolean {
+    return !this.#stopping && source.socket?.isWritten === true && !source.descriptor.isLocal;
+  }
+
+  /**
+   * Reads what still comes, and drops it, until the peer stops. Were its
+   * connection closed with bytes unread, TCP would reset it, answer and all
+   * (RFC 2525, 2.17).
+   */
+  #listenOn(channel: Channel): void {
     this.#drop(channel);
     channel.lingering = true;
     this.#endWriting(channel);
-    this.#linger(source.socket);
+    this.#linger(channel.source.socket);
     this.#await(channel, READING);
   }
 
@@ -486,7 +500,7 @@ export class Copier {
     );
     if (socket?.writers || lingering.length === 0) return;
     this.#after(LINGER, () => {
-      for (const channel of lingering) this.#end(channel, "error");
+      for (const channel of lingering) this.#endLingering(channel);
     });
   }
 
@@ -494,8 +508,14 @@ export class Copier {
     const buffer = this.#pool.takeMemory();
     const length = channel.source.descriptor.tryRead(buffer.room);
     this.#pool.give(buffer);
-    if (length > 0) this.#options.onOperation?.("read", channel.rfd, length);
-    else if (length !== -libc.EAGAIN) this.#end(channel, "error");
+    if (length === -libc.EAGAIN) return;
+    if (length <= 0) return this.#endLingering(channel);
+    this.#options.onOperation?.("read", channel.rfd, length);
+    if (!channel.error) this.#report(channel, new SystemError("write", channel.wfd, libc.EPIPE));
+  }
+
+  #endLingering(channel: Channel): void {
+    this.#end(channel, channel.error ? "error" : "hangup");
   }
 
   #end(channel: Channel, how: "eof" | "hangup" | "error" | "stopped"): void {

@@ -31,6 +31,9 @@ export async function compile(output: string, target: string = Deno.build.target
       ...["compile", "--quiet", "--no-config", "--target", target],
       ...["--allow-ffi", "--no-prompt"], // all that it may do
       "--no-code-cache", // which would be a file of a known name in /tmp
+      // One compiler less to have in memory: 3 MB less from the start on, and no
+      // slower, as what runs long is compiled by the other one anyway.
+      "--v8-flags=--no-maglev",
       ...["--output", resolve(output), bundle],
     ]);
   } finally {
