@@ -280,10 +280,19 @@ export class Copier {
     if (length === 0) return this.#endOfFile(channel);
     // It does not say which side was not ready: wait for the other one now.
     if (length === -libc.EAGAIN) return this.#refused(channel, 1 - channel.state);
+    if (length === -libc.EPIPE) return this.#broken(channel);
     if (this.#copiesInstead(channel, length)) return this.#turn(channel);
-    // A pipe has but one error, to have no reader: all others are the other side's.
-    const write = length === -libc.EPIPE || channel.source.descriptor.kind === "pipe";
-    this.#fail(channel, write ? "write" : "read", length);
+    // A pipe has no other error than that: the error is the other side's.
+    this.#fail(channel, channel.source.descriptor.kind === "pipe" ? "write" : "read", length);
+  }
+
+  /** Nobody reads what splice(2) was to write; it says so even where there is nothing to write. */
+  #broken(channel: Channel): void {
+    const { descriptor } = channel.source;
+    if (descriptor.isAtEnd()) return this.#endOfFile(channel);
+    const nothing = !libc.poll(descriptor.fd, libc.IN);
+    if (nothing && this.#answers(channel)) return this.#listenOn(channel);
+    this.#fail(channel, "write", libc.EPIPE);
   }
 
   /** What splice(2) needs of a socket; asked each turn, as other processes share the flag. */

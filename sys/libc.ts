@@ -71,7 +71,7 @@ const O_CLOEXEC = 0o2000000;
 
 const SPLICE_F_NONBLOCK = 2;
 const RWF_NOWAIT = 8;
-const MSG_DONTWAIT = 0x40;
+const MSG_PEEK = 2, MSG_DONTWAIT = 0x40;
 
 /** Tells where a function of the C library is. */
 let find: ((name: string) => bigint) | undefined;
@@ -250,6 +250,11 @@ export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 /** As {@linkcode readNow}, for a socket; every Linux knows it (recv(2)). */
 export function receiveNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
+}
+
+/** As {@linkcode receiveNow}, but takes nothing: 0 at the end, 1 where there is a byte (recv(2)). */
+export function peekNow(socket: number): number {
+  return moved(c.recv(socket, new Uint8Array(1), 1n, MSG_DONTWAIT | MSG_PEEK));
 }
 
 /** As {@linkcode writeNow}, for a socket; every Linux knows it (send(2)). */
