@@ -113,6 +113,8 @@ export class Copier {
   #open = 0;
   /** Calls under way on other threads. */
   #underWay = 0;
+  /** Turns of the loop so far. */
+  #count = 0;
   /** When the event loop gets its turn. The first one comes at once: the caller has more to do. */
   #until = 0;
   #stopping = false;
@@ -202,10 +204,18 @@ export class Copier {
   // ---- The loop: wait, then give a turn to each channel that is ready.
 
   async #loop(): Promise<void> {
-    for (let turn = 0; this.#open > 0; turn++) {
-      if (turn === PROVEN) libc.compile();
+    while (this.#open > 0) {
+      await this.#turns();
+      this.#until = Date.now() + (this.#underWay ? THREAD_HOLD : this.#hold);
+    }
+  }
+
+  /** Gives turns until the event loop has to have its own; answers when that is over. */
+  #turns(): Promise<void> | undefined {
+    while (this.#open > 0) {
+      if (++this.#count === PROVEN) libc.compile();
       const busy = this.#options.onWait?.();
-      if (busy) await busy;
+      if (busy) return busy;
       const ready = this.#ready;
       // The clock on the wall costs a tenth of performance.now(); where it is
       // set back, there is more time left than there ever was.
@@ -218,12 +228,11 @@ export class Copier {
         for (const channel of ready) if (channel.state !== ENDED) this.#turn(channel);
       }
       if (left > 0 && (events > 0 || ready.length)) continue;
-      // The event loop's turn: a short one where the time is up or a signal has
-      // come (-EINTR), a long one where there is nothing to do.
-      if (left > 0 && events === 0 && this.#open) await this.#readiness.idle();
-      else await libc.rest();
-      this.#until = Date.now() + (this.#underWay ? THREAD_HOLD : this.#hold);
+      // A long turn where there is nothing to do, a short one where the time is
+      // up or a signal has come (-EINTR).
+      return left > 0 && events === 0 && this.#open ? this.#readiness.idle() : libc.rest();
     }
+    return undefined;
   }
 
   #dispatch(index: number): void {
