@@ -22,7 +22,7 @@ names, and the other copiers that are installed, in turn.
 
   --quick           few bytes, once: whether it works, not how fast it is
   --rounds=N        how often each is run; 5 where not given
-  --bytes=N         how many megabytes a run moves; 600 where not given
+  --bytes=N         how many megabytes a run moves; 1500 where not given
   --paths=A,B       only these: ${PATHS.map(({ id }) => id).join(" ")}
   --tests=A,B       only these: ${TESTS.map(({ id }) => id).join(" ")}
   --copiers=A,B     only these: direct limit iocopy source s6-ioconnect socat ...
@@ -50,7 +50,7 @@ function amount(quick: boolean, rounds: number, megabytes: number): Amount {
   const bytes = megabytes * 1e6;
   return quick
     ? { rounds, bytes, trips: 200, starts: 1 }
-    : { rounds, bytes, trips: 3000, starts: 3 };
+    : { rounds, bytes, trips: 20_000, starts: 5 };
 }
 
 class WrongUse extends Error {}
@@ -65,7 +65,7 @@ async function main(args: string[]): Promise<number> {
   if (options.help) return print(HELP);
   const quick = options.quick === true;
   const rounds = count("rounds", options.rounds, quick ? 1 : 5);
-  const much = amount(quick, rounds, count("bytes", options.bytes, quick ? 20 : 600));
+  const much = amount(quick, rounds, count("bytes", options.bytes, quick ? 20 : 1500));
   const paths = chosen("paths", options.paths, PATHS);
   const tests = chosen("tests", options.tests, TESTS).map(({ id }) => id);
   using load = new Load();
