@@ -89,27 +89,16 @@ export async function parse(args: readonly string[]): Promise<Settings> {
     help: false,
     version: false,
   };
-  // A line in the original's spelling does without the parser.
+  // A line in the original's spelling does without the parser, which takes 2 ms.
   const gnu = args.some((arg) => arg.startsWith("-"));
   const words = gnu ? await parseOptions(args, settings) : args;
   if (!settings.help && !settings.version) settings.pairs = parsePairs(words, settings);
   return settings;
 }
 
-/**
- * Where the parser is. Were this written into the import, the runtime would look
- * for the package at each start, needed or not: 3 ms of the processor's time.
- */
-const PARSER: string = "@std/cli/parse-args";
-
-/** What {@linkcode PARSER} is used for: the package comes without types. */
-interface Parser {
-  parseArgs(args: string[], options: object): { _: string[]; [option: string]: unknown };
-}
-
 /** Takes the options with dashes out; answers what is left. */
 async function parseOptions(args: readonly string[], settings: Settings): Promise<string[]> {
-  const { parseArgs }: Parser = await import(PARSER);
+  const { parseArgs } = await import("@std/cli/parse-args");
   const parsed = parseArgs(separateValues(args, settings), {
     boolean: [...FLAGS],
     string: ["_", ...VALUES],

@@ -1,6 +1,6 @@
 /**
- * Makes the executable: the runtime, and behind it two files of JavaScript, our
- * modules and the parser of options, which is loaded when it is needed.
+ * Makes the executable: the runtime, and behind it one file of JavaScript, our
+ * modules and what they import.
  *
  *     deno task compile
  *
@@ -15,9 +15,6 @@ import { resolve } from "node:path";
 /** The project's folder. */
 export const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
-/** What cli/options.ts imports by this name, and no bundle of it holds. */
-const PARSER = "@std/cli/parse-args";
-
 /**
  * Compiles main.ts into `output`. `target` is a Rust triple; this machine's
  * where not given. Throws where that cannot be done.
@@ -27,14 +24,9 @@ export async function compile(output: string, target: string = Deno.build.target
   try {
     // Embedded as they are, the modules would come with the whole cache of npm
     // packages: 2.8 MB more to ship, and 7 MB more in memory.
-    const sources = { iocopy: `${ROOT}/main.ts`, parser: import.meta.resolve(PARSER) };
-    for (const [name, source] of Object.entries(sources)) {
-      const bundle = `${work}/${name}.js`;
-      await deno(Deno.execPath(), ["bundle", "--quiet", "--output", bundle, source]);
-      await Deno.utime(bundle, 0, 0); // is embedded too: the same source gives the same bytes
-    }
-    const map = { imports: { [PARSER]: "./parser.js" } };
-    await Deno.writeTextFile(`${work}/map.json`, JSON.stringify(map));
+    const bundle = `${work}/iocopy.js`;
+    await deno(Deno.execPath(), ["bundle", "--quiet", "--output", bundle, `${ROOT}/main.ts`]);
+    await Deno.utime(bundle, 0, 0); // is embedded too: the same source gives the same bytes
     await deno(Deno.env.get("DENO_COMPILE") ?? Deno.execPath(), [
       ...["compile", "--quiet", "--no-config", "--target", target],
       ...["--allow-ffi", "--no-prompt"], // all that it may do
@@ -42,8 +34,7 @@ export async function compile(output: string, target: string = Deno.build.target
       // One compiler less to have in memory: 3 MB less from the start on, and no
       // slower, as what runs long is compiled by the other one anyway.
       "--v8-flags=--no-maglev",
-      ...["--import-map", `${work}/map.json`, "--include", `${work}/parser.js`],
-      ...["--output", resolve(output), `${work}/iocopy.js`],
+      ...["--output", resolve(output), bundle],
     ]);
   } finally {
     await Deno.remove(work, { recursive: true });
