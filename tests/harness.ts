@@ -17,7 +17,7 @@ export const BINARY = Deno.env.get("IOCOPY") ? resolve(Deno.env.get("IOCOPY") ??
 /** The words that start the command under test. */
 export const COMMAND: readonly string[] = BINARY
   ? [BINARY]
-  : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
+  : [Deno.execPath(), "run", "--quiet", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
 
 /** How a process ended. */
 export interface Outcome {
