@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
-import { BINARY, COMMAND, ROOT } from "./harness.ts";
+import { BINARY, COMMAND, denoDir, ROOT } from "./harness.ts";
 import { descriptors, iocopy, lacks, listens } from "./probe.ts";
 
 /** Runs `0 1` under `command` and passes two texts through it; what happens between, `meanwhile` sees. */
@@ -32,11 +32,6 @@ async function copies(
 
 /** As little as the executable, or the runtime and its cache, needs. */
 const MINIMAL: Record<string, string> = BINARY ? {} : { DENO_DIR: await denoDir() };
-
-async function denoDir(): Promise<string> {
-  const info = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
-  return JSON.parse(new TextDecoder().decode(info.stdout)).denoDir;
-}
 
 Deno.test("with an empty environment, in /", async () => {
   await copies(COMMAND, { env: MINIMAL, cwd: "/" });

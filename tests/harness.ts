@@ -17,7 +17,25 @@ export const BINARY = Deno.env.get("IOCOPY") ? resolve(Deno.env.get("IOCOPY") ??
 /** The words that start the command under test. */
 export const COMMAND: readonly string[] = BINARY
   ? [BINARY]
-  : [Deno.execPath(), "run", "--quiet", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
+  : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
+
+/** Where the runtime keeps its caches, and the packages. */
+export function denoDir(): Promise<string> {
+  return cacheFolder ??= askForFolder();
+}
+
+let cacheFolder: Promise<string> | undefined;
+
+async function askForFolder(): Promise<string> {
+  const info = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
+  return JSON.parse(new TextDecoder().decode(info.stdout)).denoDir;
+}
+
+/** Makes `folder` a DENO_DIR with cold caches; the packages are there, or they would be fetched. */
+export async function makeDenoDir(folder: string): Promise<void> {
+  await Deno.mkdir(folder);
+  await Deno.symlink(`${await denoDir()}/npm`, `${folder}/npm`);
+}
 
 /** How a process ended. */
 export interface Outcome {

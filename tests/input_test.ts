@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { parse, UsageError } from "../cli/options.ts";
-import { BINARY, COMMAND, start } from "./harness.ts";
+import { BINARY, COMMAND, makeDenoDir, start } from "./harness.ts";
 import { type End, pipe } from "./ends.ts";
 import { hasBytes, iocopy, within } from "./probe.ts";
 
@@ -245,15 +245,12 @@ Deno.test("the runtime's descriptors are out of reach at every number up to 64",
 });
 
 Deno.test("and with a cold cache of the runtime", { ignore: BINARY !== undefined }, async () => {
-  const info = await new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).output();
-  const warm: string = JSON.parse(new TextDecoder().decode(info.stdout)).denoDir;
   const folder = await Deno.makeTempDir();
   let count = 0;
   try {
     await refusesAll(async () => {
       const cold = `${folder}/${count++}`;
-      await Deno.mkdir(cold);
-      await Deno.symlink(`${warm}/npm`, `${cold}/npm`); // or it would be fetched each time
+      await makeDenoDir(cold);
       return { ...Deno.env.toObject(), DENO_DIR: cold };
     });
   } finally {

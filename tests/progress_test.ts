@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Progress } from "../cli/progress.ts";
 import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
-import { COMMAND, ROOT } from "./harness.ts";
+import { BINARY, COMMAND, makeDenoDir, ROOT } from "./harness.ts";
 import { DEADLINE, iocopy, lacks, within } from "./probe.ts";
 import { lines, pause } from "./watching.ts";
 
@@ -124,8 +124,13 @@ class Screen implements AsyncDisposable {
   async start(columns: number, args: string): Promise<void> {
     const run =
       `seq 9; "$@" < ${this.#directory}/0 > ${this.#directory}/1; echo "status $?"; exec cat`;
+    // On a terminal, and only there, the runtime complains of caches that
+    // others of its processes spoil: so it has some of its own.
+    const caches = `${this.#directory}/deno`;
+    if (!BINARY) await makeDenoDir(caches);
     await this.tmux(
       ...["new-session", "-d", "-x", String(columns), "-y", "24", "-e", "LANG=C"],
+      ...["-e", `DENO_DIR=${caches}`],
       ...["sh", "-c", run, "sh", ...COMMAND, ...args.split(" ")],
     );
   }
