@@ -36,9 +36,9 @@ export class Channel implements ChannelStatus {
   waits: number | undefined;
   /** Empty is none: a buffer is taken to read into, and given back when drained. */
   buffer: PipeBuffer | MemoryBuffer | undefined;
-  /** Whether one splice moves bytes from rfd to wfd, or two through a pipe. */
-  direct: boolean;
+  /** Whether splice moves bytes from rfd to wfd: through a pipe of ours, or directly. */
   spliced: boolean;
+  direct: boolean;
   /** Refused splices in a row. */
   refused = 0;
   /** The write side has failed; what still comes is read and dropped, so that the peer gets our answer. */
@@ -63,7 +63,9 @@ export class Channel implements ChannelStatus {
     this.rfd = from.fd;
     this.wfd = to.fd;
     this.spliced = !copied && from.isStream && to.isStream && !from.mayWait && !to.mayWait;
-    this.direct = this.spliced && (from.kind === "pipe" || to.kind === "pipe");
+    // What is not a pipe gives and takes more at once than a pipe of another's
+    // making holds: through one of ours, larger, TCP to a pipe costs half.
+    this.direct = this.spliced && from.kind === "pipe" && to.kind === "pipe";
   }
 
   get bytes(): number {

@@ -109,12 +109,6 @@ export class Descriptor implements Disposable {
     return this.#orOnThread(libc.writeNow(this.fd, bytes));
   }
 
-  /** Whether there will never be anything to read. Takes nothing, and says no where it cannot tell. */
-  isAtEnd(): boolean {
-    if (this.kind === "socket") return libc.peekNow(this.fd) === 0;
-    return this.kind === "pipe" && libc.poll(this.fd, libc.IN) === libc.HUP;
-  }
-
   // Linux before 6.4 cannot be told not to wait on a pipe by the call alone.
   #orOnThread(result: number): number {
     if (result !== -libc.EOPNOTSUPP) return result;

@@ -71,7 +71,7 @@ const O_CLOEXEC = 0o2000000;
 
 const SPLICE_F_NONBLOCK = 2;
 const RWF_NOWAIT = 8;
-const MSG_PEEK = 2, MSG_DONTWAIT = 0x40;
+const MSG_DONTWAIT = 0x40;
 
 /** Tells where a function of the C library is. */
 let find: ((name: string) => bigint) | undefined;
@@ -181,7 +181,6 @@ const c = {
   close: lazily("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
   epoll_create1: lazily("epoll_create1", "i32"),
-  eventfd: lazily("eventfd", "u32", "i32"),
   getsockopt: lazily("getsockopt", "i32", "i32", "i32", "buffer", "buffer"),
   isatty: lazily("isatty", "i32"),
   pipe2: lazily("pipe2", "buffer", "i32"),
@@ -194,6 +193,8 @@ const c = {
   shutdown: lazily("shutdown", "i32", "i32"),
   sigaction: lazily("sigaction", "i32", "buffer", "buffer"),
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
+  timerfd_create: lazily("timerfd_create", "i32", "i32"),
+  timerfd_settime: lazily("timerfd_settime", "i32", "i32", "buffer", "pointer"),
   write: lazily("write", "i32", "buffer", "usize"),
 };
 
@@ -250,11 +251,6 @@ export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 /** As {@linkcode readNow}, for a socket; every Linux knows it (recv(2)). */
 export function receiveNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
-}
-
-/** As {@linkcode receiveNow}, but takes nothing: 0 at the end, 1 where there is a byte (recv(2)). */
-export function peekNow(socket: number): number {
-  return moved(c.recv(socket, new Uint8Array(1), 1n, MSG_DONTWAIT | MSG_PEEK));
 }
 
 /** As {@linkcode writeNow}, for a socket; every Linux knows it (send(2)). */
@@ -420,9 +416,19 @@ export function epollWaitOnThread(
   return thread.epoll_wait(epoll, events, most, milliseconds);
 }
 
-/** A counter to wake an epoll_wait with (eventfd(2)). */
-export function eventfd(): number {
-  return checked(c.eventfd(0, O_CLOEXEC | O_NONBLOCK));
+/** A descriptor that becomes readable at a time that is set (timerfd_create(2)). */
+export function timer(): number {
+  const CLOCK_MONOTONIC = 1;
+  return checked(c.timerfd_create(CLOCK_MONOTONIC, O_CLOEXEC | O_NONBLOCK));
+}
+
+const itimerspec = new BigInt64Array(4);
+
+/** Sets it to become readable once, after `nanoseconds` (more than 0), and not before (timerfd_settime(2)). */
+export function setTimer(fd: number, nanoseconds: number): number {
+  itimerspec[2] = BigInt(Math.floor(nanoseconds / 1e9));
+  itimerspec[3] = BigInt(nanoseconds % 1e9);
+  return checked(c.timerfd_settime(fd, 0, itimerspec, null));
 }
 
 const SIG_IGN = 1n;

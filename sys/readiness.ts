@@ -19,13 +19,19 @@ const EDGE = 1 << 31;
 /** The descriptors that are waited for, and the wait. */
 export class Readiness {
   readonly #epoll = opened("epoll_create1", libc.epollCreate());
-  /** Wakes {@linkcode idle}; made when that is first called. */
-  #waker: number | undefined;
+  /** Ends a wait when its time has come. */
+  readonly #timer = opened("timerfd_create", libc.timer());
   readonly #events = new Int32Array(MOST * WORDS);
   readonly #pointer = Deno.UnsafePointer.of(this.#events);
   readonly #event = new Int32Array(WORDS);
   readonly #eventPointer = Deno.UnsafePointer.of(this.#event);
   readonly #ignored = new Int32Array(WORDS);
+
+  /** To be made while all descriptors are open: the alarm is told from them by its number. */
+  constructor() {
+    // Edge-triggered, so that nobody has to read how often it rang.
+    this.#control(ADD, this.#timer, libc.IN | EDGE);
+  }
 
   /**
    * Changes what is waited for on a descriptor from `before` to `after`: a sum
@@ -50,12 +56,17 @@ export class Readiness {
   }
 
   /**
-   * Waits for at most `milliseconds`, on this thread. Answers how many
-   * descriptors are ready, for {@linkcode descriptor} and {@linkcode events};
-   * -EINTR where a signal came.
+   * Waits on this thread, `milliseconds` at most (-1: no limit). Answers how many
+   * descriptors are ready, for {@linkcode descriptor} and {@linkcode events}; the
+   * alarm is one that nobody asked for. -EINTR where a signal came.
    */
   wait(milliseconds: number): number {
     return libc.epollWait(this.#epoll, this.#pointer, MOST, milliseconds);
+  }
+
+  /** Ends a {@linkcode wait} or an {@linkcode idle} once, after `milliseconds`: any earlier alarm is off. */
+  alarm(milliseconds: number): void {
+    libc.setTimer(this.#timer, Math.max(1, Math.round(milliseconds * 1e6)));
   }
 
   /** The descriptor of the `index`th event of the last wait. */
@@ -69,27 +80,17 @@ export class Readiness {
   }
 
   /**
-   * Lets the event loop run until something is ready or {@linkcode wake} is
-   * called. The wait itself is on another thread; what is ready the next
-   * {@linkcode wait} tells.
+   * Lets the event loop run until something is ready, or an alarm rings. The
+   * wait itself is on another thread; what is ready the next {@linkcode wait}
+   * tells.
    */
   async idle(): Promise<void> {
-    if (this.#waker === undefined) {
-      this.#waker = opened("eventfd", libc.eventfd());
-      // Edge-triggered, so that nobody has to read the counter back.
-      this.#control(ADD, this.#waker, libc.IN | EDGE);
-    }
     await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, -1);
-  }
-
-  /** Ends an {@linkcode idle} that is under way. */
-  wake(): void {
-    if (this.#waker !== undefined) libc.write(this.#waker, new BigUint64Array([1n]));
   }
 
   /** Gives both descriptors back. */
   close(): void {
-    if (this.#waker !== undefined) libc.close(this.#waker);
+    libc.close(this.#timer);
     libc.close(this.#epoll);
   }
 }
