@@ -13,6 +13,9 @@ const MOST = 256;
 const WORDS = Deno.build.arch === "x86_64" ? 3 : 4;
 const DATA = Deno.build.arch === "x86_64" ? 1 : 2;
 
+/** The longest alarm, in nanoseconds: 11 days. */
+const LONGEST = 1e15;
+
 const ADD = 1, REMOVE = 2, CHANGE = 3;
 const EDGE = 1 << 31;
 
@@ -66,7 +69,7 @@ export class Readiness {
 
   /** Ends a {@linkcode wait} or an {@linkcode idle} once, after `milliseconds`: any earlier alarm is off. */
   alarm(milliseconds: number): void {
-    libc.setTimer(this.#timer, Math.max(1, Math.round(milliseconds * 1e6)));
+    libc.setTimer(this.#timer, Math.min(Math.max(1, Math.round(milliseconds * 1e6)), LONGEST));
   }
 
   /** The descriptor of the `index`th event of the last wait. */

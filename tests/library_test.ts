@@ -337,6 +337,25 @@ Deno.test("a Copier can be looked at while it runs, and the program does other t
   for (const end of [out, log]) end.close();
 });
 
+Deno.test("any hold will do, and a Copier that has ended has nothing to stop", async () => {
+  for (const hold of ["0", "Infinity"]) {
+    const [a, first] = pipe();
+    const [out, b] = pipe();
+    // Were there anything to stop, the program would wait a minute for it.
+    const code = `
+      const copier = new Copier([[3, 4]], { hold: ${hold}, grace: 60_000 });
+      say(results(await copier.run()));
+      copier.stop();
+    `;
+    using running = program(code, { 3: a, 4: b });
+    await first.write("hello");
+    first.close();
+    assertEquals(await out.readText(6), "hello");
+    assertEquals(await said(running), [[{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }]]);
+    out.close();
+  }
+});
+
 // ---- Descriptor: what Deno.FsFile does, for a number that was inherited.
 
 Deno.test("Descriptor reads and writes, waiting on this thread or not", async (t) => {
