@@ -16,7 +16,7 @@ import {
   unconnected,
   unixPair,
 } from "./ends.ts";
-import { COMMAND, type Running } from "./harness.ts";
+import { BINARY, COMMAND, makeDenoDir, type Running } from "./harness.ts";
 import {
   cpuSeconds,
   fillUp,
@@ -339,9 +339,13 @@ const STDERRS: Record<
 for (const [name, make] of Object.entries(STDERRS)) {
   Deno.test(`standard error is ${name}: the copy goes on`, async () => {
     const { given, held, closed = [] } = make();
+    // On a terminal the runtime complains of spoilt caches, and would be stuck itself.
+    const folder = await Deno.makeTempDir();
+    const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
+    if (!BINARY) await makeDenoDir(env.DENO_DIR);
     const [from, source] = unixPair();
     const [to, sink] = pipe();
-    using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed });
+    using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed, env });
     const content = noise(300_000);
     for (let round = 0; round < 20; round++) {
       const [bytes] = await within(
@@ -354,6 +358,7 @@ for (const [name, make] of Object.entries(STDERRS)) {
     const outcome = await running.outcome;
     assertEquals([outcome.code, outcome.signal], [0, null]);
     for (const end of [from, to, ...held]) end.close();
+    await Deno.remove(folder, { recursive: true });
   });
 }
 
