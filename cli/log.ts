@@ -177,7 +177,7 @@ export class Log {
 
   /** Waits until the reader is ready, or has not been for too long. */
   async #ready({ fd }: Descriptor): Promise<void> {
-    if (!this.#writing) return await pollOnThread(fd, OUT, PATIENCE);
+    if (!this.#writing) return void await pollOnThread(fd, OUT, PATIENCE);
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, PATIENCE);
     await Promise.race([this.#writing, late.promise]);

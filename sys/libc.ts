@@ -281,13 +281,17 @@ export function poll(fd: number, events: number, milliseconds = 0): number {
   return ready > 0 ? pollfd.getInt16(6, true) : ready;
 }
 
-/** Waits on another thread until one of `events` holds, for at most `milliseconds` (-1: for ever). */
+/** As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1: for ever). */
 export async function pollOnThread(
   fd: number,
   events: number,
   milliseconds: number,
-): Promise<void> {
-  await thread.poll(new Int32Array([fd, events]), 1n, milliseconds);
+): Promise<number> {
+  const descriptors = new Int32Array([fd, events]);
+  const ready = await thread.poll(descriptors, 1n, milliseconds);
+  // Read afterwards, the memory is not given to anybody else while the kernel
+  // has its address.
+  return ready > 0 ? (descriptors[1] ?? 0) >> 16 : ready;
 }
 
 /**
