@@ -266,8 +266,8 @@ export class Copier {
   #turn(channel: Channel): void {
     this.#still = false;
     if (channel.lingering) return this.#discard(channel);
-    this.#makeNonBlocking(channel);
     if (channel.direct) return this.#splice(channel);
+    this.#makeNonBlocking(channel);
     // Behind much, or behind what was stuck, there is more: it is fetched
     // without asking again.
     let more = channel.state === WRITING;

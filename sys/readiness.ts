@@ -33,7 +33,7 @@ export class Readiness {
   /** To be made while all descriptors are open: the alarm is told from them by its number. */
   constructor() {
     // Edge-triggered, so that nobody has to read how often it rang.
-    this.#control(ADD, this.#timer, libc.IN | EDGE);
+    this.watch(this.#timer, -1, libc.IN | EDGE);
   }
 
   /**
@@ -45,17 +45,13 @@ export class Readiness {
   watch(fd: number, before: number, after: number): boolean {
     if (before === after) return true;
     const operation = before === -1 ? ADD : after === -1 ? REMOVE : CHANGE;
-    const result = this.#control(operation, fd, after);
+    this.#event[0] = after;
+    this.#event[DATA] = fd;
+    const result = libc.epollControl(this.#epoll, operation, fd, this.#eventPointer);
     // Adding never gives ENOENT: then errno was lost to the runtime (see libc.ts).
     if (result === -libc.EPERM || operation === ADD && result === -libc.ENOENT) return false;
     if (result < 0) throw new SystemError("epoll_ctl", fd, result);
     return true;
-  }
-
-  #control(operation: number, fd: number, events: number): number {
-    this.#event[0] = events;
-    this.#event[DATA] = fd;
-    return libc.epollControl(this.#epoll, operation, fd, this.#eventPointer);
   }
 
   /**
