@@ -247,21 +247,25 @@ export class Descriptor implements Disposable {
       const duplicate = libc.fcntl(this.fd, libc.F_DUPFD_CLOEXEC, 0);
       if (duplicate >= 0) result = libc.close(duplicate);
     }
-    for (let fd = 3, unused = 0; unused < UNUSED_IN_A_ROW; fd++) {
-      const flags = libc.fcntl(fd, libc.F_GETFD);
-      unused = flags < 0 ? unused + 1 : 0;
-      if (flags !== libc.FD_CLOEXEC) continue;
-      const status = libc.status(fd);
-      if (typeof status === "number" || status.identity !== this.identity) continue;
-      if ((libc.fcntl(fd, libc.F_GETFL) & libc.O_ACCMODE) === access) libc.replace(inert, fd);
+    for (let first = 3, found = [first]; found.length > 0; first += AT_ONCE) {
+      found = libc.openAmong(first, AT_ONCE);
+      for (const fd of found) if (this.#isCopiedTo(fd, access)) libc.replace(inert, fd);
     }
     return Math.min(result, libc.replace(inert, this.fd), 0);
+  }
+
+  /** Whether `fd` is the runtime's duplicate of this one, open for the same `access`. */
+  #isCopiedTo(fd: number, access: number): boolean {
+    if (libc.fcntl(fd, libc.F_GETFD) !== libc.FD_CLOEXEC) return false;
+    const status = libc.status(fd);
+    if (typeof status === "number" || status.identity !== this.identity) return false;
+    return (libc.fcntl(fd, libc.F_GETFL) & libc.O_ACCMODE) === access;
   }
   #closed = false;
 }
 
-/** The runtime numbers its own descriptors from 3 up, leaving small gaps at most. */
-const UNUSED_IN_A_ROW = 256;
+/** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */
+const AT_ONCE = 64;
 
 /** Bytes that the stream of a descriptor reads at a time. */
 const STREAM_CHUNK = 64 * 1024;

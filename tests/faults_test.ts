@@ -697,3 +697,27 @@ Deno.test("no descriptor to be had for a pipe of its own: it copies through memo
   }
   assert(well > 0, "never well");
 });
+
+for (
+  const { how, limit, beside } of [
+    { how: "the process may have but 48 descriptors", limit: 48, beside: 0 },
+    { how: "a hundred more are inherited", limit: 1024, beside: 100 },
+  ]
+) {
+  Deno.test(`1 is let go while others are copied, where ${how}`, async () => {
+    using other = bystander();
+    const [input, stdin] = pipe();
+    const [stdout, output] = pipe();
+    const more = Array.from({ length: beside }, (_, i) => [10 + i, open("/dev/null", O_RDONLY)]);
+    const given = { 0: input, 1: output, ...other.given, ...Object.fromEntries(more) };
+    const command = ["/bin/sh", "-c", `ulimit -n ${limit}; exec "$0" "$@"`, ...COMMAND];
+    using running = iocopy("0 1 8 9", given, { command });
+    await other.lives();
+    stdin.close();
+    assertEquals(await within("the end of file", stdout.read()), new Uint8Array(0));
+    await other.lives();
+    other.end();
+    await endsWith(running, 0, "");
+    stdout.close();
+  });
+}

@@ -52,13 +52,13 @@ function necessities(): [boolean, string, string][] {
   return [
     [os === "linux", `Linux (this is ${os})`, "splice(2) and epoll(7) are Linux's"],
     [isNew, `Deno ${OLDEST.join(".")} or later (this is ${Deno.version.deno})`, "deno upgrade"],
-    [hasLibc(), "the GNU C library (libdl.so.2)", "musl will not do, nor does Deno run on it"],
+    [hasLibc(), "the GNU C library (libc.so.6)", "musl will not do, nor does Deno run on it"],
   ];
 }
 
 function hasLibc(): boolean {
   try {
-    Deno.dlopen("libdl.so.2", {}).close();
+    Deno.dlopen("libc.so.6", {}).close();
     return true;
   } catch {
     return false;
