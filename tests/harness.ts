@@ -86,7 +86,8 @@ export function start(
   const numbers = Object.entries(all).map(([fd, end]) => [fd, end.fd]);
   const pid = spawn(program, words, {
     given: Object.fromEntries(numbers),
-    env: options.env ?? Deno.env.toObject(),
+    // From source, the runtime would look on the network for a newer one.
+    env: options.env ?? { ...Deno.env.toObject(), DENO_NO_UPDATE_CHECK: "1" },
     cwd: options.cwd ?? ROOT,
   });
   logging.close();
