@@ -22,8 +22,8 @@ import { digits, failures, machine, text } from "./report.ts";
 const BESIDE = [400, 4000];
 /** How long an idle copier is watched, in seconds. */
 const WATCHED = 10;
-/** For the memory after many bytes: so many times those of a run. */
-const MANY = 100;
+/** For the memory after many bytes: so many times those of a run, up to what the target names. */
+const MANY = 100, MOST = 100e9;
 /** How much more memory than the least program of this runtime is allowed, in bytes. */
 const MORE = 6e6;
 /** Channels of the copier that is watched while idle. */
@@ -97,10 +97,12 @@ function round(
 
 function once(much: Amount, ours: readonly Copier[]): Trial[] {
   return ours.flatMap((own): Trial[] => [
-    { mode: "bulk", path: TCP, copier: long(own), number: much.bytes * MANY },
+    { mode: "bulk", path: TCP, copier: long(own), number: many(much) },
     { mode: "idle", path: PIPE, copier: own, number: WATCHED, idles: IDLES },
   ]);
 }
+
+const many = (much: Amount) => Math.min(much.bytes * MANY, MOST);
 
 // The same copier under another name is measured for another purpose.
 const alone = (own: Copier): Copier => ({ ...own, id: `${own.id} silent` });
@@ -197,7 +199,7 @@ function judge(
     );
   };
   memory("1 byte", "start", PIPE, own.id);
-  memory(`${much.bytes * MANY / 1e9} GB`, "bulk", TCP, long(own).id);
+  memory(`${many(much) / 1e9} GB`, "bulk", TCP, long(own).id);
 
   for (const idles of BESIDE) {
     const [of, path] = [busy(own).id, TCP.id];
