@@ -247,10 +247,12 @@ export class Descriptor implements Disposable {
       const duplicate = libc.fcntl(this.fd, libc.F_DUPFD_CLOEXEC, 0);
       if (duplicate >= 0) result = libc.close(duplicate);
     }
-    for (let first = 3, found = [first]; found.length > 0; first += AT_ONCE) {
+    let first = 3, found: number[];
+    do {
       found = libc.openAmong(first, AT_ONCE);
       for (const fd of found) if (this.#isCopiedTo(fd, access)) libc.replace(inert, fd);
-    }
+      first += AT_ONCE;
+    } while (found.length > 0);
     return Math.min(result, libc.replace(inert, this.fd), 0);
   }
 

@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { LIBRARY } from "../sys/libc.ts";
 
 /** The oldest Deno that runs it: the first that reads the lock file. */
 const OLDEST = [2, 3];
@@ -52,13 +53,13 @@ function necessities(): [boolean, string, string][] {
   return [
     [os === "linux", `Linux (this is ${os})`, "splice(2) and epoll(7) are Linux's"],
     [isNew, `Deno ${OLDEST.join(".")} or later (this is ${Deno.version.deno})`, "deno upgrade"],
-    [hasLibc(), "the GNU C library (libc.so.6)", "musl will not do, nor does Deno run on it"],
+    [hasLibc(), `the GNU C library (${LIBRARY})`, "musl will not do, nor does Deno run on it"],
   ];
 }
 
 function hasLibc(): boolean {
   try {
-    Deno.dlopen("libc.so.6", {}).close();
+    Deno.dlopen(LIBRARY, {}).close();
     return true;
   } catch {
     return false;
