@@ -180,8 +180,8 @@ function parseLetters(word: string, settings: Settings): boolean {
 }
 
 function parseDescriptor(word: string): number {
-  const isNumber = word !== "" && [...word].every((digit) => digit >= "0" && digit <= "9");
-  if (isNumber && Number(word) <= LAST_DESCRIPTOR) return Number(word);
+  const fd = /^\d+$/.test(word) ? Number(word) : NaN;
+  if (fd <= LAST_DESCRIPTOR) return fd;
   throw new UsageError(`${quote(word)} is not a descriptor`);
 }
 
