@@ -342,23 +342,26 @@ for (const [name, make] of Object.entries(STDERRS)) {
     // On a terminal the runtime complains of spoilt caches, and would be stuck itself.
     const folder = await Deno.makeTempDir();
     const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
-    if (!BINARY) await makeDenoDir(env.DENO_DIR);
-    const [from, source] = unixPair();
-    const [to, sink] = pipe();
-    using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed, env });
-    const content = noise(300_000);
-    for (let round = 0; round < 20; round++) {
-      const [bytes] = await within(
-        "the copy",
-        Promise.all([to.readExactly(content.length), from.write(content)]),
-      );
-      assert(same(bytes, content), "other bytes");
+    try {
+      if (!BINARY) await makeDenoDir(env.DENO_DIR);
+      const [from, source] = unixPair();
+      const [to, sink] = pipe();
+      using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed, env });
+      const content = noise(300_000);
+      for (let round = 0; round < 20; round++) {
+        const [bytes] = await within(
+          "the copy",
+          Promise.all([to.readExactly(content.length), from.write(content)]),
+        );
+        assert(same(bytes, content), "other bytes");
+      }
+      from.shutdownWrite();
+      const outcome = await running.outcome;
+      assertEquals([outcome.code, outcome.signal], [0, null]);
+      for (const end of [from, to, ...held]) end.close();
+    } finally {
+      await Deno.remove(folder, { recursive: true });
     }
-    from.shutdownWrite();
-    const outcome = await running.outcome;
-    assertEquals([outcome.code, outcome.signal], [0, null]);
-    for (const end of [from, to, ...held]) end.close();
-    await Deno.remove(folder, { recursive: true });
   });
 }
 

@@ -19,6 +19,9 @@ export const COMMAND: readonly string[] = BINARY
   ? [BINARY]
   : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
 
+// From source, the runtime would look on the network for a newer one.
+Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
+
 /** Where the runtime keeps its caches, and the packages. */
 export function denoDir(): Promise<string> {
   return cacheFolder ??= askForFolder();
@@ -86,8 +89,7 @@ export function start(
   const numbers = Object.entries(all).map(([fd, end]) => [fd, end.fd]);
   const pid = spawn(program, words, {
     given: Object.fromEntries(numbers),
-    // From source, the runtime would look on the network for a newer one.
-    env: options.env ?? { ...Deno.env.toObject(), DENO_NO_UPDATE_CHECK: "1" },
+    env: options.env ?? Deno.env.toObject(),
     cwd: options.cwd ?? ROOT,
   });
   logging.close();
