@@ -88,15 +88,15 @@ export class Load implements Disposable {
   }
 
   /** Does one run. */
-  async run({ mode, left, right, number, idles, command: copier }: Run): Promise<Outcome> {
+  async run({ mode, left, right, number, idles, command }: Run): Promise<Outcome> {
     const from = left === "file" ? `${this.folder}/bytes` : left;
     const bytes = mode === "bulk" || mode === "both" ? number : 0;
     const patience = PATIENCE + (mode === "idle" ? 2 * number : Math.ceil(bytes / 1e7));
     const sides = ["-l", from, "-r", right, "-n", number, "-i", idles, "-t", patience];
-    const args = [mode, ...sides.map(String), "--", ...copier];
+    const args = [mode, ...sides.map(String), "--", ...command];
     const env = { DENO_NO_UPDATE_CHECK: "1" }; // the runtime's own errand is not what is measured
-    const command = new Deno.Command(this.#load, { args, env, stdout: "piped", stderr: "piped" });
-    this.#running = command.spawn();
+    const options = { args, env, stdout: "piped", stderr: "piped" } as const;
+    this.#running = new Deno.Command(this.#load, options).spawn();
     const { stdout, stderr } = await this.#running.output();
     this.#running = undefined;
     const said = new TextDecoder().decode(stderr).trim().split("\n")[0] ?? "";

@@ -1,6 +1,6 @@
 /**
- * Makes the executable: the runtime, and behind it our modules as JavaScript,
- * those that every start needs in one file.
+ * Makes the executable: the runtime, and behind it our modules as JavaScript, in
+ * a few files.
  *
  *     deno task compile
  *
@@ -37,7 +37,7 @@ export async function compile(output: string, target: string = Deno.build.target
     // Embedded as they are, the modules would come with the whole cache of npm
     // packages: 2.8 MB more to ship, and 7 MB more in memory. What is loaded only
     // when asked for stays apart, and no name is longer than it must be: each
-    // start has a quarter to read of what it would have otherwise.
+    // start has a third to read of what it would have otherwise.
     const files = ["--minify", "--code-splitting", "--outdir", work];
     await deno(Deno.execPath(), ["bundle", "--quiet", ...files, `${ROOT}/main.ts`]);
     for await (const { name } of Deno.readDir(work)) {
