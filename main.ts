@@ -6,13 +6,13 @@
 import { Log } from "./cli/log.ts";
 import { parse, type Settings, UsageError } from "./cli/options.ts";
 import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
-import { Copier, DescriptorError } from "./engine.ts";
+import { type ChannelStatus, Copier, DescriptorError } from "./engine.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
-const WELL = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
+const OK = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
 
 /** How long the event loop waits for the copying at a stretch, in milliseconds: signals wait with it. */
-const HOLD = 25;
+const YIELD_AFTER = 25;
 
 async function main(args: readonly string[]): Promise<number> {
   try {
@@ -31,7 +31,7 @@ async function run(settings: Settings): Promise<number> {
   const log = new Log();
   const copier = new Copier(settings.pairs, {
     buffer: settings.buffer,
-    hold: HOLD,
+    yieldAfter: YIELD_AFTER,
     onError: (error) => {
       log.message(error.message);
       log.flush();
@@ -42,7 +42,7 @@ async function run(settings: Settings): Promise<number> {
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },
     // What follows is loaded when it is asked for.
-    ...settings.dump && (await import("./cli/dump.ts")).dumping(log, settings.buffer),
+    ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
   });
   const { channels } = copier;
   const watchers: (() => void)[] = [];
@@ -50,7 +50,7 @@ async function run(settings: Settings): Promise<number> {
     const { showProgress } = await import("./cli/progress.ts");
     watchers.push(showProgress(channels, settings.size, log));
   }
-  let status = WELL;
+  let status = OK;
   if (settings.timeout) {
     const { onTimeout } = await import("./cli/timeout.ts");
     watchers.push(onTimeout(channels, settings.timeout, () => {
@@ -76,7 +76,11 @@ async function run(settings: Settings): Promise<number> {
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
   await log.end();
-  return status || (channels.some((channel) => channel.error) ? REFUSED : WELL);
+  return status || (channels.some(failure) ? REFUSED : OK);
+}
+
+function failure({ ended, error }: ChannelStatus): boolean {
+  return error !== undefined && !(ended === "stopped" && error.code === "ECANCELED");
 }
 
 function isWrongUse(error: unknown): error is Error {
@@ -86,7 +90,7 @@ function isWrongUse(error: unknown): error is Error {
 function print(text: string): number {
   const bytes = new TextEncoder().encode(text);
   for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
-  return WELL;
+  return OK;
 }
 
 function say(text: string, status: number): number {

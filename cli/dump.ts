@@ -17,17 +17,19 @@ const ROW = 16;
  * read, headed by the time and the channel. It goes no faster than the log's
  * reader, as long as that reads at all.
  */
-export function dumping(log: Log, buffer: number): CopyOptions {
+export function dumping(log: Log): CopyOptions {
   const offsets = new Map<ChannelStatus, number>();
   return {
-    buffer: Math.min(buffer, BLOCK),
     onWait: () => log.settle(),
     onData: (channel, bytes) => {
-      const offset = offsets.get(channel) ?? 0;
-      offsets.set(channel, offset + bytes.length);
       const time = new Date().toISOString();
-      const head = `iocopy: ${time} ${channel.rfd} -> ${channel.wfd}: ${bytes.length} bytes\n`;
-      log.block(head + hexdump(bytes, offset));
+      for (let at = 0; at < bytes.length; at += BLOCK) {
+        const block = bytes.subarray(at, at + BLOCK);
+        const offset = offsets.get(channel) ?? 0;
+        offsets.set(channel, offset + block.length);
+        const head = `iocopy: ${time} ${channel.rfd} -> ${channel.wfd}: ${block.length} bytes\n`;
+        log.block(head + hexdump(block, offset));
+      }
     },
   };
 }

@@ -3,8 +3,10 @@
  *
  * @module
  */
-import { Descriptor } from "../sys/descriptor.ts";
-import { EAGAIN, OUT, pollOnThread } from "../sys/libc.ts";
+import { Fd } from "../sys/fd.ts";
+import { OUT } from "../sys/constants.ts";
+import { EAGAIN } from "../sys/errno.ts";
+import { pollOnThread } from "../sys/libc.ts";
 
 /**
  * What is kept for a reader that does not read, in characters, up to which
@@ -18,9 +20,6 @@ const MUCH = 64 * 1024;
 
 /** A reader that takes nothing for so long is not waited for, in milliseconds. */
 const PATIENCE = 1000;
-
-/** The most bytes that another thread writes in one call. */
-const CHUNK = 64 * 1024;
 
 /**
  * The log. It never holds the copying up for a reader that does not read: what
@@ -41,7 +40,7 @@ export class Log {
   #shown = "";
   #columns = 80;
   /** Standard error, from the first line on; null where nobody listens. */
-  #descriptor: Descriptor | null | undefined;
+  #descriptor: Fd | null | undefined;
 
   /** Adds a line behind the program's name, to be written by the next {@linkcode flush}, or dropped. */
   line(text: string): void {
@@ -92,7 +91,7 @@ export class Log {
       if (this.#rest.length === 0) this.#take();
       if (this.#rest.length === 0) return;
       if (!descriptor) this.#drop();
-      else if (descriptor.mayWait) return this.#writeOnThread(descriptor);
+      else if (descriptor.mayBlock) return this.#writeOnThread(descriptor);
       else if (!this.#wrote(descriptor.tryWrite(this.#rest))) return this.#writeLater(descriptor);
     }
   }
@@ -146,17 +145,17 @@ export class Log {
     this.#rest = this.#rest.subarray(this.#rest.length);
   }
 
-  #writeOnThread(descriptor: Descriptor): void {
+  #writeOnThread(descriptor: Fd): void {
     const written = (length: number) => {
       this.#writing = undefined;
       if (this.#wrote(length)) this.flush();
       else this.#writeLater(descriptor);
     };
-    this.#writing = descriptor.writeOnThread(this.#rest.subarray(0, CHUNK)).then(written);
+    this.#writing = descriptor.writeOnThread(this.#rest).then(written);
   }
 
   /** There may be no turn of the engine that flushes again. */
-  #writeLater({ fd }: Descriptor): void {
+  #writeLater({ fd }: Fd): void {
     if (this.#polling) return;
     this.#polling = true;
     pollOnThread(fd, OUT, -1).then(() => {
@@ -176,7 +175,7 @@ export class Log {
   }
 
   /** Waits until the reader is ready, or has not been for too long. */
-  async #ready({ fd }: Descriptor): Promise<void> {
+  async #ready({ fd }: Fd): Promise<void> {
     if (!this.#writing) return void await pollOnThread(fd, OUT, PATIENCE);
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, PATIENCE);
@@ -187,9 +186,9 @@ export class Log {
 
 const encoder = new TextEncoder();
 
-function standardError(): Descriptor | null {
+function standardError(): Fd | null {
   try {
-    return new Descriptor(2);
+    return new Fd(2);
   } catch {
     return null;
   }

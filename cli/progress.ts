@@ -4,7 +4,7 @@
  * @module
  */
 import type { ChannelStatus } from "../engine.ts";
-import { Descriptor } from "../sys/descriptor.ts";
+import { Fd } from "../sys/fd.ts";
 import { offset } from "../sys/libc.ts";
 import type { Log } from "./log.ts";
 import { forPeople } from "./stats.ts";
@@ -31,7 +31,7 @@ export function showProgress(
   log: Log,
 ): () => void {
   const isTerminal = Deno.stderr.isTerminal();
-  const onScreen = channels.filter(({ wfd }) => isTerminal && new Descriptor(wfd).isTerminal());
+  const onScreen = channels.filter(({ wfd }) => isTerminal && new Fd(wfd).kind === "terminal");
   const progress = new Progress(channels, size);
   const draw = () => {
     // Once the data itself goes to a terminal, a line drawn over and over is in its way.
@@ -155,6 +155,6 @@ function sum(channels: readonly ChannelStatus[]): number {
 
 /** How much of a regular file is still to be read; 0 of anything else. */
 function toCome(fd: number): number {
-  const { size } = new Descriptor(fd);
+  const { size } = new Fd(fd);
   return size && Math.max(0, size - offset(fd));
 }

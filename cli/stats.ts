@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { ChannelStatus } from "../engine.ts";
+import type { ChannelStatus, SystemError } from "../engine.ts";
 
 /** One line a channel, and one for all together: for people, or as JSON. */
 export function statistics(channels: readonly ChannelStatus[], json: boolean): string {
@@ -26,7 +26,7 @@ export function statistics(channels: readonly ChannelStatus[], json: boolean): s
 }
 
 function toObject(channel: ChannelStatus) {
-  const { rfd, wfd, bytes, operations, seconds, route, ended, error } = channel;
+  const { rfd, wfd, bytes, operations, seconds, route, reason, ended } = channel;
   return {
     rfd,
     wfd,
@@ -34,8 +34,9 @@ function toObject(channel: ChannelStatus) {
     operations,
     seconds: toMillis(seconds),
     route,
+    reason: reason ?? null,
     ended: ended ?? null,
-    error: error?.message ?? null,
+    error: failure(channel)?.message ?? null,
   };
 }
 
@@ -61,6 +62,11 @@ export function forPeople(bytes: number): string {
 
 const ENDINGS = { eof: "end of file", hangup: "hung up", error: "error", stopped: "stopped" };
 
-function ending({ ended, error }: ChannelStatus): string {
-  return error?.message ?? (ended ? ENDINGS[ended] : "open");
+function ending(channel: ChannelStatus): string {
+  return failure(channel)?.message ?? (channel.ended ? ENDINGS[channel.ended] : "open");
+}
+
+/** What went wrong; that it was stopped is no failure. */
+function failure({ ended, error }: ChannelStatus): SystemError | undefined {
+  return ended === "stopped" && error?.code === "ECANCELED" ? undefined : error;
 }

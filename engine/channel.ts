@@ -1,6 +1,24 @@
-import type { MemoryBuffer, PipeBuffer } from "../sys/buffer.ts";
-import type { SystemError } from "../sys/error.ts";
-import type { Port } from "./port.ts";
+/**
+ * A channel: one pair of descriptors, its counts, and one step of its copying.
+ *
+ * @module
+ */
+import { ERR, HUP, IN } from "../sys/constants.ts";
+import { EAGAIN, ECANCELED, EIO, EPIPE } from "../sys/errno.ts";
+import { SystemError } from "../sys/error.ts";
+import * as libc from "../sys/libc.ts";
+import { type Endpoint, READ, WRITE } from "./endpoint.ts";
+import type { Loop } from "./loop.ts";
+import type { BufferPool } from "./pool.ts";
+import {
+  bestRoute,
+  Direct,
+  fallBack,
+  type Route,
+  ThroughPipe,
+  UNDER_WAY,
+  type Way,
+} from "./route.ts";
 
 /** How a channel stands, or ended. */
 export interface ChannelStatus {
@@ -16,87 +34,328 @@ export interface ChannelStatus {
   readonly seconds: number;
   /** Whether the bytes stay in the kernel (splice(2)), or are copied. */
   readonly route: "splice" | "copy";
+  /** Why they are copied: "splice: Invalid argument", "terminal", "messages"; undefined where they are not. */
+  readonly reason: string | undefined;
   /** How it ended; undefined while it is open. */
   readonly ended: "eof" | "hangup" | "error" | "stopped" | undefined;
-  /** The first thing that went wrong, if anything. */
+  /**
+   * The first thing that went wrong, if anything. A copy that was stopped before
+   * the end of file was read has ECANCELED here.
+   */
   readonly error: SystemError | undefined;
 }
 
-/** What a channel waits for: to read, its buffer being empty, or to write. */
-export const READING = 0, WRITING = 1, ENDED = 2;
+/** What the channels of one copying share. */
+export interface Host {
+  readonly loop: Loop;
+  readonly pool: BufferPool;
+  /** Whether nothing more is to be read. */
+  readonly isStopping: boolean;
+  onOperation?:
+    | ((
+      operation: "read" | "write",
+      descriptor: number,
+      bytes: number,
+      channel: ChannelStatus,
+    ) => void)
+    | undefined;
+  onData?: ((channel: ChannelStatus, bytes: Uint8Array) => void) | undefined;
+  onError?: ((error: SystemError, channel: ChannelStatus) => void) | undefined;
+  onEnd(channel: Channel): void;
+}
+
+/** What is much, in bytes: more is likely to come at once. */
+const MUCH = 64 * 1024;
+
+/** How often a channel with much to carry reads and writes before others have their turn. */
+const IN_A_ROW = 8;
+
+/** How often in a row a ready descriptor may turn out not to be, before its readiness is not believed. */
+const UNTRUE = 1000;
+
+/** A channel that has no endpoint to wait at. */
+const NOTHING = -1;
 
 /** One pair. */
-export class Channel implements ChannelStatus {
+export class Channel implements ChannelStatus, Way {
   readonly rfd: number;
   readonly wfd: number;
+  readonly source: Endpoint;
+  readonly sink: Endpoint;
+  readonly loop: Loop;
+  readonly pool: BufferPool;
+  readonly onData: ((bytes: Uint8Array) => void) | undefined;
+  bytes = 0;
+  operations = 0;
   error: SystemError | undefined;
-  ended: "eof" | "hangup" | "error" | "stopped" | undefined;
-  state = READING;
-  /** Which readiness it is counted for at its ports. */
-  waits: number | undefined;
-  /** Empty is none: a buffer is taken to read into, and given back when drained. */
-  buffer: PipeBuffer | MemoryBuffer | undefined;
-  /** Whether splice moves bytes from rfd to wfd: through a pipe of ours, or directly. */
-  spliced: boolean;
-  direct: boolean;
-  /** Refused splices in a row. */
-  refused = 0;
-  /** The write side has failed; what still comes is read and dropped, so that the peer gets our answer. */
-  lingering = false;
-  /** Whether another thread is at it, and what it came to. */
-  underWay = false;
-  outcome: number | undefined;
-  /** Bytes and operations: doubles from the start, or V8 would compile all anew at 2 GiB. */
-  readonly #counts = new Float64Array(2);
+  ended: ChannelStatus["ended"];
+  /**
+   * Lingering: the write side has failed, and what the peer still sends is read
+   * and dropped, so that it gets our answer to the other direction.
+   */
+  #phase: "new" | "open" | "lingering" | "ended" = "new";
+  /** What it is counted for at its endpoints: READ at the source, WRITE at the sink. */
+  #waitsFor = NOTHING;
+  /** Waits in a row after which nothing moved. */
+  #stalls = 0;
+  #route: Route;
+  readonly #host: Host;
   readonly #startedAt = performance.now();
-  #endedAt: number | undefined;
+  #endedAt = 0;
 
-  /** Where it reads, and where it writes. */
-  readonly source: Port;
-  readonly sink: Port;
-
-  /** The channel from `source` to `sink`; `copied` where its bytes have to come into memory. */
-  constructor(source: Port, sink: Port, copied: boolean) {
+  /** The channel from `source` to `sink`. */
+  constructor(source: Endpoint, sink: Endpoint, host: Host) {
     this.source = source;
     this.sink = sink;
-    const [from, to] = [source.descriptor, sink.descriptor];
-    this.rfd = from.fd;
-    this.wfd = to.fd;
-    this.spliced = !copied && from.isStream && to.isStream && !from.mayWait && !to.mayWait;
-    // What is not a pipe gives and takes more at once than a pipe of another's
-    // making holds: through one of ours, larger, TCP to a pipe costs half.
-    this.direct = this.spliced && from.kind === "pipe" && to.kind === "pipe";
+    this.rfd = source.fd.fd;
+    this.wfd = sink.fd.fd;
+    this.loop = host.loop;
+    this.pool = host.pool;
+    this.#host = host;
+    this.onData = host.onData && ((bytes) => host.onData?.(this, bytes));
+    this.#route = bestRoute(this);
   }
 
-  get bytes(): number {
-    return this.#counts[0] ?? 0;
-  }
-  get operations(): number {
-    return this.#counts[1] ?? 0;
-  }
   get route(): "splice" | "copy" {
-    return this.spliced ? "splice" : "copy";
+    return this.#route.name;
+  }
+  get reason(): string | undefined {
+    return this.#route.reason;
   }
   get seconds(): number {
-    return ((this.#endedAt ?? performance.now()) - this.#startedAt) / 1000;
+    return ((this.#endedAt || performance.now()) - this.#startedAt) / 1000;
   }
-
-  /** Counts a read, or a write of `bytes`. */
-  count(bytes: number): void {
-    const counts = this.#counts;
-    counts[0] = (counts[0] ?? 0) + bytes;
-    counts[1] = (counts[1] ?? 0) + 1;
+  get waitsFor(): number {
+    return this.#waitsFor;
   }
 
   /** How it stands, in an object of its own. */
   status(): ChannelStatus {
-    const { rfd, wfd, bytes, operations, seconds, route, ended, error } = this;
-    return { rfd, wfd, bytes, operations, seconds, route, ended, error };
+    const { rfd, wfd, bytes, operations, seconds, route, reason, ended, error } = this;
+    return { rfd, wfd, bytes, operations, seconds, route, reason, ended, error };
   }
 
-  end(how: "eof" | "hangup" | "error" | "stopped"): void {
-    this.state = ENDED;
+  /** Takes its places at its endpoints, and waits to read. */
+  begin(): void {
+    this.#phase = "open";
+    this.loop.hold();
+    this.source.addReader(this);
+    this.sink.addWriter(this);
+    this.#wait(READ);
+  }
+
+  // ---- The way of a byte: from rfd into the buffer, from the buffer to wfd.
+
+  /** One step: whatever can move at once, within bounds that leave others their turn. */
+  run(): void {
+    if (this.#phase === "ended") return;
+    if (this.#phase === "lingering") return this.#discard();
+    const route = this.#route;
+    // After a full read or a blocked write more is probably queued: skip epoll once.
+    let more = route.held > 0;
+    for (let times = 0; times < IN_A_ROW; times++) {
+      if (route.held === 0) {
+        const length = route.fill();
+        if (length <= 0) return this.#stalled(READ, length);
+        this.#count("read", this.rfd, length);
+        more = length >= MUCH;
+      }
+      const length = route.drain();
+      if (length <= 0) return this.#stalled(WRITE, length);
+      this.bytes += length;
+      this.#count("write", this.wfd, length);
+      if (route.held > 0) return this.#wait(WRITE, true);
+      if (!more || this.#host.isStopping) break;
+    }
+    this.#wait(route.waitsFor, true);
+  }
+
+  #count(operation: "read" | "write", fd: number, length: number): void {
+    this.#stalls = 0;
+    this.operations++;
+    this.#host.onOperation?.(operation, fd, length, this);
+  }
+
+  /** Nothing moved: `result` of the route's fill (READ) or drain (WRITE) says why. */
+  #stalled(direction: typeof READ | typeof WRITE, result: number): void {
+    switch (result) {
+      case UNDER_WAY:
+        return this.#wait(NOTHING);
+      case 0:
+        if (direction === READ) return this.#endOfFile();
+        return this.#notReady();
+      case -EAGAIN:
+        return this.#notReady();
+      case -EPIPE: // whichever call gave it, it is wfd that nobody reads
+        return this.#fail("write", result);
+      default:
+        if (this.#fallBack(-result)) return this.run();
+        this.#fail(direction === READ ? "read" : "write", result);
+    }
+  }
+
+  /** Ready, it was said, but nothing moved. Where that does not end, it is not true. */
+  #notReady(): void {
+    if (++this.#stalls > UNTRUE) {
+      this.#stalls = 0;
+      // First splice(2) is suspected, then readiness itself.
+      if (!this.#fallBack(EAGAIN)) {
+        const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
+        waitsAt.makeEdgeTriggered();
+      }
+    }
+    this.#wait(this.#route.waitsFor);
+  }
+
+  /** Goes on through memory in place of splice(2), with nothing lost. Returns false where it does so already. */
+  #fallBack(error: number): boolean {
+    const route = this.#route;
+    if (!(route instanceof Direct || route instanceof ThroughPipe)) return false;
+    this.#route = fallBack(route, this, error);
+    return true;
+  }
+
+  // ---- Waiting: watch for readable while the buffer is empty, for writable while it is not.
+
+  /** Waits for its next turn; `moved` says that there may be more without any news from epoll. */
+  #wait(direction: number, moved = false): void {
+    const route = this.#route;
+    if (route.held === 0 && !route.isUnderWay && !route.hasReturned) {
+      route.release();
+      if (this.#host.isStopping && this.#phase === "open") return this.#end("stopped");
+    }
+    if (direction !== this.#waitsFor) this.#waitFor(direction);
+    if (direction === NOTHING) return;
+    const endpoint = direction === READ ? this.source : this.sink;
+    if (endpoint.isAlwaysReady || moved && endpoint.isEdgeTriggered) this.loop.soon(this);
+  }
+
+  #waitFor(direction: number): void {
+    if (this.#waitsFor === READ) this.source.awaitReadable(-1);
+    if (this.#waitsFor === WRITE) this.sink.awaitWritable(-1);
+    this.#waitsFor = direction;
+    if (direction === READ) this.source.awaitReadable(1);
+    if (direction === WRITE) this.sink.awaitWritable(1);
+  }
+
+  // ---- The end.
+
+  #endOfFile(): void {
+    const lost = this.source.connection?.error;
+    if (lost) return this.#fail("read", lost);
+    this.#host.onOperation?.("read", this.rfd, 0, this);
+    this.#end("eof");
+  }
+
+  /** The sink says ERR or HUP, while this channel does not wait to write it. */
+  sinkHungUp(): void {
+    const { fd, connection } = this.sink;
+    const route = this.#route;
+    if (this.#phase !== "open" || route.held > 0 || route.hasReturned) return;
+    const events = libc.poll(fd.io, 0);
+    if (!(events & (ERR | HUP))) return; // what was said is over
+    // What it can read decides: an end of file is none the worse for it.
+    if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) return this.run();
+    if (connection) connection.error ||= libc.pendingError(fd.fd);
+    if (connection && !connection.error) {
+      // ERR alone proves nothing: it may be an error queue that nobody reads.
+      if (!(events & HUP)) return this.sink.makeEdgeTriggered();
+      // A peer that has closed a unix socket has gone, but nothing is lost.
+      return this.#end("hangup");
+    }
+    // A program that closes both its pipes (ssh's ProxyCommand) has ended the
+    // session: an error only if the peer still sends, see #discard.
+    if (!connection && this.#peerAwaitsReply) return this.#linger();
+    this.#fail("write", connection?.error ?? (fd.kind === "pipe" ? EPIPE : EIO));
+  }
+
+  /** An error ends its own channel: what it still held is lost, and others go on. */
+  #fail(operation: "read" | "write", errno: number): void {
+    const { fd, connection } = operation === "read" ? this.source : this.sink;
+    const error = new SystemError(operation, fd.fd, errno);
+    this.error ??= error;
+    if (connection && error.errno !== EPIPE) connection.error = error.errno;
+    if (operation === "write" && this.#peerAwaitsReply) this.#linger();
+    else this.#end("error");
+    this.#host.onError?.(error, this); // who hears of it finds the descriptors closed
+  }
+
+  /** Whether the peer that it reads waits for an answer on the same TCP connection. */
+  get #peerAwaitsReply(): boolean {
+    const { fd, connection } = this.source;
+    return !this.#host.isStopping && connection?.wasWritten === true && !fd.isUnix;
+  }
+
+  /**
+   * Reads what still comes, and drops it, until the peer stops. Were its
+   * connection closed with bytes unread, TCP would reset it, answer and all
+   * (RFC 2525, 2.17).
+   */
+  #linger(): void {
+    this.#route.release();
+    this.#waitFor(READ);
+    this.#phase = "lingering";
+    this.#report(this.sink.removeWriter(this));
+    this.source.connection?.linger(this, this.loop);
+  }
+
+  #discard(): void {
+    const room = this.pool.takeMemory();
+    const length = this.source.fd.tryRead(room);
+    this.pool.giveMemory(room);
+    if (length === -EAGAIN) return;
+    if (length <= 0) return this.endLingering();
+    this.#host.onOperation?.("read", this.rfd, length, this);
+    if (!this.error) this.#report(new SystemError("write", this.wfd, EPIPE));
+  }
+
+  /** The peer has stopped sending, or had its time. */
+  endLingering(): void {
+    this.#end(this.error ? "error" : "hangup");
+  }
+
+  /** Ends it unless it has something to deliver, or another thread may bring something. */
+  stop(reason?: unknown): void {
+    const { held, isUnderWay, hasReturned } = this.#route;
+    const delivers = held > 0 || isUnderWay || hasReturned;
+    this.#stopReason = reason;
+    if (!delivers || this.#phase === "lingering") this.#end("stopped");
+  }
+
+  /** Ends it if all that it waits for is a read on another thread. */
+  stopReading(): void {
+    if (this.#route.held === 0 && this.#route.isUnderWay) this.#end("stopped");
+  }
+
+  /** Gives up what it still holds. */
+  giveUp(): void {
+    if (this.#phase !== "ended") this.#fail("write", ECANCELED);
+  }
+
+  #stopReason: unknown;
+
+  #end(how: "eof" | "hangup" | "error" | "stopped"): void {
+    if (this.#phase === "ended") return;
+    const wasLingering = this.#phase === "lingering";
+    if (how === "stopped" && !wasLingering) {
+      const cause = this.#stopReason;
+      const options = cause === undefined ? undefined : { cause };
+      this.error ??= new SystemError("read", this.rfd, ECANCELED, options);
+    }
+    this.#route.release();
+    this.#waitFor(NOTHING);
+    this.#phase = "ended";
     this.ended = how;
     this.#endedAt = performance.now();
+    if (!wasLingering) this.#report(this.sink.removeWriter(this));
+    this.#report(this.source.removeReader(this));
+    this.loop.release();
+    this.#host.onEnd(this);
+  }
+
+  #report(error: SystemError | undefined): void {
+    if (!error) return;
+    this.error ??= error;
+    this.#host.onError?.(error, this);
   }
 }

@@ -1,22 +1,34 @@
-import { reason } from "./libc.ts";
+import { strerror, strerrorname } from "./libc.ts";
 
 /** A system call that failed. Its message is for people: "write 7: Broken pipe". */
 export class SystemError extends Error {
   /** The class's name, as for every error. */
   override readonly name = "SystemError";
+  /** The error's name, as Node's errors have it: "EPIPE". */
+  readonly code: string;
+  /** The positive errno (errno(3)): 32. */
+  readonly errno: number;
   /** What was tried: "read", "write", "close", ... */
-  readonly operation: string;
+  readonly syscall: string;
   /** On which descriptor, where on one. */
   readonly descriptor: number | undefined;
-  /** The positive errno (errno(3)). */
-  readonly errno: number;
 
-  /** The error of `operation` on `descriptor`; `errno` may be negative, as the kernel gives it. */
-  constructor(operation: string, descriptor: number | undefined, errno: number) {
-    super(`${operation}${descriptor === undefined ? "" : ` ${descriptor}`}: ${reason(errno)}`);
-    this.operation = operation;
-    this.descriptor = descriptor;
+  /**
+   * The error of `syscall` on `descriptor`; `errno` may be negative, as the
+   * kernel gives it. `options.cause` is what led to it, if anything did.
+   */
+  constructor(
+    syscall: string,
+    descriptor: number | undefined,
+    errno: number,
+    options?: ErrorOptions,
+  ) {
+    const words = strerror(errno);
+    super(`${syscall}${descriptor === undefined ? "" : ` ${descriptor}`}: ${words}`, options);
+    this.code = strerrorname(errno);
     this.errno = Math.abs(errno);
+    this.syscall = syscall;
+    this.descriptor = descriptor;
   }
 }
 

@@ -1,146 +1,35 @@
 /**
- * The C library's functions that iocopy needs, through FFI: the one place that
- * knows of pointers and errno.
- *
- * Every function answers as the kernel itself does: a result of 0 or more, or
- * an error as a negative errno (`-EPIPE`). Nothing here throws.
+ * The system calls that iocopy makes. Every function here returns what the
+ * kernel itself returns: 0 or more, or an error as a negative errno (`-EPIPE`).
+ * Nothing here throws, but for what is missing from the C library.
  *
  * @module
  */
+import { EAGAIN, EINTR, ENOENT } from "./errno.ts";
+import {
+  F_GETFD,
+  F_GETSIG,
+  F_SETSIG,
+  MSG_DONTWAIT,
+  O_CLOEXEC,
+  O_NONBLOCK,
+  SO_ERROR,
+} from "./constants.ts";
+import { errno, find, findIfAny, lazily, LIBRARY, onThread } from "./ffi.ts";
 
-/** errno values, the same on every Linux that Deno runs on (errno(3)). */
-export const EPERM = 1;
-/** No such file. */
-export const ENOENT = 2;
-/** Interrupted by a signal. */
-export const EINTR = 4;
-/** Input/output error: a terminal whose master is gone, among others. */
-export const EIO = 5;
-/** Not a descriptor. */
-export const EBADF = 9;
-/** It would have to wait. */
-export const EAGAIN = 11;
-/** What splice(2) says of a descriptor that it cannot serve. */
-export const EINVAL = 22;
-/** Nobody will read it. */
-export const EPIPE = 32;
-/** The kernel has no such call. */
-export const ENOSYS = 38;
-/** The kernel, or the descriptor, does not know that flag. */
-export const EOPNOTSUPP = 95;
-/** The peer has gone already. */
-export const ENOTCONN = 107;
-/** Another thread is at it. */
-export const EINPROGRESS = 115;
-/** Given up. */
-export const ECANCELED = 125;
-
-/** Readiness, of poll(2) and epoll(7) alike: there is something to read. */
-export const IN = 1;
-/** There is room to write. */
-export const OUT = 4;
-/** An error; for a pipe, that nobody will read it. */
-export const ERR = 8;
-/** The other side has gone. */
-export const HUP = 16;
-const NVAL = 32;
-
-/** Commands of fcntl(2): the descriptor's flags. */
-export const F_GETFD = 1;
-/** The flags of the open file description. */
-export const F_GETFL = 3;
-/** Sets these. */
-export const F_SETFL = 4;
-/** A duplicate that is close-on-exec. */
-export const F_DUPFD_CLOEXEC = 1030;
-/** The size of a pipe, in bytes. */
-export const F_SETPIPE_SZ = 1031;
-
-/** The one flag of a descriptor: it does not pass an exec. */
-export const FD_CLOEXEC = 1;
-/** Flags of an open file description: what tells reading from writing. */
-export const O_ACCMODE = 3;
-/** Open for reading only. */
-export const O_RDONLY = 0;
-/** Open for writing only. */
-export const O_WRONLY = 1;
-/** Calls do not wait. */
-export const O_NONBLOCK = 0o4000;
-/** Open as a name only: neither for reading nor for writing. */
-export const O_PATH = 0o10000000;
-const O_CLOEXEC = 0o2000000;
-
-/** The C library, by the name that it has on every Linux that Deno runs on. */
-export const LIBRARY = "libc.so.6";
-
-const SPLICE_F_NONBLOCK = 2;
-const RWF_NOWAIT = 8;
-const MSG_DONTWAIT = 0x40;
-
-/** This thread's errno. */
-let errno = new DataView(new ArrayBuffer(4));
-let isOpen = false;
-
-/** Opens the C library. Throws where the system is another one, or the permission is missing. */
-function open(): void {
-  if (Deno.build.os !== "linux") {
-    throw new Error(`${Deno.build.os} will not do: splice(2) and epoll(7) are Linux's`);
-  }
-  const location = bound("__errno_location", { parameters: [], result: "pointer" }).call();
-  errno = new DataView(Deno.UnsafePointerView.getArrayBuffer(location as Deno.PointerObject, 4));
-  isOpen = true;
-}
-
-/** Looks a function up, for calls that are not worth compiling anything. */
-function find<const D extends Deno.ForeignFunction>(name: string, definition: D) {
-  if (!isOpen) open();
-  return bound(name, definition);
-}
-
-function bound<const D extends Deno.ForeignFunction>(name: string, definition: D) {
-  // Asked for as if it were a variable, a function comes as its address, and the
-  // runtime compiles nothing for it: 0.3 ms less at the start, and 1 to 2 MB.
-  const variable = { type: "pointer", optional: true } as const;
-  const found = Deno.dlopen(LIBRARY, { [name]: variable }).symbols[name];
-  if (!found) throw new Error(`the C library has no ${name}`);
-  return new Deno.UnsafeFnPointer<D>(found as Deno.PointerObject<D>, definition);
-}
-
-// "i32" stands for ssize_t everywhere: "isize" comes as a BigInt, whose
-// allocation may run the collector before errno is read.
-
-/** Declares a function of libc that is looked up when it is first called. */
-function lazily<const P extends Deno.NativeType[]>(name: string, ...parameters: P) {
-  let pointer: Deno.UnsafeFnPointer<{ parameters: P; result: "i32" }> | undefined;
-  return (...values: Deno.ToNativeParameterTypes<P>): number => {
-    pointer ??= find(name, { parameters, result: "i32" });
-    return pointer.call(...values);
-  };
-}
-
-/** The same on another thread, whose errno nobody can read: -1 says only that it failed. */
-function onThread<const P extends Deno.NativeType[]>(name: string, ...parameters: P) {
-  type Definition = { parameters: P; result: "i32"; nonblocking: true };
-  let pointer: Deno.UnsafeFnPointer<Definition> | undefined;
-  return (...values: Deno.ToNativeParameterTypes<P>): Promise<number> => {
-    pointer ??= find<Definition>(name, { parameters, result: "i32", nonblocking: true });
-    return pointer.call(...values) as Promise<number>;
-  };
-}
-
+/** The calls of each tick. They are looked up at first, and compiled once it pays: see {@linkcode compile}. */
 const cold = {
   fcntl: lazily("fcntl", "i32", "i32", "i32"),
-  epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "pointer"),
-  epoll_wait: lazily("epoll_wait", "i32", "pointer", "i32", "i32"),
+  epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "buffer"),
+  epoll_wait: lazily("epoll_wait", "i32", "buffer", "i32", "i32"),
   splice: lazily("splice", "i32", "pointer", "i32", "pointer", "u32", "u32"),
 };
 
-/** The same, called each turn: ten times as fast, but it takes 1.5 ms to make them. */
 function compiled() {
   return Deno.dlopen(LIBRARY, {
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    epoll_ctl: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
-    epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
+    epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+    epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
     splice: { parameters: ["i32", "pointer", "i32", "pointer", "u32", "u32"], result: "i32" },
   }).symbols;
 }
@@ -148,66 +37,23 @@ function compiled() {
 let hot: ReturnType<typeof compiled> | undefined;
 
 /**
- * Makes the functions of every turn fast: too long for the start, and nothing
- * for what goes on. (Each has two calls in the source, as V8 makes only that
- * call fast which has never had another function to call.) The compilers need
- * memory, in place of which the start's is given back: 18 MB.
+ * Makes the calls of each tick five times as fast. It takes 1 to 2 ms, which a
+ * short copy does better without. (Each of these calls stands twice below:
+ * V8's fast calls need a call site that only ever calls one function.)
  */
 export function compile(): void {
-  if (hot) return;
-  releaseImage();
-  hot = compiled();
-}
-
-/**
- * Gives the runtime's code and constants back to the system: most of what is in
- * memory was for the start. The rest comes again, from the system's cache of the
- * file as a rule (elf(5), getauxval(3), madvise(2)).
- */
-function releaseImage(): void {
-  const AT_PHDR = 3n, AT_PHNUM = 5n, PT_LOAD = 1, PT_PHDR = 6, PF_W = 2, MADV_DONTNEED = 4;
-  const getauxval = find("getauxval", { parameters: ["u64"], result: "u64" });
-  const start = getauxval.call(AT_PHDR);
-  const pointer = Deno.UnsafePointer.create(start);
-  if (pointer === null) return;
-  const size = 56, length = Number(getauxval.call(AT_PHNUM)) * size;
-  const headers = new DataView(Deno.UnsafePointerView.getArrayBuffer(pointer, length));
-  let base = 0n;
-  for (let at = 0; at < length; at += size) {
-    const type = headers.getUint32(at, true), flags = headers.getUint32(at + 4, true);
-    const field = (offset: number) => headers.getBigUint64(at + offset, true);
-    const [address, bytes, alignment] = [base + field(16), field(40), field(48)];
-    if (type === PT_PHDR) base = start - address;
-    if (type !== PT_LOAD || flags & PF_W) continue; // what has been written to is nowhere else
-    const from = address & -alignment;
-    c.madvise(Deno.UnsafePointer.create(from), address + bytes - from, MADV_DONTNEED);
-  }
-}
-
-/** Turns C's -1 into the negative errno. To be called on the result at once. */
-function checked(result: number): number {
-  return result < 0 ? -errno.getInt32(0, true) : result;
-}
-
-/**
- * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
- * as good as not ready. So is ENOENT, which no such call ever gives: between
- * the call and this line the runtime may start its clock, for which it looks
- * for files that are not there (/sys/devices/system/cpu/cpu0/tsc_freq_khz).
- */
-function moved(result: number): number {
-  if (result >= 0) return result;
-  const error = errno.getInt32(0, true);
-  return error === EINTR || error === ENOENT ? -EAGAIN : -error;
+  hot ??= compiled();
 }
 
 const c = {
   close: lazily("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
   epoll_create1: lazily("epoll_create1", "i32"),
+  getpeername: lazily("getpeername", "i32", "buffer", "buffer"),
   getsockopt: lazily("getsockopt", "i32", "i32", "i32", "buffer", "buffer"),
+  ioctl: lazily("ioctl", "i32", "u64", "buffer"),
   isatty: lazily("isatty", "i32"),
-  madvise: lazily("madvise", "pointer", "u64", "i32"),
+  open: lazily("open", "buffer", "i32", "i32"),
   pipe2: lazily("pipe2", "buffer", "i32"),
   poll: lazily("poll", "buffer", "u64", "i32"),
   preadv2: lazily("preadv2", "i32", "buffer", "i32", "i64", "i32"),
@@ -231,6 +77,27 @@ const thread = {
   write: onThread("write", "i32", "buffer", "usize"),
 };
 
+/** Turns C's -1 into the negative errno. To be called on the result at once. */
+function checked(result: number): number {
+  return result < 0 ? -errno() : result;
+}
+
+/**
+ * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
+ * as good as not ready. So is ENOENT, which no such call ever gives: between
+ * the call and this line the runtime may start its clock, for which it looks
+ * for files that are not there (/sys/devices/system/cpu/cpu0/tsc_freq_khz).
+ */
+function moved(result: number): number {
+  if (result >= 0) return result;
+  const error = errno();
+  return error === EINTR || error === ENOENT ? -EAGAIN : -error;
+}
+
+// ---- Moving bytes.
+
+const SPLICE_F_NONBLOCK = 2, RWF_NOWAIT = 8;
+
 /** Moves up to `length` bytes between descriptors, one of them a pipe, never waiting on a pipe (splice(2)). */
 export function splice(from: number, to: number, length: number): number {
   return moved(
@@ -238,11 +105,6 @@ export function splice(from: number, to: number, length: number): number {
       ? hot.splice(from, null, to, null, length, SPLICE_F_NONBLOCK)
       : cold.splice(from, null, to, null, length, SPLICE_F_NONBLOCK),
   );
-}
-
-/** fcntl(2). */
-export function fcntl(fd: number, command: number, argument = 0): number {
-  return checked(hot ? hot.fcntl(fd, command, argument) : cold.fcntl(fd, command, argument));
 }
 
 /** read(2): may wait, unless poll(2) said that it need not. */
@@ -263,44 +125,46 @@ function vector(bytes: Uint8Array<ArrayBuffer>): BigUint64Array<ArrayBuffer> {
   return iovec;
 }
 
-/** A read that answers -EAGAIN where it would wait, whatever O_NONBLOCK says (preadv2(2)). */
+/** A read that returns -EAGAIN where it would wait, whatever O_NONBLOCK says (preadv2(2)). */
 export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.preadv2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
 }
 
-/** A write that answers -EAGAIN where it would wait, whatever O_NONBLOCK says (pwritev2(2)). */
+/** A write that returns -EAGAIN where it would wait, whatever O_NONBLOCK says (pwritev2(2)). */
 export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.pwritev2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
 }
 
-/** As {@linkcode readNow}, for a socket; every Linux knows it (recv(2)). */
-export function receiveNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
-  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
+/** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */
+export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
+  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), flags | MSG_DONTWAIT));
 }
 
-/** As {@linkcode writeNow}, for a socket; every Linux knows it (send(2)). */
-export function sendNow(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
+/** send(2) that never waits. */
+export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.send(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
 }
 
-/** read(2) on another thread, where it may wait. -1 tells no reason: ask again here. */
+/** read(2) on another thread, where it may wait. -1 gives no reason: ask again here. */
 export function readOnThread(fd: number, bytes: BufferSource): Promise<number> {
   return thread.read(fd, bytes, BigInt(bytes.byteLength));
 }
 
-/** write(2) on another thread, where it may wait. -1 tells no reason: ask again here. */
+/** write(2) on another thread, where it may wait. -1 gives no reason: ask again here. */
 export function writeOnThread(fd: number, bytes: BufferSource): Promise<number> {
   return thread.write(fd, bytes, BigInt(bytes.byteLength));
 }
 
-// struct pollfd (poll(2)) in two 32-bit words: the descriptor, and what is asked
-// for below what is told.
+// ---- Waiting.
 
-/** What poll(2) told of the `index`th descriptor. */
-function told(descriptors: Int32Array, index = 0): number {
+// struct pollfd (poll(2)) in two 32-bit words: the descriptor, and `revents`
+// above `events`.
+
+function revents(descriptors: Int32Array, index = 0): number {
   return (descriptors[2 * index + 1] ?? 0) >> 16;
 }
 
+const NVAL = 32;
 const pollfd = new Int32Array(2);
 
 /**
@@ -311,7 +175,7 @@ export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
   const ready = checked(c.poll(pollfd, 1n, milliseconds));
-  return ready > 0 ? told(pollfd) : ready;
+  return ready > 0 ? revents(pollfd) : ready;
 }
 
 /** As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1: for ever). */
@@ -324,7 +188,7 @@ export async function pollOnThread(
   const ready = await thread.poll(descriptors, 1n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
-  return ready > 0 ? told(descriptors) : ready;
+  return ready > 0 ? revents(descriptors) : ready;
 }
 
 /**
@@ -338,7 +202,7 @@ export function openAmong(first: number, count: number): number[] {
   const open: number[] = [];
   for (let i = 0; i < count; i++) {
     const fd = first + i;
-    const closed = allTold ? told(descriptors, i) & NVAL : fcntl(fd, F_GETFD) < 0;
+    const closed = allTold ? revents(descriptors, i) & NVAL : fcntl(fd, F_GETFD) < 0;
     if (!closed) open.push(fd);
   }
   return open;
@@ -352,82 +216,6 @@ export async function rest(): Promise<void> {
   await thread.usleep(1);
 }
 
-/** What statx(2) tells of a descriptor. */
-export interface Status {
-  /** The file type and permissions, as st_mode. */
-  mode: number;
-  /** Device and inode: equal for all descriptors of one pipe, socket or file. */
-  identity: string;
-  /** The major number, where it is a device. */
-  major: number;
-  /** Length in bytes, where it is a regular file. */
-  size: number;
-}
-
-const emptyPath = new Uint8Array(1);
-const statx = new DataView(new ArrayBuffer(256));
-
-/** statx(2), whose structure is the same on every architecture; -errno where it fails. */
-export function status(fd: number): Status | number {
-  const AT_EMPTY_PATH = 0x1000, STATX_BASIC_STATS = 0x7ff;
-  const result = checked(c.statx(fd, emptyPath, AT_EMPTY_PATH, STATX_BASIC_STATS, statx));
-  if (result < 0) return result;
-  return {
-    mode: statx.getUint16(28, true),
-    identity: `${statx.getUint32(136, true)}:${statx.getUint32(140, true)}:${
-      statx.getBigUint64(32, true)
-    }`,
-    major: statx.getUint32(128, true),
-    size: Number(statx.getBigUint64(40, true)),
-  };
-}
-
-/** Where in a file the next read begins; -1 of what has no such place (lseek(2)). */
-export function offset(fd: number): number {
-  const lseek = find("lseek", { parameters: ["i32", "i64", "i32"], result: "i64" });
-  const SEEK_CUR = 1;
-  return Number(lseek.call(fd, 0n, SEEK_CUR));
-}
-
-/** isatty(3). */
-export function isTerminal(fd: number): boolean {
-  return c.isatty(fd) === 1;
-}
-
-/** Options of a socket (socket(7)): stream or messages. */
-export const SO_TYPE = 3;
-/** The pending error, which asking clears. */
-export const SO_ERROR = 4;
-/** The family of its addresses. */
-export const SO_DOMAIN = 39;
-
-/** An option of a socket (getsockopt(2), level SOL_SOCKET). */
-export function socketOption(fd: number, option: number): number {
-  const value = new DataView(new ArrayBuffer(4));
-  const result = checked(c.getsockopt(fd, 1, option, value, new Uint32Array([4])));
-  return result < 0 ? result : value.getInt32(0, true);
-}
-
-/** shutdown(2): `how` is 0 for the read side, 1 for the write side. */
-export function shutdown(fd: number, how: number): number {
-  return checked(c.shutdown(fd, how));
-}
-
-/** close(2). */
-export function close(fd: number): number {
-  return checked(c.close(fd));
-}
-
-/** Makes number `to` a duplicate of `from`, closing what it was, in one step (dup3(2)). */
-export function replace(from: number, to: number): number {
-  return checked(c.dup3(from, to, O_CLOEXEC));
-}
-
-/** A pipe of our own: [reading end, writing end] in `ends` (pipe2(2)). */
-export function pipe(ends: Int32Array<ArrayBuffer>): number {
-  return checked(c.pipe2(ends, O_CLOEXEC));
-}
-
 /** An epoll(7) instance. */
 export function epollCreate(): number {
   return checked(c.epoll_create1(O_CLOEXEC));
@@ -438,7 +226,7 @@ export function epollControl(
   epoll: number,
   operation: number,
   fd: number,
-  event: Deno.PointerValue,
+  event: Int32Array<ArrayBuffer>,
 ): number {
   return checked(
     hot ? hot.epoll_ctl(epoll, operation, fd, event) : cold.epoll_ctl(epoll, operation, fd, event),
@@ -448,7 +236,7 @@ export function epollControl(
 /** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. */
 export function epollWait(
   epoll: number,
-  events: Deno.PointerValue,
+  events: Int32Array<ArrayBuffer>,
   most: number,
   milliseconds: number,
 ): number {
@@ -459,10 +247,10 @@ export function epollWait(
   );
 }
 
-/** epoll_wait(2) on another thread; what it finds goes into `events`, -1 tells no reason. */
+/** epoll_wait(2) on another thread; what it finds goes into `events`, -1 gives no reason. */
 export function epollWaitOnThread(
   epoll: number,
-  events: BufferSource,
+  events: Int32Array<ArrayBuffer>,
   most: number,
   milliseconds: number,
 ): Promise<number> {
@@ -470,7 +258,7 @@ export function epollWaitOnThread(
 }
 
 /** A descriptor that becomes readable at a time that is set (timerfd_create(2)). */
-export function timer(): number {
+export function timerfdCreate(): number {
   const CLOCK_MONOTONIC = 1;
   return checked(c.timerfd_create(CLOCK_MONOTONIC, O_CLOEXEC | O_NONBLOCK));
 }
@@ -478,13 +266,174 @@ export function timer(): number {
 const itimerspec = new BigInt64Array(4);
 
 /** Sets it to become readable once, after `nanoseconds` (more than 0), and not before (timerfd_settime(2)). */
-export function setTimer(fd: number, nanoseconds: number): number {
+export function timerfdSettime(fd: number, nanoseconds: number): number {
   itimerspec[2] = BigInt(Math.floor(nanoseconds / 1e9));
   itimerspec[3] = BigInt(nanoseconds % 1e9);
   return checked(c.timerfd_settime(fd, 0, itimerspec, null));
 }
 
+// ---- Descriptors.
+
+/** fcntl(2). */
+export function fcntl(fd: number, command: number, argument = 0): number {
+  return checked(hot ? hot.fcntl(fd, command, argument) : cold.fcntl(fd, command, argument));
+}
+
+/** close(2). */
+export function close(fd: number): number {
+  return checked(c.close(fd));
+}
+
+/** Makes number `to` a close-on-exec duplicate of `from`, closing what it was, in one step (dup3(2)). */
+export function dup3(from: number, to: number): number {
+  return checked(c.dup3(from, to, O_CLOEXEC));
+}
+
+/** A pipe of our own: [reading end, writing end] in `ends` (pipe2(2)). */
+export function pipe2(ends: Int32Array<ArrayBuffer>): number {
+  return checked(c.pipe2(ends, O_CLOEXEC));
+}
+
+/**
+ * Opens what `fd` is once more, by /proc/self/fd, which gives a file description
+ * that nobody shares (proc(5)). -errno where that is not possible.
+ */
+export function openAgain(fd: number, flags: number): number {
+  const path = new TextEncoder().encode(`/proc/self/fd/${fd}\0`);
+  return checked(c.open(path, flags | O_CLOEXEC, 0));
+}
+
+/** Whether two numbers are one open file description: 0 if they are (kcmp(2)); -errno where the kernel does not tell. */
+function kcmp(one: number, other: number): number {
+  const SYS_KCMP = Deno.build.arch === "x86_64" ? 312n : 272n, KCMP_FILE = 0;
+  const parameters = ["i64", "i32", "i32", "i32", "u64", "u64"] as const;
+  const syscall = find("syscall", { parameters: [...parameters], result: "i64" });
+  const result = syscall.call(
+    SYS_KCMP,
+    Deno.pid,
+    Deno.pid,
+    KCMP_FILE,
+    BigInt(one),
+    BigInt(other),
+  );
+  return result < 0n ? -errno() : Number(result);
+}
+
+/**
+ * Whether two numbers are one open file description. An equal inode does not
+ * prove it: all eventfds, timerfds and the like have one.
+ */
+export function isDuplicate(one: number, other: number): boolean {
+  const order = kcmp(one, other);
+  if (order >= 0) return order === 0;
+  // Not told (no such call, or a filter): the signal that O_ASYNC would send is
+  // kept in the open file description, and shows through all its numbers. It
+  // is looked at by nobody as long as O_ASYNC is off.
+  const before = fcntl(one, F_GETSIG);
+  if (before < 0 || fcntl(other, F_GETSIG) !== before) return false;
+  const PROBES = [40, 41]; // real-time signals
+  const mark = PROBES.find((signal) => signal !== before) ?? 0;
+  if (fcntl(one, F_SETSIG, mark) < 0) return false;
+  const same = fcntl(other, F_GETSIG) === mark;
+  fcntl(one, F_SETSIG, before);
+  return same;
+}
+
+/** What statx(2) tells of a descriptor. */
+export interface Status {
+  /** The file type and permissions, as st_mode. */
+  mode: number;
+  /** Device and inode: equal for all descriptors of one pipe, socket or file. */
+  identity: string;
+  /** The major number, where it is a device. */
+  major: number;
+  /** The minor number. */
+  minor: number;
+  /** Length in bytes, where it is a regular file. */
+  size: number;
+}
+
+const emptyPath = new Uint8Array(1);
+const statxBuffer = new DataView(new ArrayBuffer(256));
+
+/** statx(2) as it fills its structure, which is the same on every architecture; -errno where it fails. */
+export function statxInto(fd: number, buffer: DataView<ArrayBuffer>): number {
+  const AT_EMPTY_PATH = 0x1000, STATX_BASIC_STATS = 0x7ff, STATX_BTIME = 0x800;
+  return checked(c.statx(fd, emptyPath, AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, buffer));
+}
+
+/** statx(2), as far as copying needs it; -errno where it fails. */
+export function statx(fd: number): Status | number {
+  const buffer = statxBuffer;
+  const result = statxInto(fd, buffer);
+  if (result < 0) return result;
+  return {
+    mode: buffer.getUint16(28, true),
+    identity: `${buffer.getUint32(136, true)}:${buffer.getUint32(140, true)}:${
+      buffer.getBigUint64(32, true)
+    }`,
+    major: buffer.getUint32(128, true),
+    minor: buffer.getUint32(132, true),
+    size: Number(buffer.getBigUint64(40, true)),
+  };
+}
+
+/** Sets where in a file the next read or write begins, and returns it; -errno where there is no such place (lseek(2)). */
+export function lseek(fd: number, offset: number, whence: number): number {
+  const seek = find("lseek", { parameters: ["i32", "i64", "i32"], result: "i64" });
+  const result = Number(seek.call(fd, BigInt(offset), whence));
+  return result < 0 ? -errno() : result;
+}
+
+/** Where in a file the next read or write begins; -errno of what has no such place. */
+export function offset(fd: number): number {
+  const SEEK_CUR = 1;
+  return lseek(fd, 0, SEEK_CUR);
+}
+
+/** isatty(3). */
+export function isatty(fd: number): boolean {
+  return c.isatty(fd) === 1;
+}
+
+// ---- Sockets.
+
+/** An option of a socket that is an int (getsockopt(2), level SOL_SOCKET). */
+export function getsockopt(fd: number, option: number): number {
+  const value = new DataView(new ArrayBuffer(4));
+  const result = checked(c.getsockopt(fd, 1, option, value, new Uint32Array([4])));
+  return result < 0 ? result : value.getInt32(0, true);
+}
+
+/** The error that waits to be told, which asking clears; 0 for none. */
+export function pendingError(socket: number): number {
+  return Math.max(0, getsockopt(socket, SO_ERROR));
+}
+
+/** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). */
+export function getpeername(socket: number): number {
+  return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
+}
+
+/** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */
+export function bytesQueued(fd: number): number {
+  const FIONREAD = 0x541bn;
+  const count = new Int32Array(1);
+  const result = checked(c.ioctl(fd, FIONREAD, count));
+  return result < 0 ? result : count[0] ?? 0;
+}
+
+/** shutdown(2): `how` is SHUT_RD or SHUT_WR. */
+export function shutdown(fd: number, how: number): number {
+  return checked(c.shutdown(fd, how));
+}
+
+// ---- Signals, and errors in words.
+
 const SIG_IGN = 1n;
+
+/** More 64-bit words than struct sigaction has anywhere; the first is the handler. */
+const SIGACTION = 32;
 
 /** Whether a signal is ignored, as nohup(1) does it for its program (sigaction(2)). */
 export function isIgnored(signal: number): boolean {
@@ -499,12 +448,18 @@ export function ignore(signal: number): number {
   return checked(c.sigaction(signal, action, null));
 }
 
-/** More 64-bit words than struct sigaction has anywhere; the first is the handler. */
-const SIGACTION = 32;
+function textOf(pointer: Deno.PointerValue | undefined): string | undefined {
+  return pointer ? Deno.UnsafePointerView.getCString(pointer) : undefined;
+}
 
 /** The reason in words, as strerror(3) has it: "Broken pipe". */
-export function reason(error: number): string {
-  const strerror = find("strerror", { parameters: ["i32"], result: "pointer" });
-  const text = strerror.call(Math.abs(error));
-  return text === null ? `error ${error}` : Deno.UnsafePointerView.getCString(text);
+export function strerror(error: number): string {
+  const words = find("strerror", { parameters: ["i32"], result: "pointer" });
+  return textOf(words.call(Math.abs(error))) ?? `error ${error}`;
+}
+
+/** The error's name: "EPIPE" (strerrorname_np(3), from glibc 2.32 on; else "E32"). */
+export function strerrorname(error: number): string {
+  const name = findIfAny("strerrorname_np", { parameters: ["i32"], result: "pointer" });
+  return textOf(name?.call(Math.abs(error))) ?? `E${Math.abs(error)}`;
 }

@@ -20,6 +20,9 @@ import { handOver, ROOT, type Running } from "./harness.ts";
 /** After this a program hangs, in milliseconds. */
 const DEADLINE = 30_000;
 
+/** How many pairs of channels one process adds and ends. */
+const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
+
 /** What every program here begins with. What it says is a line of JSON on standard error. */
 const BEGINNING = `
   import { copy, Copier, Descriptor, DescriptorError, SystemError } from "./engine.ts";
@@ -63,9 +66,10 @@ Deno.test("copy answers how each channel ended", async () => {
   const error = {
     name: "SystemError",
     message: "write 6: Broken pipe",
-    operation: "write",
-    descriptor: 6,
+    code: "EPIPE",
     errno: 32,
+    syscall: "write",
+    descriptor: 6,
   };
   assertEquals(await said(running), [[5, "eof", null], [0, "error", error]]);
   out.close();
@@ -100,7 +104,7 @@ Deno.test("callbacks see every operation, the data, and the waits", async () => 
   const code = `
     let waits = 0;
     await copy([[3, 4]], {
-      onOperation: (...all) => say(all),
+      onOperation: (operation, fd, bytes) => say([operation, fd, bytes]),
       onData: (channel, bytes) => say([channel.rfd, new TextDecoder().decode(bytes)]),
       onError: (error) => say(error.message),
       onWait: () => void waits++,
@@ -202,8 +206,8 @@ Deno.test("an AbortSignal ends channels that wait, whatever they wait for", asyn
   // Write sides are shut down, as at the end of file.
   assertEquals((await out.readAll()).length + (await back.readAll()).length, 0);
   assertEquals(await said(running), [true, [
-    { rfd: 3, wfd: 4, bytes: 5, ended: "stopped" },
-    { rfd: 5, wfd: 6, bytes: 6, ended: "stopped" },
+    { rfd: 3, wfd: 4, bytes: 5, ended: "stopped", error: "read 3: Operation canceled" },
+    { rfd: 5, wfd: 6, bytes: 6, ended: "stopped", error: "read 5: Operation canceled" },
   ]]);
   for (const end of [first, out, typing, back, ask]) end.close();
 });
@@ -218,7 +222,11 @@ Deno.test("an AbortSignal acts under load", async (t) => {
     });
     await ask.write("x");
     const [inTime, [channel]] = await said(running) as [boolean, [Record<string, unknown>]];
-    assertEquals([inTime, channel.ended, channel.error], [true, "stopped", undefined]);
+    assertEquals([inTime, channel.ended, channel.error], [
+      true,
+      "stopped",
+      "read 3: Operation canceled",
+    ]);
     ask.close();
   });
 
@@ -243,7 +251,13 @@ Deno.test("an AbortSignal acts under load", async (t) => {
     await Promise.all([writing, reading]);
     // All that was read has arrived.
     assertEquals(await said(running), [true, [
-      { rfd: 3, wfd: 4, bytes: arrived, ended: "stopped" },
+      {
+        rfd: 3,
+        wfd: 4,
+        bytes: arrived,
+        ended: "stopped",
+        error: "read 3: Operation canceled",
+      },
     ]]);
     for (const end of [first, out, ask]) end.close();
   });
@@ -257,7 +271,13 @@ Deno.test("an AbortSignal acts under load", async (t) => {
       { 3: a, 4: b },
     );
     assertEquals(await out.read(), new Uint8Array(0));
-    assertEquals(await said(running), [[{ rfd: 3, wfd: 4, bytes: 0, ended: "stopped" }]]);
+    assertEquals(await said(running), [[{
+      rfd: 3,
+      wfd: 4,
+      bytes: 0,
+      ended: "stopped",
+      error: "read 3: Operation canceled",
+    }]]);
     for (const end of [first, out]) end.close();
   });
 });
@@ -295,7 +315,7 @@ Deno.test("after an AbortSignal what was read is delivered, for a time of grace"
         const lines = new TextDecoder().decode(await log.readAll()).trimEnd().split("\n");
         if (reads) {
           assertMatch(rest, /^x+hello$/);
-          assertEquals(lines, ['"write"', '[5,"stopped","no error"]']);
+          assertEquals(lines, ['"write"', '[5,"stopped","read 3: Operation canceled"]']);
         } else {
           assertEquals(lines, ['[0,"error","write 4: Operation canceled"]']);
         }
@@ -343,7 +363,7 @@ Deno.test("any hold will do, and a Copier that has ended has nothing to stop", a
     const [out, b] = pipe();
     // Were there anything to stop, the program would wait a minute for it.
     const code = `
-      const copier = new Copier([[3, 4]], { hold: ${hold}, grace: 60_000 });
+      const copier = new Copier([[3, 4]], { yieldAfter: ${hold}, grace: 60_000 });
       say(results(await copier.run()));
       copier.stop();
     `;
@@ -354,6 +374,140 @@ Deno.test("any hold will do, and a Copier that has ended has nothing to stop", a
     assertEquals(await said(running), [[{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }]]);
     out.close();
   }
+});
+
+Deno.test("what a caller may get wrong has an answer, and closes nobody's files", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const code = `
+    const tried = async (call) => {
+      try {
+        say(await call());
+      } catch (error) {
+        say([error.constructor.name, error.message]);
+      }
+    };
+    for (const options of [{ buffer: NaN }, { buffer: 0 }, { grace: -1 }, { yieldAfter: NaN }]) {
+      await tried(() => copy([[3, 4]], options));
+    }
+    const copier = new Copier([[3, 4]]);
+    const running = copier.run();
+    await tried(() => copier.run());
+    say(results(await running));
+    await tried(() => copier.run());
+    await tried(() => copier.add([[3, 4]]));
+  `;
+  using running = program(code, { 3: a, 4: b });
+  await first.write("hello");
+  first.close();
+  assertEquals(await out.readText(6), "hello");
+  assertEquals(await said(running), [
+    ["RangeError", "buffer: NaN is not a whole number from 1 to 1 GiB"],
+    ["RangeError", "buffer: 0 is not a whole number from 1 to 1 GiB"],
+    ["RangeError", "grace: -1 is not a time in milliseconds"],
+    ["RangeError", "yieldAfter: NaN is not a time in milliseconds"],
+    ["Error", "this Copier has been run already"],
+    [{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }],
+    ["Error", "this Copier has been run already"],
+    ["Error", "this Copier is stopped, or has ended"],
+  ]);
+  out.close();
+});
+
+Deno.test("a callback that throws ends every channel, and copy rejects with what it threw", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const [c, second] = unixPair();
+  const [other, d] = tcpPair();
+  const { flags } = d;
+  const code = `
+    try {
+      await copy([[3, 4], [5, 6]], { onOperation: () => { throw new Error("mine") } });
+    } catch (error) {
+      say(error.message);
+    }
+  `;
+  using running = program(code, { 3: a, 4: b, 5: c, 6: d.duplicate() });
+  await first.write("hello");
+  await out.readAll();
+  assertEquals(await other.read(), new Uint8Array(0));
+  assertEquals(await second.read(), new Uint8Array(0));
+  assertEquals(await said(running), ["mine"]);
+  assertEquals(d.flags, flags);
+  for (const end of [first, out, second, other, d]) end.close();
+});
+
+Deno.test("a Copier that was stopped before, or is disposed of, reads nothing and closes all", async (t) => {
+  for (
+    const how of ["copier.stop(); say(results(await copier.run()));", "{ await using _ = copier }"]
+  ) {
+    await t.step(how, async () => {
+      const [a, first] = pipe();
+      const [out, b] = pipe();
+      await first.write("hello");
+      using running = program(`const copier = new Copier([[3, 4]]); ${how}`, { 3: a, 4: b });
+      assertEquals(await out.read(), new Uint8Array(0));
+      const error = "read 3: Operation canceled";
+      const result = [{ rfd: 3, wfd: 4, bytes: 0, ended: "stopped", error }];
+      assertEquals(await said(running), how.includes("stop") ? [result] : []);
+      for (const end of [first, out]) end.close();
+    });
+  }
+});
+
+Deno.test("pairs are added while it runs, and leave nothing behind when they end", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const code = `
+    const libc = Deno.dlopen("libc.so.6", {
+      socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+      close: { parameters: ["i32"], result: "i32" },
+      shutdown: { parameters: ["i32", "i32"], result: "i32" },
+      write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+    }).symbols;
+    const pair = () => {
+      const ends = new Int32Array(2);
+      libc.socketpair(1, 1, 0, ends);
+      return ends;
+    };
+    let left = ${ADDED}, added = [], far = [], descriptors = 0, wrong = 0;
+    const memory = () => (gc(), Deno.memoryUsage().heapUsed);
+    let before = 0;
+    const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
+    const copier = new Copier([[3, 4]], {
+      onWait: () => {
+        if (added.some(({ ended }) => !ended)) return;
+        wrong += added.filter(({ bytes, ended }) => bytes !== 1 || ended !== "eof").length;
+        for (const fd of far) libc.close(fd);
+        far = [];
+        if (left === ${ADDED} - 1000) [before, descriptors] = [memory(), open()];
+        if (left === 0) {
+          // The pool may hold one pipe more than then.
+          say([wrong, open() - descriptors <= 2, memory() - before < 500_000]);
+          left = -1;
+          return;
+        }
+        if (left < 0) return;
+        left--;
+        const [one, other] = [pair(), pair()];
+        // A byte each way, and the end.
+        added = copier.add([[one[0], other[0]], [other[0], one[0]]]);
+        far = [one[1], other[1]];
+        for (const fd of far) {
+          libc.write(fd, new Uint8Array(1), 1n);
+          libc.shutdown(fd, 1);
+        }
+      },
+    });
+    await copier.run();
+  `;
+  const command = [Deno.execPath(), "eval", "--ext=ts", "--v8-flags=--expose-gc"];
+  const [log, logging] = pipe();
+  using running = handOver([BEGINNING + code], { 2: logging, 3: a, 4: b }, { command });
+  assertEquals(await log.readText(14), "[0,true,true]\n");
+  first.close();
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [out, log]) end.close();
 });
 
 // ---- Descriptor: what Deno.FsFile does, for a number that was inherited.
@@ -493,7 +647,7 @@ Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async 
       try {
         say(await call());
       } catch (error) {
-        say([error instanceof SystemError, error.message, error.operation, error.descriptor, error.errno]);
+        say([error instanceof SystemError, error.message, error.syscall, error.descriptor, error.errno]);
       }
     }
   `;
@@ -542,7 +696,7 @@ Deno.test("Descriptor says what it is", async () => {
   const code = `
     for (const fd of [0, 3, 4, 5]) {
       const d = new Descriptor(fd);
-      say([d.fd, d.kind, d.size, d.isReadable, d.isWritable, d.isStream, d.isLocal, d.mayWait]);
+      say([d.fd, d.kind, d.size, d.isReadable, d.isWritable, d.isStream, d.isUnix, d.mayBlock]);
     }
     say(new Descriptor(4).identity === new Descriptor(5).identity);
     say(new Descriptor(3).identity === new Descriptor(4).identity);

@@ -10,6 +10,7 @@ const CHANNEL = {
   operations: 2,
   seconds: 1,
   route: "copy" as const,
+  reason: undefined,
   ended: undefined,
   error: undefined,
 };

@@ -7,7 +7,14 @@ import { BINARY, COMMAND } from "./harness.ts";
 import { ignores, iocopy, noise, within } from "./probe.ts";
 import { catches, lines, pause } from "./watching.ts";
 
-const CHANNEL = { rfd: 0, wfd: 7, operations: 4, route: "splice" as const, error: undefined };
+const CHANNEL = {
+  rfd: 0,
+  wfd: 7,
+  operations: 4,
+  route: "splice" as const,
+  reason: undefined,
+  error: undefined,
+};
 
 Deno.test("statistics for people: a line a channel, and a total", () => {
   const channels: ChannelStatus[] = [
@@ -78,6 +85,7 @@ Deno.test("--stats=json: an object a line, whatever the end and the route", asyn
     operations: first.operations,
     seconds: first.seconds,
     route: "splice",
+    reason: null,
     ended: "eof",
     error: null,
   });
@@ -99,7 +107,8 @@ Deno.test("--stats=json: bytes that came into memory went by copy", async () => 
   stdin.close();
   const { stderr } = await running.outcome;
   const [line = ""] = stderr.split("\n").filter((line) => line.startsWith("{"));
-  assertEquals([JSON.parse(line).bytes, JSON.parse(line).route], [4, "copy"]);
+  const { bytes, route, reason } = JSON.parse(line);
+  assertEquals([bytes, route, reason], [4, "copy", "dump"]);
 });
 
 /** The signals that ask, and their numbers: the runtime takes SIGUSR1 for itself where it runs the source. */

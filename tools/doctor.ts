@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { LIBRARY } from "../sys/libc.ts";
+import { LIBRARY } from "../sys/ffi.ts";
 
 /** The oldest Deno that runs it: the first that reads the lock file. */
 const OLDEST = [2, 3];

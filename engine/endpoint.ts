@@ -1,0 +1,280 @@
+import {
+  EDGE,
+  ERR,
+  F_GETFL,
+  F_SETFL,
+  HUP,
+  IN,
+  O_NONBLOCK,
+  OUT,
+  SHUT_RD,
+  SHUT_WR,
+} from "../sys/constants.ts";
+import { UNWATCHED } from "../sys/epoll.ts";
+import { DescriptorError, type SystemError } from "../sys/error.ts";
+import { Fd } from "../sys/fd.ts";
+import * as libc from "../sys/libc.ts";
+import type { Channel } from "./channel.ts";
+import type { Loop, Watcher } from "./loop.ts";
+
+/** What a channel waits for at one of its endpoints. */
+export const READ = 0, WRITE = 1;
+
+/** For how long a peer that still sends is listened to, so that our answer reaches it, in milliseconds. */
+const LINGER = 2000;
+
+/**
+ * One number and the channels on it. It watches the number for what they wait
+ * for; the last writer to leave shuts its socket down, the last user closes it.
+ */
+export class Endpoint implements Watcher {
+  readonly fd: Fd;
+  /** The connection behind it, shared with all other numbers of that socket. */
+  readonly connection: Connection | undefined;
+  /** Whether epoll refuses it, as it does a regular file. */
+  isAlwaysReady = false;
+  readonly #loop: Loop;
+  readonly #onClose: (endpoint: Endpoint) => void;
+  readonly #readers: Channel[] = [];
+  readonly #writers: Channel[] = [];
+  /** How many of them wait to read, and to write. */
+  #reading = 0;
+  #writing = 0;
+  #watched = UNWATCHED;
+  /** EDGE once readiness has proved to be untrue, as an error queue's is: then it is told once. */
+  #edge = 0;
+
+  constructor(
+    fd: Fd,
+    connection: Connection | undefined,
+    loop: Loop,
+    onClose: (endpoint: Endpoint) => void,
+  ) {
+    this.fd = fd;
+    this.connection = connection;
+    this.#loop = loop;
+    this.#onClose = onClose;
+  }
+
+  // ---- Joining and leaving.
+
+  addReader(channel: Channel): void {
+    this.#readers.push(channel);
+    this.connection?.addReader();
+  }
+
+  addWriter(channel: Channel): void {
+    this.#writers.push(channel);
+    this.connection?.addWriter();
+    this.#rearm();
+  }
+
+  /** A channel reads here no more. Returns what went wrong, if anything did. */
+  removeReader(channel: Channel): SystemError | undefined {
+    remove(this.#readers, channel);
+    // A unix peer learns of it; a TCP peer does not, and what it still sends
+    // would be answered by a reset.
+    const isLast = this.connection?.removeReader() && this.fd.isUnix;
+    return first(isLast ? this.fd.tryShutdown(SHUT_RD) : undefined, this.#leave());
+  }
+
+  /** A channel writes here no more. Returns what went wrong, if anything did. */
+  removeWriter(channel: Channel): SystemError | undefined {
+    remove(this.#writers, channel);
+    const isLast = this.connection?.removeWriter();
+    const error = isLast ? this.fd.tryShutdown(SHUT_WR) : undefined;
+    if (isLast) this.connection?.startLingering(this.#loop);
+    return first(error, this.#leave());
+  }
+
+  #leave(): SystemError | undefined {
+    this.#rearm();
+    if (this.#readers.length + this.#writers.length > 0) return undefined;
+    this.connection?.restore(this.fd.fd);
+    this.#onClose(this);
+    return this.fd.tryClose();
+  }
+
+  // ---- Readiness.
+
+  /** One more (1) or one fewer (-1) of the channels waits to read here. */
+  awaitReadable(change: 1 | -1): void {
+    this.#reading += change;
+    this.#rearm();
+  }
+
+  /** One more (1) or one fewer (-1) of the channels waits to write here. */
+  awaitWritable(change: 1 | -1): void {
+    this.#writing += change;
+    this.#rearm();
+  }
+
+  /** Whether readiness is told once only, so that who has moved bytes has to try again unasked. */
+  get isEdgeTriggered(): boolean {
+    return this.#edge !== 0;
+  }
+
+  /** Has readiness told once only: it is said again and again, and is not true. */
+  makeEdgeTriggered(): void {
+    this.#edge = EDGE;
+    this.#rearm();
+  }
+
+  #rearm(): void {
+    if (this.isAlwaysReady) return;
+    const events = (this.#reading ? IN : 0) | (this.#writing ? OUT : 0);
+    // A descriptor that is written to is watched at all times: its reader may die.
+    const wanted = events || this.#writers.length ? events | this.#edge : UNWATCHED;
+    if (wanted === this.#watched) return;
+    this.isAlwaysReady = !this.#loop.watch(this.fd.io, this.#watched, wanted, this);
+    this.#watched = wanted;
+  }
+
+  /** As the loop calls it. Backwards: a channel that ends leaves the list meanwhile. */
+  ready(events: number): void {
+    if (events & ~OUT) {
+      for (let i = this.#readers.length - 1; i >= 0; i--) {
+        const channel = this.#readers[i];
+        if (channel?.waitsFor === READ) channel.run();
+      }
+    }
+    if (events & ~IN) {
+      for (let i = this.#writers.length - 1; i >= 0; i--) {
+        const channel = this.#writers[i];
+        if (channel?.waitsFor === WRITE) channel.run();
+        else if (events & (ERR | HUP)) channel?.sinkHungUp();
+      }
+    }
+  }
+}
+
+function remove(channels: Channel[], channel: Channel): void {
+  const last = channels.pop();
+  if (last !== undefined && last !== channel) channels[channels.indexOf(channel)] = last;
+}
+
+function first(
+  one: SystemError | undefined,
+  other: SystemError | undefined,
+): SystemError | undefined {
+  return one ?? other;
+}
+
+/** A socket, which may have several numbers. */
+export class Connection {
+  /** Whether any channel writes it, or did. */
+  wasWritten = false;
+  /** An error that the kernel tells only once. */
+  error = 0;
+  #readers = 0;
+  #writers = 0;
+  #wasBlocking = false;
+  /** Channels that only listen until the peer stops sending. */
+  readonly #lingering = new Set<Channel>();
+
+  addReader(): void {
+    this.#readers++;
+  }
+
+  addWriter(): void {
+    this.#writers++;
+    this.wasWritten = true;
+  }
+
+  /** Returns whether that was the last one. */
+  removeReader(): boolean {
+    return --this.#readers === 0;
+  }
+
+  /** Returns whether that was the last one. */
+  removeWriter(): boolean {
+    return --this.#writers === 0;
+  }
+
+  get isUsed(): boolean {
+    return this.#readers + this.#writers > 0;
+  }
+
+  /** A channel listens until the peer stops, or for some time once all is written. */
+  linger(channel: Channel, loop: Loop): void {
+    this.#lingering.add(channel);
+    if (this.#writers === 0) this.startLingering(loop);
+  }
+
+  /** All is written: the peer has some time to stop sending. */
+  startLingering(loop: Loop): void {
+    for (const channel of this.#lingering) loop.after(LINGER, () => channel.endLingering());
+    this.#lingering.clear();
+  }
+
+  /**
+   * Makes it non-blocking, without which splice(2) waits. Asked before each
+   * splice, as another process may have put its own flag back meanwhile.
+   */
+  makeNonBlocking(fd: number): void {
+    const flags = libc.fcntl(fd, F_GETFL);
+    if (flags < 0 || flags & O_NONBLOCK) return;
+    this.#wasBlocking = true;
+    libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+  }
+
+  /** Puts the flag back, which other processes share, once no channel uses it. */
+  restore(fd: number): void {
+    if (!this.isUsed) this.restoreNow(fd);
+  }
+
+  restoreNow(fd: number): void {
+    if (!this.#wasBlocking) return;
+    this.#wasBlocking = false;
+    const flags = libc.fcntl(fd, F_GETFL);
+    if (flags >= 0) libc.fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+  }
+}
+
+/** All endpoints in use, by their numbers. */
+export class Endpoints {
+  readonly #loop: Loop;
+  readonly #byNumber = new Map<number, Endpoint>();
+  readonly #connections = new Map<string, Connection>();
+
+  constructor(loop: Loop) {
+    this.#loop = loop;
+  }
+
+  /** The endpoint of an inherited number. Throws a {@linkcode DescriptorError} where it will not do. */
+  get(number: number, direction: typeof READ | typeof WRITE): Endpoint {
+    const known = this.#byNumber.get(number);
+    const endpoint = known ?? this.#open(number);
+    const { fd } = endpoint;
+    if (direction === READ && !fd.isReadable) {
+      throw new DescriptorError(`descriptor ${number} is not open for reading`);
+    }
+    if (direction === WRITE && !fd.isWritable) {
+      throw new DescriptorError(`descriptor ${number} is not open for writing`);
+    }
+    if (fd.isListening) throw new DescriptorError(`descriptor ${number} is a listening socket`);
+    if (fd.isUnconnected && (fd.isStream || direction === WRITE)) {
+      throw new DescriptorError(`descriptor ${number} is not connected`);
+    }
+    this.#byNumber.set(number, endpoint);
+    return endpoint;
+  }
+
+  #open(number: number): Endpoint {
+    const fd = new Fd(number);
+    if (fd.kind !== "socket") return new Endpoint(fd, undefined, this.#loop, this.#onClose);
+    const connection = this.#connections.get(fd.identity) ?? new Connection();
+    this.#connections.set(fd.identity, connection);
+    return new Endpoint(fd, connection, this.#loop, this.#onClose);
+  }
+
+  readonly #onClose = ({ fd, connection }: Endpoint) => {
+    this.#byNumber.delete(fd.fd);
+    if (connection && !connection.isUsed) this.#connections.delete(fd.identity);
+  };
+
+  /** Puts the flags of all sockets back that are still open: at the end, however it comes. */
+  restore(): void {
+    for (const { fd, connection } of this.#byNumber.values()) connection?.restoreNow(fd.fd);
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * The loop: waits until a descriptor is ready, and calls who watches it.
+ *
+ * How it waits. It blocks in epoll_wait(2) on the program's one thread, since a
+ * round through Deno's event loop costs 0.1 ms. So that timers, signals and
+ * promises have their turn, an alarm (a timerfd in the same epoll) ends the wait
+ * after `yieldAfter` ms. Then, if something was ready since the last time, the
+ * loop rests for 0.1 ms on another thread while the event loop runs; if nothing
+ * was, the wait itself moves to another thread, until something is ready. While
+ * a call is under way on another thread, of which only the event loop hears,
+ * the alarm comes after 1 ms.
+ *
+ * @module
+ */
+import { Epoll, UNWATCHED } from "../sys/epoll.ts";
+import * as libc from "../sys/libc.ts";
+
+/** Who is told that a descriptor is ready, and for what: a sum of IN, OUT, ERR and HUP. */
+export interface Watcher {
+  ready(events: number): void;
+}
+
+/** Who has a turn in the next round, whatever is ready. */
+export interface Task {
+  run(): void;
+}
+
+/** As `yieldAfter`, in milliseconds, while a call is under way on another thread. */
+const THREAD_YIELD = 1;
+
+/**
+ * Rounds in one call of {@linkcode Loop.run}'s inner function: V8 enters
+ * optimized code at a call, and would compile an endless loop once more for it.
+ */
+const ROUNDS = 64;
+
+/** After so many rounds the calls of each round are worth compiling: see libc.compile. */
+const COMPILED_AFTER = 64;
+
+/** One loop. */
+export class Loop {
+  readonly #epoll = new Epoll();
+  readonly #watchers: (Watcher | undefined)[] = [];
+  readonly #yieldAfter: number;
+  readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  #tasks: Task[] = [];
+  /** Who needs the loop to run on. */
+  #users = 0;
+  /** Calls under way on other threads. */
+  #threads = 0;
+  #rounds = 0;
+  /** Whether the event loop has its turn next; at first at once: the caller has more to do. */
+  #yieldDue = true;
+  /** Whether nothing was ready since the event loop had its last turn. */
+  #idle = false;
+
+  /** `yieldAfter` in milliseconds; `beforeWait` is called before each wait, and what it returns is awaited. */
+  constructor(yieldAfter: number, beforeWait?: () => Promise<void> | undefined | void) {
+    this.#yieldAfter = yieldAfter;
+    this.#beforeWait = beforeWait;
+  }
+
+  /** Watches `fd` for `after` in place of `before`. Returns false where it is always ready. */
+  watch(fd: number, before: number, after: number, watcher: Watcher): boolean {
+    this.#watchers[fd] = after === UNWATCHED ? undefined : watcher;
+    return this.#epoll.watch(fd, before, after);
+  }
+
+  /** Gives `task` a turn in the next round. */
+  soon(task: Task): void {
+    this.#tasks.push(task);
+  }
+
+  /** Somebody needs the loop to run on, until {@linkcode release}. */
+  hold(): void {
+    this.#users++;
+  }
+
+  release(): void {
+    this.#users--;
+  }
+
+  /** Calls `callback` after so many milliseconds, unless the loop has ended; returns what cancels it. */
+  after(milliseconds: number, callback: () => void): () => void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      callback();
+      this.wake(); // even where nobody is left: the loop has to see it
+    }, milliseconds);
+    this.#timers.add(timer);
+    return () => {
+      clearTimeout(timer);
+      this.#timers.delete(timer);
+    };
+  }
+
+  /** Gives `task` a turn once `call`, on another thread, is over, with what it returned. */
+  onThread(call: Promise<number>, done: (result: number) => void): void {
+    this.#threads++;
+    this.#epoll.alarm(THREAD_YIELD);
+    call.then((result) => {
+      this.#threads--;
+      done(result);
+      if (this.#users > 0) this.wake();
+    });
+  }
+
+  /** Ends the wait, so that what has changed meanwhile is seen. */
+  wake(): void {
+    this.#epoll.alarm(0);
+  }
+
+  /** Runs until nobody needs it. */
+  async run(): Promise<void> {
+    while (this.#users > 0) {
+      const pause = this.#runRounds();
+      if (!pause) continue;
+      await pause;
+      this.#yieldDue = false;
+      this.#idle = true;
+      this.#epoll.alarm(this.#threads > 0 ? THREAD_YIELD : this.#yieldAfter);
+    }
+  }
+
+  /** Some rounds; where the event loop has to have its turn, what to await meanwhile. */
+  #runRounds(): Promise<void> | undefined {
+    for (let i = 0; i < ROUNDS && this.#users > 0; i++) {
+      if (++this.#rounds === COMPILED_AFTER) libc.compile();
+      const busy = this.#beforeWait?.();
+      if (busy) return busy;
+      const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
+      for (let i = 0; i < count; i++) this.#dispatch(i);
+      if (this.#tasks.length > 0) this.#runTasks();
+      // A signal ends the wait too, with -EINTR.
+      if (!this.#yieldDue && count >= 0) continue;
+      const wait = this.#idle && count > 0 && this.#users > 0;
+      return wait ? this.#epoll.waitOnThread() : libc.rest();
+    }
+    return undefined;
+  }
+
+  #dispatch(index: number): void {
+    const fd = this.#epoll.descriptor(index);
+    if (fd === this.#epoll.timer) {
+      this.#yieldDue = true;
+      return;
+    }
+    this.#idle = false;
+    this.#watchers[fd]?.ready(this.#epoll.events(index));
+  }
+
+  #runTasks(): void {
+    this.#idle = false;
+    const tasks = this.#tasks;
+    this.#tasks = [];
+    for (const task of tasks) task.run();
+  }
+
+  /** Cancels all timers, and gives its descriptors back. */
+  close(): void {
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#epoll.close();
+  }
+}

@@ -1,0 +1,351 @@
+/**
+ * The ways that bytes take from rfd to wfd. A route fills (it reads from rfd
+ * what it then holds) and drains (it writes that to wfd), and says what it
+ * waits for where neither moved anything.
+ *
+ * Both return bytes; 0 at the end of rfd, which is proved; or a negative errno:
+ * -EAGAIN where the descriptor is not ready, {@linkcode UNDER_WAY} where another
+ * thread is at it.
+ *
+ * - {@linkcode Direct}: one splice(2) from pipe to pipe, which are buffers already.
+ * - {@linkcode ThroughPipe}: two, through a pipe of ours, which is the buffer.
+ * - {@linkcode ThroughMemory}: read(2) and write(2), for what splice(2) refuses;
+ *   on another thread, where the call may wait although poll(2) said ready.
+ * - {@linkcode Messages}: the same for sockets that keep messages apart.
+ *
+ * splice(2) is refused for many reasons (a terminal, a file with O_APPEND, a
+ * seccomp filter) and with any errno. So every error of it but EAGAIN means the
+ * same: go on through memory, where the call that fails tells the true error.
+ *
+ * @module
+ */
+import { EAGAIN, EINPROGRESS, EPIPE } from "../sys/errno.ts";
+import type { Fd } from "../sys/fd.ts";
+import * as libc from "../sys/libc.ts";
+import type { Pipe } from "../sys/pipe.ts";
+import { type Endpoint, READ, WRITE } from "./endpoint.ts";
+import type { Loop, Task } from "./loop.ts";
+import type { BufferPool } from "./pool.ts";
+
+/** A result that is neither bytes nor an error: another thread is at it. */
+export const UNDER_WAY = -EINPROGRESS;
+
+/** One way. */
+export interface Route {
+  /** Whether the bytes stay in the kernel. */
+  readonly name: "splice" | "copy";
+  /** Why it is not splice; undefined where it is. */
+  readonly reason: string | undefined;
+  /** Bytes that are read and not yet written. */
+  readonly held: number;
+  /** Whether another thread is at it. */
+  readonly isUnderWay: boolean;
+  /** Whether another thread has returned what was not looked at yet. */
+  readonly hasReturned: boolean;
+  /** What it waits for now: READ or WRITE. */
+  readonly waitsFor: number;
+  fill(): number;
+  drain(): number;
+  /** Gives its buffer back, with what it holds. */
+  release(): void;
+}
+
+/** The channel, as its routes see it: where they lead, and whence their buffers come. */
+export interface Way extends Task {
+  readonly source: Endpoint;
+  readonly sink: Endpoint;
+  readonly pool: BufferPool;
+  readonly loop: Loop;
+  /** Sees the bytes of each read, where somebody wants to. */
+  readonly onData: ((bytes: Uint8Array) => void) | undefined;
+}
+
+/** The best route for these two descriptors. */
+export function bestRoute(way: Way): Route {
+  const from = way.source.fd, to = way.sink.fd;
+  from.openAgain();
+  to.openAgain();
+  if (!from.isStream) return new Messages(way, "messages");
+  if (!to.isStream) return new ThroughMemory(way, "messages");
+  if (way.onData) return new ThroughMemory(way, "dump");
+  for (const kind of ["terminal", "device"] as const) {
+    const isOne = (fd: Fd) => fd.kind === kind && (fd.mayBlock || kind === "terminal");
+    if (isOne(from) || isOne(to)) return new ThroughMemory(way, kind);
+  }
+  // What is not a pipe gives and takes more at once than a pipe of another's
+  // making holds: through one of ours, larger, TCP to a pipe costs half.
+  return from.kind === "pipe" && to.kind === "pipe" ? new Direct(way) : new ThroughPipe(way);
+}
+
+/** The route to fall back to, with what `route` holds, after splice(2) has failed with -`error`. */
+export function fallBack(route: Direct | ThroughPipe, way: Way, error: number): Route {
+  const memory = new ThroughMemory(way, `splice: ${libc.strerror(error)}`, error);
+  if (route.held > 0) memory.hold((route as ThroughPipe).takeOut());
+  route.release();
+  return memory;
+}
+
+/** One splice(2) from pipe to pipe. */
+export class Direct implements Route {
+  readonly name = "splice";
+  readonly reason = undefined;
+  readonly isUnderWay = false;
+  readonly hasReturned = false;
+  /** Always 0 between two calls: what is filled is written. */
+  held = 0;
+  waitsFor = READ;
+  readonly #from: Fd;
+  readonly #to: Fd;
+  readonly #size: number;
+
+  constructor({ source, sink, pool }: Way) {
+    this.#from = source.fd;
+    this.#to = sink.fd;
+    this.#size = pool.size;
+  }
+
+  fill(): number {
+    const length = libc.splice(this.#from.io, this.#to.io, this.#size);
+    if (length > 0) return this.held = length;
+    // splice gives EPIPE on a readerless pipe even at end of file; poll tells which.
+    if (length === 0 || length === -EPIPE) {
+      const end = this.#from.readPastZero(empty);
+      return length === 0 || end === 0 ? end : length;
+    }
+    // It does not say which side was not ready: wait for the other one now.
+    if (length === -EAGAIN) this.waitsFor = this.waitsFor === READ ? WRITE : READ;
+    return length;
+  }
+
+  /** The bytes are in wfd already. */
+  drain(): number {
+    const length = this.held;
+    this.held = 0;
+    return length;
+  }
+
+  release(): void {}
+}
+
+const empty = new Uint8Array(0);
+
+/** Two splices, through a pipe of ours. */
+export class ThroughPipe implements Route {
+  readonly name = "splice";
+  readonly reason = undefined;
+  readonly isUnderWay = false;
+  readonly hasReturned = false;
+  readonly #source: Endpoint;
+  readonly #sink: Endpoint;
+  readonly #pool: BufferPool;
+  /** Taken to fill it, and given back when it is drained. */
+  #pipe: Pipe | undefined;
+
+  constructor({ source, sink, pool }: Way) {
+    this.#source = source;
+    this.#sink = sink;
+    this.#pool = pool;
+  }
+
+  get held(): number {
+    return this.#pipe === undefined ? 0 : this.#pipe.held;
+  }
+
+  get waitsFor(): number {
+    return this.held > 0 ? WRITE : READ;
+  }
+
+  fill(): number {
+    const { fd, connection } = this.#source;
+    if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
+    const pipe = this.#pipe ??= this.#pool.takePipe();
+    return pipe === undefined ? NO_PIPE : pipe.fill(fd);
+  }
+
+  drain(): number {
+    const { fd, connection } = this.#sink;
+    if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
+    return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
+  }
+
+  takeOut(): Uint8Array<ArrayBuffer> {
+    return this.#pipe?.takeOut() ?? empty;
+  }
+
+  release(): void {
+    if (this.#pipe) this.#pool.givePipe(this.#pipe);
+    this.#pipe = undefined;
+  }
+}
+
+/** EMFILE: no descriptor is left for a pipe of ours. Not splice's error, but it goes the same way. */
+const NO_PIPE = -24;
+
+/** read(2) and write(2). */
+export class ThroughMemory implements Route {
+  readonly name = "copy";
+  readonly reason: string;
+  protected readonly source: Fd;
+  protected readonly sink: Fd;
+  readonly #way: Way;
+  #memory: Uint8Array<ArrayBuffer> | undefined;
+  /** What is held, in order. */
+  #content: Uint8Array<ArrayBuffer> = empty;
+  isUnderWay = false;
+  /** What the call on another thread returned, until it is looked at. */
+  #returned: number | undefined;
+  /**
+   * The errno of the splice before, as long as it may have been a true error: a
+   * socket tells its error once, and is at its end afterwards.
+   */
+  #doubt: number;
+
+  constructor(way: Way, reason: string, doubt = 0) {
+    this.#way = way;
+    this.source = way.source.fd;
+    this.sink = way.sink.fd;
+    this.reason = reason;
+    this.#doubt = doubt;
+  }
+
+  get held(): number {
+    return this.#content.length;
+  }
+
+  get hasReturned(): boolean {
+    return this.#returned !== undefined;
+  }
+
+  get waitsFor(): number {
+    return this.held > 0 ? WRITE : READ;
+  }
+
+  /** Takes over bytes that were read elsewhere, be they more than the room. */
+  hold(bytes: Uint8Array<ArrayBuffer>): void {
+    this.#content = bytes;
+  }
+
+  fill(): number {
+    const { source } = this;
+    const room = this.room();
+    return this.filled(
+      source.mayBlock ? this.#onThread(() => source.readOnThread(room)) : source.tryRead(room),
+    );
+  }
+
+  drain(): number {
+    const { sink } = this;
+    const content = this.#content;
+    const length = sink.mayBlock
+      ? this.#onThread(() => sink.writeOnThread(content))
+      : sink.tryWrite(content);
+    const result = length === 0 ? -EAGAIN : this.#settled(length);
+    if (result > 0) this.#content = content.subarray(result);
+    return result;
+  }
+
+  /** Has the call made on another thread; what it returns, once it has. */
+  #onThread(call: () => Promise<number>): number {
+    const returned = this.#returned;
+    this.#returned = undefined;
+    if (returned !== undefined) return returned;
+    const { loop } = this.#way;
+    this.isUnderWay = true;
+    loop.onThread(threads.run(call), (result) => {
+      this.isUnderWay = false;
+      this.#returned = result;
+      loop.soon(this.#way);
+    });
+    return UNDER_WAY;
+  }
+
+  /** What a read may write to, while nothing is held. */
+  protected room(): Uint8Array<ArrayBuffer> {
+    return this.#memory ??= this.#way.pool.takeMemory();
+  }
+
+  /** A read has put so many bytes into {@linkcode room}. */
+  protected filled(length: number): number {
+    const result = this.#settled(length);
+    if (result > 0) {
+      this.#content = this.room().subarray(0, result);
+      this.#way.onData?.(this.#content);
+    }
+    return result;
+  }
+
+  // An end, or another error, where splice failed: then that was the error.
+  #settled(result: number): number {
+    if (this.#doubt === 0 || result === -EAGAIN || result === UNDER_WAY) return result;
+    const doubt = this.#doubt;
+    this.#doubt = 0;
+    return result <= 0 && isOfSockets(doubt) ? -doubt : result;
+  }
+
+  release(): void {
+    if (this.isUnderWay) return; // a buffer that another thread uses is left to it
+    if (this.#memory) this.#way.pool.giveMemory(this.#memory);
+    this.#memory = undefined;
+    this.#content = empty;
+  }
+}
+
+/** Whether an errno is one that a connection ends with: 100 to 113, and EPIPE (errno(3)). */
+function isOfSockets(errno: number): boolean {
+  return errno === EPIPE || errno >= 100 && errno <= 113;
+}
+
+/** From a socket that keeps messages apart: one at a time, whole or not at all. */
+class Messages extends ThroughMemory {
+  /** Room for the longest message that the bound allows. */
+  readonly #room: Uint8Array<ArrayBuffer>;
+  /** Whether an empty message waits to be sent. */
+  #holdsEmpty = false;
+
+  constructor(way: Way, reason: string) {
+    super(way, reason);
+    this.#room = new Uint8Array(way.pool.size);
+  }
+
+  override get waitsFor(): number {
+    return this.#holdsEmpty ? WRITE : super.waitsFor;
+  }
+
+  protected override room(): Uint8Array<ArrayBuffer> {
+    return this.#room;
+  }
+
+  override fill(): number {
+    for (;;) {
+      if (this.#holdsEmpty) {
+        const sent = this.sink.tryWrite(empty);
+        if (sent < 0) return sent;
+        this.#holdsEmpty = false;
+      }
+      const length = this.source.tryReceive(this.#room);
+      if (length === undefined) return 0;
+      if (length !== 0) return this.filled(length);
+      this.#holdsEmpty = !this.sink.isStream; // to a stream an empty message is nothing
+    }
+  }
+}
+
+/** The most calls that may wait at one time: the runtime has 32 threads, and needs some itself. */
+const THREADS = 24;
+
+/** Calls that may wait, of which no more than {@linkcode THREADS} are under way. */
+const threads = {
+  free: THREADS,
+  waiting: [] as (() => void)[],
+  async run(call: () => Promise<number>): Promise<number> {
+    if (this.free === 0) await new Promise<void>((resolve) => this.waiting.push(resolve));
+    else this.free--;
+    try {
+      return await call();
+    } finally {
+      const next = this.waiting.shift();
+      if (next) next();
+      else this.free++;
+    }
+  },
+};

@@ -1,0 +1,94 @@
+/**
+ * Numbers of the kernel's interface that more than one module needs, the same on
+ * every Linux that Deno runs on.
+ *
+ * @module
+ */
+
+/** Readiness, of poll(2) and epoll(7) alike: there is something to read. */
+export const IN = 1;
+/** There is room to write. */
+export const OUT = 4;
+/** An error, or a socket's error queue; for a pipe, that nobody will read it. */
+export const ERR = 8;
+/** The other side has gone. */
+export const HUP = 16;
+/** The peer of a stream socket will send no more. */
+export const RDHUP = 0x2000;
+/** Report a change only once (epoll(7)). */
+export const EDGE = 1 << 31;
+
+/** Commands of fcntl(2): the descriptor's flags. */
+export const F_GETFD = 1;
+/** The flags of the open file description. */
+export const F_GETFL = 3;
+/** Sets these. */
+export const F_SETFL = 4;
+/** The signal of an open file description for O_ASYNC. */
+export const F_SETSIG = 10;
+/** Returns it. */
+export const F_GETSIG = 11;
+/** A duplicate that is close-on-exec. */
+export const F_DUPFD_CLOEXEC = 1030;
+/** The size of a pipe, in bytes. */
+export const F_SETPIPE_SZ = 1031;
+/** Returns it. */
+export const F_GETPIPE_SZ = 1032;
+
+/** The one flag of a descriptor: it does not pass an exec. */
+export const FD_CLOEXEC = 1;
+
+/** Flags of an open file description: what tells reading from writing. */
+export const O_ACCMODE = 3;
+/** Open for reading only. */
+export const O_RDONLY = 0;
+/** Open for writing only. */
+export const O_WRONLY = 1;
+/** A terminal that is opened does not become the process's own. */
+export const O_NOCTTY = 0o400;
+/** Each write goes to the end of the file. */
+export const O_APPEND = 0o2000;
+/** Calls do not wait. */
+export const O_NONBLOCK = 0o4000;
+/** Closed by exec. */
+export const O_CLOEXEC = 0o2000000;
+/** Open as a name only: neither for reading nor for writing. */
+export const O_PATH = 0o10000000;
+
+/** File types, of the mode that statx(2) returns (inode(7)). */
+export const S_IFMT = 0o170000;
+/** A pipe or FIFO. */
+export const S_IFIFO = 0o010000;
+/** A character device. */
+export const S_IFCHR = 0o020000;
+/** A regular file. */
+export const S_IFREG = 0o100000;
+/** A socket. */
+export const S_IFSOCK = 0o140000;
+
+/** Options of a socket (socket(7)): stream or messages. */
+export const SO_TYPE = 3;
+/** The pending error, which asking clears. */
+export const SO_ERROR = 4;
+/** Whether it listens. */
+export const SO_ACCEPTCONN = 30;
+/** The family of its addresses. */
+export const SO_DOMAIN = 39;
+/** The type of a socket that carries a stream. */
+export const SOCK_STREAM = 1;
+/** The type of a connection that keeps messages apart. */
+export const SOCK_SEQPACKET = 5;
+/** Unix sockets. */
+export const AF_UNIX = 1;
+
+/** For recv(2) and send(2): do not wait. */
+export const MSG_DONTWAIT = 0x40;
+/** Return the length of the whole message, even if it did not fit. */
+export const MSG_TRUNC = 0x20;
+/** Leave what is received where it is. */
+export const MSG_PEEK = 2;
+
+/** For shutdown(2). */
+export const SHUT_RD = 0;
+/** For shutdown(2). */
+export const SHUT_WR = 1;

@@ -1,0 +1,302 @@
+/**
+ * A descriptor as the engine sees it: what it is, and reading and writing that
+ * never wait.
+ *
+ * @module
+ */
+import {
+  AF_UNIX,
+  F_DUPFD_CLOEXEC,
+  F_GETFD,
+  F_GETFL,
+  FD_CLOEXEC,
+  HUP,
+  IN,
+  MSG_PEEK,
+  MSG_TRUNC,
+  O_ACCMODE,
+  O_NOCTTY,
+  O_NONBLOCK,
+  O_PATH,
+  O_RDONLY,
+  O_WRONLY,
+  OUT,
+  RDHUP,
+  S_IFCHR,
+  S_IFIFO,
+  S_IFMT,
+  S_IFREG,
+  S_IFSOCK,
+  SO_ACCEPTCONN,
+  SO_DOMAIN,
+  SO_TYPE,
+  SOCK_STREAM,
+} from "./constants.ts";
+import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EOPNOTSUPP } from "./errno.ts";
+import { DescriptorError, SystemError } from "./error.ts";
+import * as libc from "./libc.ts";
+
+/** What a descriptor is, as far as moving bytes is concerned. */
+export type Kind = "pipe" | "socket" | "file" | "terminal" | "device";
+
+const MEMORY_DEVICES = 1; // the major number of /dev/null, zero, full and random: null(4)
+const PTMX = { major: 5, minor: 2 }; // the master side of pseudo-terminals: pts(4)
+
+/** The most bytes of one write that may wait: what it has taken is told when it returns. */
+const MOST_WAITING = 4096;
+
+/** One descriptor. */
+export class Fd {
+  /** The number. */
+  readonly fd: number;
+  /** What it is. */
+  readonly kind: Kind;
+  /** Equal for all numbers of one pipe, socket or file; "" for a descriptor of our own making. */
+  readonly identity: string;
+  /** Length in bytes of a regular file when it was looked at, else 0. */
+  readonly size: number;
+  /** Whether it is a regular file, not a folder or a block device. */
+  readonly isRegular: boolean;
+  /** Whether it is a stream of bytes: all are, but for sockets that keep messages apart. */
+  readonly isStream: boolean;
+  /** Whether it is a unix socket: one whose peer learns of it when the read side is shut down. */
+  readonly isUnix: boolean;
+  /** Whether we made it, and it has O_NONBLOCK: nobody else changes its flags. */
+  readonly isOurs: boolean;
+  /**
+   * Whether a read or write may wait although poll(2) said ready, and no flag
+   * of a single call prevents it: terminals, and devices in general.
+   */
+  mayBlock: boolean;
+  /** The number to read and write by: another one for a terminal that was opened again. */
+  io: number;
+  readonly #isTerminalSlave: boolean;
+  #closed = false;
+
+  /**
+   * Wraps a descriptor that was inherited, or one of our own making, which has to
+   * be a stream socket with O_NONBLOCK: of that nothing has to be found out.
+   * Throws a {@linkcode DescriptorError} where `fd` was not inherited.
+   */
+  constructor(fd: number, made?: { isUnix: boolean }) {
+    this.fd = fd;
+    this.io = fd;
+    this.isOurs = made !== undefined;
+    if (made) {
+      this.kind = "socket";
+      this.identity = "";
+      this.size = 0;
+      this.isRegular = this.mayBlock = this.#isTerminalSlave = false;
+      this.isStream = true;
+      this.isUnix = made.isUnix;
+      return;
+    }
+    // The runtime's own descriptors are all close-on-exec. An inherited one
+    // never is: it has come through an exec.
+    const flags = libc.fcntl(fd, F_GETFD);
+    const status = flags === 0 ? libc.statx(fd) : -EBADF;
+    if (typeof status === "number") throw new DescriptorError(`descriptor ${fd} is not open`);
+    const type = status.mode & S_IFMT;
+    this.identity = status.identity;
+    this.kind = kindOf(fd, type);
+    this.isRegular = type === S_IFREG;
+    this.size = this.kind === "file" ? status.size : 0;
+    const isSocket = this.kind === "socket";
+    this.isStream = !isSocket || libc.getsockopt(fd, SO_TYPE) === SOCK_STREAM;
+    this.isUnix = isSocket && libc.getsockopt(fd, SO_DOMAIN) === AF_UNIX;
+    this.#isTerminalSlave = this.kind === "terminal" &&
+      !(status.major === PTMX.major && status.minor === PTMX.minor);
+    this.mayBlock = this.kind === "terminal" ||
+      this.kind === "device" && !(type === S_IFCHR && status.major === MEMORY_DEVICES);
+  }
+
+  /** Whether it can be read. */
+  get isReadable(): boolean {
+    return this.#isOpenFor(O_WRONLY);
+  }
+
+  /** Whether it can be written. */
+  get isWritable(): boolean {
+    return this.#isOpenFor(O_RDONLY);
+  }
+
+  #isOpenFor(otherwise: number): boolean {
+    const flags = libc.fcntl(this.fd, F_GETFL);
+    return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
+  }
+
+  /** Whether it is a socket that waits for connections, and carries no bytes itself. */
+  get isListening(): boolean {
+    return this.kind === "socket" && libc.getsockopt(this.fd, SO_ACCEPTCONN) === 1;
+  }
+
+  /**
+   * Whether it is a socket that never had a peer. One whose peer has gone has
+   * none either (ENOTCONN), but both its directions are shut down then; and of
+   * one that is about to connect poll(2) says nothing.
+   */
+  get isUnconnected(): boolean {
+    if (this.kind !== "socket" || libc.getpeername(this.fd) !== -ENOTCONN) return false;
+    if (!this.isStream) return true;
+    const events = libc.poll(this.fd, RDHUP);
+    return (events & HUP) !== 0 && (events & RDHUP) === 0;
+  }
+
+  /**
+   * Makes calls on a terminal never wait: it is opened once more, which gives a
+   * file description of our own, and only that one has O_NONBLOCK. Where that
+   * is not possible (no /proc, another user's terminal, the master side of a
+   * pseudo-terminal) it stays one that {@linkcode mayBlock}.
+   */
+  openAgain(): void {
+    if (!this.#isTerminalSlave || this.io !== this.fd) return;
+    const access = libc.fcntl(this.fd, F_GETFL) & O_ACCMODE;
+    const again = libc.openAgain(this.fd, access | O_NONBLOCK | O_NOCTTY);
+    if (again < 0) return;
+    const status = libc.statx(again);
+    if (typeof status === "number" || status.identity !== this.identity) {
+      libc.close(again);
+      return;
+    }
+    this.io = again;
+    this.mayBlock = false;
+  }
+
+  /**
+   * Reads without waiting: how many bytes, 0 at the end, or a negative errno,
+   * -EAGAIN where it would wait. Not for one that {@linkcode mayBlock}.
+   */
+  tryRead(bytes: Uint8Array<ArrayBuffer>): number {
+    if (this.kind === "socket") return libc.recv(this.io, bytes);
+    if (this.kind !== "pipe") return libc.read(this.io, bytes);
+    const length = this.#unlessUnknown(libc.readNow(this.io, bytes));
+    return length === 0 ? this.#endOfPipe() : length;
+  }
+
+  /**
+   * Decides after splice(2) from it has returned 0, which proves nothing: at
+   * the urgent mark of TCP it is 0 too, and so it is for files whose size is
+   * said to be 0. Results as of {@linkcode tryRead}.
+   */
+  readPastZero(bytes: Uint8Array<ArrayBuffer>): number {
+    return this.kind === "pipe" ? this.#endOfPipe() : this.tryRead(bytes);
+  }
+
+  // A FIFO that nobody has opened for writing yet reads as if it were at its
+  // end. One that writers have left says so (pipe(7), poll(2)).
+  #endOfPipe(): number {
+    return libc.poll(this.io, IN) === HUP ? 0 : -EAGAIN;
+  }
+
+  /**
+   * Receives one message from a socket that keeps messages apart, which may be
+   * empty. Returns its length; `undefined` at the end of the connection, or a
+   * negative errno, -EMSGSIZE where the message is longer than `bytes`.
+   */
+  tryReceive(bytes: Uint8Array<ArrayBuffer>): number | undefined {
+    const length = libc.recv(this.io, bytes, MSG_TRUNC);
+    if (length > bytes.length) return -EMSGSIZE;
+    if (length !== 0) return length;
+    // Only a SEQPACKET connection has an end, which reads as 0 as well; it has
+    // come when the peer has gone and nothing is queued any more.
+    const isOver = (libc.poll(this.io, RDHUP) & (RDHUP | HUP)) !== 0;
+    if (!isOver || libc.bytesQueued(this.io) > 0) return 0;
+    return libc.recv(this.io, bytes.subarray(0, 1), MSG_PEEK) === 0 ? undefined : 0;
+  }
+
+  /**
+   * Writes without waiting: how many bytes, or a negative errno, -EAGAIN where
+   * it would wait. Not for one that {@linkcode mayBlock}.
+   */
+  tryWrite(bytes: Uint8Array<ArrayBuffer>): number {
+    if (this.kind === "socket") return libc.send(this.io, bytes);
+    if (this.kind !== "pipe") return libc.write(this.io, bytes);
+    return this.#unlessUnknown(libc.writeNow(this.io, bytes));
+  }
+
+  // Linux before 6.4 cannot be told not to wait on a pipe by the call alone.
+  #unlessUnknown(result: number): number {
+    if (result !== -EOPNOTSUPP) return result;
+    this.mayBlock = true;
+    return -EAGAIN;
+  }
+
+  /** Reads on another thread, which may wait. Results as of {@linkcode tryRead}. */
+  async readOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
+    const result = await libc.readOnThread(this.io, bytes);
+    if (result >= 0) return result;
+    // The reason stayed on the other thread. Asked again here it is told, and
+    // where it has passed nothing is lost.
+    return libc.poll(this.io, IN) ? libc.read(this.io, bytes) : -EAGAIN;
+  }
+
+  /** Writes some of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */
+  async writeOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
+    const result = await libc.writeOnThread(this.io, bytes.subarray(0, MOST_WAITING));
+    if (result >= 0) return result;
+    const again = bytes.subarray(0, 1); // one byte fits where poll says ready
+    return libc.poll(this.io, OUT) ? libc.write(this.io, again) : -EAGAIN;
+  }
+
+  /** Shuts one direction of a socket down for all who hold it (SHUT_RD or SHUT_WR); the error where that failed. */
+  tryShutdown(how: 0 | 1): SystemError | undefined {
+    const result = libc.shutdown(this.fd, how);
+    // A peer that has gone already (ENOTCONN) needs no telling.
+    if (result >= 0 || result === -ENOTCONN) return undefined;
+    return new SystemError("shutdown", this.fd, result);
+  }
+
+  /** Whether the number has been given back, and may be another file's by now. */
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /** Closes the number, once; the error where that failed, the number being closed all the same. */
+  tryClose(): SystemError | undefined {
+    if (this.#closed) return undefined;
+    this.#closed = true;
+    if (this.io !== this.fd) libc.close(this.io);
+    const result = this.fd > 2 ? libc.close(this.fd) : this.#makeInert();
+    return result < 0 ? new SystemError("close", this.fd, result) : undefined;
+  }
+
+  // The runtime holds duplicates of 0, 1 and 2, which would keep a pipe open
+  // behind our back; and these numbers, were they free, would be given to the
+  // next file that the runtime opens. So all of them become something inert.
+  #makeInert(): number {
+    inert ??= libc.epollCreate();
+    let result = 0;
+    if (this.kind === "file") {
+      // Only a real close tells of a write that failed late (close(2)).
+      const duplicate = libc.fcntl(this.fd, F_DUPFD_CLOEXEC);
+      if (duplicate >= 0) result = libc.close(duplicate);
+    }
+    let first = 3, found: number[];
+    do {
+      found = libc.openAmong(first, AT_ONCE);
+      for (const fd of found) if (this.#isDuplicatedAs(fd)) libc.dup3(inert, fd);
+      first += AT_ONCE;
+    } while (found.length > 0);
+    return Math.min(result, libc.dup3(inert, this.fd), 0);
+  }
+
+  /** Whether `fd` is the runtime's duplicate of this one. */
+  #isDuplicatedAs(fd: number): boolean {
+    if (libc.fcntl(fd, F_GETFD) !== FD_CLOEXEC) return false;
+    const status = libc.statx(fd);
+    if (typeof status === "number" || status.identity !== this.identity) return false;
+    return libc.isDuplicate(this.fd, fd);
+  }
+}
+
+function kindOf(fd: number, type: number): Kind {
+  if (type === S_IFIFO) return "pipe";
+  if (type === S_IFSOCK) return "socket";
+  if (type === S_IFCHR) return libc.isatty(fd) ? "terminal" : "device";
+  return type === 0 ? "device" : "file"; // an eventfd, a timerfd and the like have no type
+}
+
+/** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */
+const AT_ONCE = 64;
+
+let inert: number | undefined;
