@@ -14,6 +14,7 @@ const libc = Deno.dlopen("libc.so.6", {
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   grantpt: { parameters: ["i32"], result: "i32" },
@@ -23,6 +24,7 @@ const libc = Deno.dlopen("libc.so.6", {
   posix_openpt: { parameters: ["i32"], result: "i32" },
   ptsname_r: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32", nonblocking: true },
+  send: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -34,6 +36,9 @@ const libc = Deno.dlopen("libc.so.6", {
 const O_CLOEXEC = 0o2000000, O_NOCTTY = 0o400;
 const AF_UNIX = 1, AF_INET = 2, SOCK_STREAM = 1, SOCK_CLOEXEC = 0o2000000;
 const F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030;
+
+/** Types of sockets that keep messages apart (socket(2)). */
+export const SOCK_DGRAM = 2, SOCK_SEQPACKET = 5;
 
 /** open(2)'s flags. */
 export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_APPEND = 0o2000;
@@ -101,6 +106,18 @@ export class End implements Disposable {
     }
   }
 
+  /** Sends one message, whole, be it empty. */
+  send(message: string, flags = 0): void {
+    const bytes = encoder.encode(message);
+    well("send", libc.send(this.fd, bytes, BigInt(bytes.length), flags));
+  }
+
+  /** Sends one byte of urgent data (tcp(7)). */
+  sendUrgent(byte: string): void {
+    const MSG_OOB = 1;
+    this.send(byte, MSG_OOB);
+  }
+
   /** Writes the letter x until no more is taken. It blocks afterwards, as it did before. */
   async fillUp(): Promise<void> {
     this.nonBlocking = true;
@@ -164,18 +181,35 @@ export function unixPair(type = SOCK_STREAM): [End, End] {
   return ends("socketpair", (n) => libc.socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, n));
 }
 
-/** Two TCP sockets, joined over the loopback device. */
-export function tcpPair(): [End, End] {
-  const address = new Uint8Array(16);
+/** A TCP socket that listens on the loopback device, at a port that the system chose. */
+export function listening(): End {
+  return listenAt(new Uint8Array(16));
+}
+
+/** As {@linkcode listening}; the address goes into `address`. */
+function listenAt(address: Uint8Array<ArrayBuffer>): End {
   new DataView(address.buffer).setUint16(0, AF_INET, true);
   address.set([127, 0, 0, 1], 4);
-  using listener = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+  const listener = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("bind", libc.bind(listener.fd, address, 16));
   well("listen", libc.listen(listener.fd, 1));
   well("getsockname", libc.getsockname(listener.fd, address, new Uint32Array([16])));
+  return listener;
+}
+
+/** Two TCP sockets, joined over the loopback device. */
+export function tcpPair(): [End, End] {
+  const address = new Uint8Array(16);
+  using listener = listenAt(address);
   const client = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("connect", libc.connect(client.fd, address, 16));
   return [client, new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)))];
+}
+
+/** A counter that stands at 1 (eventfd(2)). */
+export function eventfd(): End {
+  const EFD_CLOEXEC = O_CLOEXEC;
+  return new End(well("eventfd", libc.eventfd(1, EFD_CLOEXEC)));
 }
 
 /** A TCP socket that was never connected. */

@@ -217,14 +217,6 @@ const FAULTS: Fault[] = [
     },
     says: "iocopy: write 4: Broken pipe\n",
   },
-  {
-    name: "ENOTCONN: a socket that is not connected",
-    make() {
-      const [[stdout, output]] = [pipe()];
-      return { given: { 3: unconnected(), 4: output }, held: [stdout] };
-    },
-    says: /^iocopy: read 3: .+\n$/,
-  },
 ];
 
 for (const { name, make, says, code = 111 } of FAULTS) {
@@ -268,6 +260,17 @@ Deno.test("EFBIG: a file beyond the limit is an error, not a death by SIGXFSZ", 
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("a socket that was never connected is told before a byte moves", async () => {
+  const [stdout, output] = pipe();
+  using running = iocopy("3 4", { 3: unconnected(), 4: output });
+  await endsWith(
+    running,
+    100,
+    "iocopy: descriptor 3 is not connected; iocopy --help tells more\n",
+  );
+  stdout.close();
 });
 
 Deno.test("EBADF: descriptors that are not open are told before a byte moves", async () => {
@@ -570,8 +573,8 @@ const ROUTES: Record<
   },
 };
 
-/** What is put in, and whether the copy survives it. */
-const INJECTIONS: { what: string; inject: string[]; error?: RegExp }[] = [
+/** What is put in: the copy survives all of it. */
+const INJECTIONS: { what: string; inject: string[] }[] = [
   {
     what: "an EAGAIN storm",
     inject: [
@@ -601,31 +604,15 @@ const INJECTIONS: { what: string; inject: string[]; error?: RegExp }[] = [
     what: "a kernel before 6.4: no RWF_NOWAIT on pipes and sockets",
     inject: ["splice:error=EINVAL", "preadv2:error=EOPNOTSUPP", "pwritev2:error=EOPNOTSUPP"],
   },
-  {
-    what: "EIO at the third call",
-    inject: ["splice:error=EIO:when=3", "preadv2:error=EIO:when=3", "recvfrom:error=EIO:when=3"],
-    error: /Input\/output error/,
-  },
-  {
-    what: "ENXIO at the second call",
-    inject: [
-      "splice:error=ENXIO:when=2",
-      "preadv2:error=ENXIO:when=2",
-    ],
-    error: /No such device or address/,
-  },
-  {
-    what: "ENOMEM at the second call",
-    inject: [
-      "splice:error=ENOMEM:when=2",
-      "preadv2:error=ENOMEM:when=2",
-    ],
-    error: /Cannot allocate memory/,
-  },
+  // Whatever splice(2) says, the copy goes on through memory, which tells a true error.
+  { what: "EPERM of splice from the second call on", inject: ["splice:error=EPERM:when=2+"] },
+  { what: "EACCES of splice", inject: ["splice:error=EACCES"] },
+  { what: "EIO of splice, once", inject: ["splice:error=EIO:when=3"] },
+  { what: "ENOMEM of splice, once", inject: ["splice:error=ENOMEM:when=2"] },
 ];
 
 for (const [route, make] of Object.entries(ROUTES)) {
-  for (const { what, inject, error } of INJECTIONS) {
+  for (const { what, inject } of INJECTIONS) {
     Deno.test(`${route}: ${what}`, ENOSTRACE, async () => {
       const folder = await Deno.makeTempDir();
       try {
@@ -638,14 +625,8 @@ for (const [route, make] of Object.entries(ROUTES)) {
         const arrived = await (streams ?? result());
         await written;
         assertEquals(outcome.signal, null);
-        if (error) {
-          assertEquals(outcome.code, 111);
-          assertMatch(outcome.stderr, new RegExp(`^iocopy: (read 6|write 7): ${error.source}\n$`));
-          assert(same(arrived, content.subarray(0, arrived.length)), "not the first bytes");
-        } else {
-          assertEquals([outcome.code, outcome.stderr], [0, ""]);
-          assert(same(arrived, content), `${arrived.length} other bytes of ${content.length}`);
-        }
+        assertEquals([outcome.code, outcome.stderr], [0, ""]);
+        assert(same(arrived, content), `${arrived.length} other bytes of ${content.length}`);
       } finally {
         await Deno.remove(folder, { recursive: true });
       }

@@ -1,0 +1,200 @@
+/**
+ * What looks like an end, a refusal or a duplicate, and is none: each of these
+ * once lost bytes with exit status 0, or did harm.
+ */
+import { assert, assertEquals } from "@std/assert";
+import {
+  type End,
+  eventfd,
+  listening,
+  O_APPEND,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  open,
+  pipe,
+  SOCK_DGRAM,
+  SOCK_SEQPACKET,
+  tcpPair,
+  terminal,
+  unixPair,
+} from "./ends.ts";
+import { hasBytes, iocopy, watched, within } from "./probe.ts";
+
+const decoder = new TextDecoder();
+
+for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair })) {
+  for (const before of [1000, 0]) {
+    Deno.test(`urgent data behind ${before} bytes of TCP is no end of file: to a ${kind}`, async () => {
+      const [peer, source] = tcpPair();
+      const [out, sink] = make();
+      await peer.write("x".repeat(before));
+      peer.sendUrgent("!");
+      await peer.write("END");
+      peer.close();
+      using running = iocopy("3 4", { 3: source, 4: sink });
+      const arrived = decoder.decode(await within("the end", out.readAll()));
+      assertEquals(arrived, "x".repeat(before) + "END");
+      assertEquals((await running.outcome).code, 0);
+      out.close();
+    });
+  }
+}
+
+Deno.test("an empty datagram is a message, not the end", async () => {
+  const [peer, source] = unixPair(SOCK_DGRAM);
+  const [out, sink] = unixPair(SOCK_DGRAM);
+  using running = iocopy("3 4", { 3: source, 4: sink });
+  for (const message of ["one", "", "two"]) peer.send(message);
+  for (const message of ["one", "", "two"]) {
+    assertEquals(decoder.decode(await within("a message", out.read())), message);
+  }
+  running.kill("SIGTERM");
+  assertEquals((await running.outcome).code, 128 + 15);
+  for (const end of [peer, out]) end.close();
+});
+
+Deno.test("SEQPACKET ends when its peer has gone, not at an empty message", async () => {
+  const [peer, source] = unixPair(SOCK_SEQPACKET);
+  const [out, sink] = pipe();
+  for (const message of ["one", "", "", "two"]) peer.send(message);
+  peer.close();
+  using running = iocopy("3 4", { 3: source, 4: sink });
+  assertEquals(decoder.decode(await within("the end", out.readAll())), "onetwo");
+  assertEquals((await running.outcome).code, 0);
+  out.close();
+});
+
+for (const options of ["", "x "]) {
+  Deno.test(`a message of 100,000 bytes is not cut: ${options}0 1`, async () => {
+    const [peer, source] = unixPair(SOCK_SEQPACKET);
+    const [out, sink] = unixPair(SOCK_SEQPACKET);
+    using running = iocopy(`${options}3 4`, { 3: source, 4: sink });
+    peer.send("y".repeat(100_000));
+    assertEquals((await within("it", out.read(200_000))).length, 100_000);
+    peer.close();
+    assertEquals((await running.outcome).code, 0);
+    out.close();
+  });
+}
+
+Deno.test("a message longer than the buffer is an error, and never cut", async () => {
+  const [peer, source] = unixPair(SOCK_DGRAM);
+  const [out, sink] = pipe();
+  peer.send("z".repeat(1001));
+  using running = iocopy("-b 1000 3 4", { 3: source, 4: sink });
+  assertEquals((await within("the end", out.readAll())).length, 0);
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: read 3: Message too long\n"]);
+  for (const end of [peer, out]) end.close();
+});
+
+Deno.test("a file of which nobody knows the size, as in /proc, is copied whole", async () => {
+  const path = "/proc/filesystems";
+  for (const make of [pipe, tcpPair]) {
+    const [out, sink] = make();
+    using running = iocopy("3 4", { 3: open(path, O_RDONLY), 4: sink });
+    const arrived = decoder.decode(await within("the end", out.readAll()));
+    assertEquals(arrived, Deno.readTextFileSync(path));
+    assertEquals((await running.outcome).code, 0);
+    out.close();
+  }
+});
+
+Deno.test("an eventfd as 0: the runtime's own, of the same inode, is not touched", async () => {
+  const [out, sink] = pipe();
+  using running = iocopy("0 1", { 0: eventfd(), 1: sink });
+  assertEquals((await within("the counter", out.readExactly(8)))[0], 1);
+  running.kill("SIGTERM");
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [128 + 15, ""]);
+  out.close();
+});
+
+Deno.test("a file is not copied to its own end", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  const path = `${folder}/file`;
+  await Deno.writeTextFile(path, "hello");
+  try {
+    const given = { 3: open(path, O_RDONLY), 4: open(path, O_WRONLY | O_APPEND) };
+    using running = iocopy("3 4", given);
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 100);
+    assertEquals(
+      stderr,
+      "iocopy: descriptor 3 and descriptor 4 are the same file, and the copy would never end; " +
+        "iocopy --help tells more\n",
+    );
+    assertEquals(await Deno.readTextFile(path), "hello");
+    // At the same place it ends, and changes nothing.
+    using other = iocopy("3 4", { 3: open(path, O_RDONLY), 4: open(path, O_RDWR) });
+    assertEquals((await other.outcome).code, 0);
+    assertEquals(await Deno.readTextFile(path), "hello");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a listening socket carries no bytes: wrong use", async () => {
+  for (const given of [[3, 4], [4, 3]]) {
+    const [a, b] = unixPair();
+    using running = iocopy(given.join(" "), { 3: listening(), 4: b });
+    const { code, stderr } = await running.outcome;
+    assertEquals(
+      [code, stderr],
+      [100, "iocopy: descriptor 3 is a listening socket; iocopy --help tells more\n"],
+    );
+    a.close();
+  }
+});
+
+Deno.test("a connection that has been reset before is none that was never made", async () => {
+  const [peer, source] = tcpPair();
+  const [out, sink] = pipe();
+  peer.resetOnClose();
+  peer.close();
+  using running = iocopy("3 4", { 3: source, 4: sink });
+  assertEquals((await within("the end", out.readAll())).length, 0);
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: read 3: Connection reset by peer\n"]);
+  out.close();
+});
+
+Deno.test("forty terminals that nobody reads stop neither another channel nor SIGTERM", async () => {
+  const terminals = Array.from({ length: 40 }, () => terminal());
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const zeros = open("/dev/zero", O_RDONLY);
+  const given: Record<number, End> = { 3: input, 4: output, 5: zeros };
+  terminals.forEach(([, slave], i) => given[10 + i] = slave);
+  const args = terminals.map((_, i) => `5 ${10 + i}`).join(" ");
+  using running = watched(`3 4 ${args}`, given);
+  // Once all are full, and more than the runtime has threads would be stuck.
+  for (const [master] of terminals) {
+    while (!await hasBytes(master)) await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await stdin.write("hello");
+  assertEquals(await within("the pipe", stdout.readText(5)), "hello");
+  // Again and again: the second signal ends it at once, and two at one time are one.
+  const timer = setInterval(() => running.kill("SIGTERM"), 50);
+  const { code } = await within("the end", running.outcome).finally(() => clearInterval(timer));
+  assertEquals(code, 128 + 15);
+  for (const end of [...Object.values(given), stdin, stdout, ...terminals.map(([m]) => m)]) {
+    end.close();
+  }
+});
+
+Deno.test("a slow terminal is no silence: -t does not fire while bytes flow", async () => {
+  const [master, slave] = terminal();
+  using running = iocopy("-t 1 3 4", { 3: open("/dev/zero", O_RDONLY), 4: slave });
+  // Far less than one read of the source, over more time than the timeout.
+  const until = performance.now() + 1500;
+  while (performance.now() < until) {
+    assert((await within("a piece", master.read(512))).length > 0);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  running.kill("SIGKILL");
+  const { signal, stderr } = await running.outcome;
+  assertEquals([signal, stderr], [9, ""]);
+  master.close();
+});
