@@ -135,7 +135,8 @@ testWith([...UCSPI, ...SSHD, "scp"], "ssh and scp: iocopy as the ProxyCommand", 
   const sshd = await startSshd(shop);
   const ways = [
     `tcpclient 127.0.0.1 ${sshd.port} ./iocopy 0 7 6 1`,
-    shop.example("proxy-command", "%h", sshd.port).join(" "),
+    // ssh has a shell run it, and the folder may have a blank in its name.
+    shop.example("proxy-command", "%h", sshd.port).map((word) => `'${word}'`).join(" "),
   ];
   for (const way of ways) {
     const options = ["-F", sshd.config, "-o", `ProxyCommand=${way}`];

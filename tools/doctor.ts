@@ -29,6 +29,7 @@ const PROGRAMS: Record<string, Record<string, string>> = {
     procps: "ps",
     systemd: "systemd-socket-activate",
     python3: "python3",
+    bsdextrautils: "hexdump",
   },
   "the benchmark": { pv: "pv", gcc: "cc", "libc6-dev": "/usr/include/stdio.h" },
 };
