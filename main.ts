@@ -16,7 +16,7 @@ const YIELD_AFTER = 25;
 
 async function main(args: readonly string[]): Promise<number> {
   try {
-    const settings = await parse(args);
+    const settings = parse(args);
     if (settings.help) return print((await import("./cli/help.ts")).HELP);
     if (settings.version) return print((await import("./cli/version.ts")).version());
     return await run(settings);

@@ -217,3 +217,27 @@ Deno.test(
     }
   },
 );
+
+Deno.test("from source, with cold caches, it downloads nothing and says nothing", {
+  ignore: BINARY !== undefined, // it has its modules in it
+}, async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  try {
+    for (const args of ["0 1", "-s --buffer=64k -t 30 0 1"]) {
+      const [input, stdin] = pipe();
+      const [stdout, output] = pipe();
+      const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
+      using running = iocopy(args, { 0: input, 1: output }, { env });
+      await stdin.write("hello");
+      stdin.close();
+      assertEquals((await stdout.readAll()).length, 5);
+      const { code, stderr } = await running.outcome;
+      assertEquals([code, stderr.includes("Download")], [0, false], stderr);
+      stdout.close();
+    }
+    const packages = await Array.fromAsync(Deno.readDir(`${folder}/deno/npm`)).catch(() => []);
+    assertEquals(packages, []);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

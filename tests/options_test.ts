@@ -1,10 +1,10 @@
 /** The command line, as the parser reads it. */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { parse, type Settings, UsageError } from "../cli/options.ts";
 
 /** What a command line sets, other than `iocopy 0 1` does. */
 async function settings(line: string): Promise<Partial<Settings>> {
-  const [usual, given] = [await parse(["0", "1"]), await parse(line.split(" "))];
+  const [usual, given] = [parse(["0", "1"]), parse(line.split(" "))];
   return Object.fromEntries(
     Object.entries(given).filter(([name, value]) =>
       JSON.stringify(value) !== JSON.stringify(usual[name as keyof Settings])
@@ -78,7 +78,7 @@ const MISTAKES: [line: string, message: string][] = [
 
 for (const [line, message] of MISTAKES) {
   Deno.test(`options, a mistake: ${line}`, async () => {
-    const error = await assertRejects(() => parse(line.split(" ")), UsageError);
+    const error = assertThrows(() => parse(line.split(" ")), UsageError);
     assertEquals(error.message, message);
   });
 }
