@@ -3,7 +3,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { parse, type Settings, UsageError } from "../cli/options.ts";
 
 /** What a command line sets, other than `iocopy 0 1` does. */
-async function settings(line: string): Promise<Partial<Settings>> {
+function settings(line: string): Partial<Settings> {
   const [usual, given] = [parse(["0", "1"]), parse(line.split(" "))];
   return Object.fromEntries(
     Object.entries(given).filter(([name, value]) =>
@@ -45,7 +45,7 @@ const MEANINGS: [line: string, set: Partial<Settings>][] = [
 ];
 
 for (const [line, set] of MEANINGS) {
-  Deno.test(`options: ${line}`, async () => assertEquals(await settings(line), set));
+  Deno.test(`options: ${line}`, () => assertEquals(settings(line), set));
 }
 
 const MISTAKES: [line: string, message: string][] = [
@@ -77,7 +77,7 @@ const MISTAKES: [line: string, message: string][] = [
 ];
 
 for (const [line, message] of MISTAKES) {
-  Deno.test(`options, a mistake: ${line}`, async () => {
+  Deno.test(`options, a mistake: ${line}`, () => {
     const error = assertThrows(() => parse(line.split(" ")), UsageError);
     assertEquals(error.message, message);
   });
