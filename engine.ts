@@ -15,7 +15,8 @@
  *
  * @module
  */
-import { Channel, type ChannelStatus, type Host } from "./engine/channel.ts";
+import { PipeBudget } from "./engine/budget.ts";
+import { Channel, type ChannelStatus, type Host, type PipeSizes } from "./engine/channel.ts";
 import { Endpoints, READ, WRITE } from "./engine/endpoint.ts";
 import { Loop } from "./engine/loop.ts";
 import { BufferPool } from "./engine/pool.ts";
@@ -24,7 +25,7 @@ import { DescriptorError, SystemError } from "./sys/error.ts";
 import { F_GETFL, O_APPEND } from "./sys/constants.ts";
 import { fcntl, offset } from "./sys/libc.ts";
 
-export { type ChannelStatus, Descriptor, DescriptorError, SystemError };
+export { type ChannelStatus, Descriptor, DescriptorError, type PipeSizes, SystemError };
 
 /** What a channel is to copy: from the first descriptor to the second. */
 export type Pair = readonly [rfd: number, wfd: number];
@@ -128,11 +129,13 @@ export class Copier implements AsyncDisposable {
     this.#grace = grace;
     this.#signal = options.signal;
     this.#loop = new Loop(yieldAfter, options.onWait);
-    this.#pool = new BufferPool(buffer);
-    this.#endpoints = new Endpoints(this.#loop);
+    const budget = new PipeBudget(buffer);
+    this.#pool = new BufferPool(buffer, this.#loop, budget);
+    this.#endpoints = new Endpoints(this.#loop, budget);
     this.#host = {
       loop: this.#loop,
       pool: this.#pool,
+      budget,
       isStopping: false,
       onOperation: options.onOperation,
       onData: options.onData,

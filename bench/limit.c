@@ -1,7 +1,7 @@
 /* limit: what the kernel allows.  The same job as iocopy with everything left
  * out that is not moving bytes: no checks, no reports, no errors, no restored
  * flags.  A poll(2) loop over splice(2), directly where one side is a pipe, else
- * through a pipe of 1 MiB.  The bench holds iocopy against it.
+ * through a pipe of ours; all pipes are made to hold 1 MiB.  The bench holds iocopy against it.
  *
  *   cc -O2 -o limit limit.c && ./limit rfd1 wfd1 rfd2 wfd2 ...
  */
@@ -35,6 +35,8 @@ int main(int argc, char **argv) {
     c[i].r = atoi(argv[1 + 2 * i]);
     c[i].w = atoi(argv[2 + 2 * i]);
     c[i].direct = kind(c[i].r, S_IFIFO) || kind(c[i].w, S_IFIFO);
+    if (kind(c[i].r, S_IFIFO)) fcntl(c[i].r, F_SETPIPE_SZ, PIECE);
+    if (kind(c[i].w, S_IFIFO)) fcntl(c[i].w, F_SETPIPE_SZ, PIECE);
     if (!c[i].direct) { pipe2(c[i].p, O_NONBLOCK); fcntl(c[i].p[1], F_SETPIPE_SZ, PIECE); }
     if (kind(c[i].r, S_IFSOCK)) fcntl(c[i].r, F_SETFL, fcntl(c[i].r, F_GETFL) | O_NONBLOCK);
     if (kind(c[i].w, S_IFSOCK)) fcntl(c[i].w, F_SETFL, fcntl(c[i].w, F_GETFL) | O_NONBLOCK);

@@ -26,7 +26,7 @@ export function statistics(channels: readonly ChannelStatus[], json: boolean): s
 }
 
 function toObject(channel: ChannelStatus) {
-  const { rfd, wfd, bytes, operations, seconds, route, reason, ended } = channel;
+  const { rfd, wfd, bytes, operations, seconds, route, reason, pipes, ended } = channel;
   return {
     rfd,
     wfd,
@@ -35,6 +35,7 @@ function toObject(channel: ChannelStatus) {
     seconds: toMillis(seconds),
     route,
     reason: reason ?? null,
+    pipes: { read: pipes.read ?? null, own: pipes.own ?? null, write: pipes.write ?? null },
     ended: ended ?? null,
     error: failure(channel)?.message ?? null,
   };

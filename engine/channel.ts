@@ -7,6 +7,7 @@ import { ERR, HUP, IN } from "../sys/constants.ts";
 import { EAGAIN, ECANCELED, EIO, EPIPE } from "../sys/errno.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
+import type { PipeBudget } from "./budget.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { BufferPool } from "./pool.ts";
@@ -36,6 +37,8 @@ export interface ChannelStatus {
   readonly route: "splice" | "copy";
   /** Why they are copied: "splice: Invalid argument", "terminal", "messages"; undefined where they are not. */
   readonly reason: string | undefined;
+  /** How much the pipes in its way hold, in bytes: what it reads, one of our own, what it writes. */
+  readonly pipes: PipeSizes;
   /** How it ended; undefined while it is open. */
   readonly ended: "eof" | "hangup" | "error" | "stopped" | undefined;
   /**
@@ -45,10 +48,21 @@ export interface ChannelStatus {
   readonly error: SystemError | undefined;
 }
 
+/** How much the pipes in the way of a channel hold, in bytes; undefined where there is no pipe. */
+export interface PipeSizes {
+  /** The one it reads. */
+  readonly read: number | undefined;
+  /** The one of our own that bytes go through. */
+  readonly own: number | undefined;
+  /** The one it writes. */
+  readonly write: number | undefined;
+}
+
 /** What the channels of one copying share. */
 export interface Host {
   readonly loop: Loop;
   readonly pool: BufferPool;
+  readonly budget: PipeBudget;
   /** Whether nothing more is to be read. */
   readonly isStopping: boolean;
   onOperation?:
@@ -72,6 +86,15 @@ const IN_A_ROW = 8;
 
 /** How often in a row a ready descriptor may turn out not to be, before its readiness is not believed. */
 const UNTRUE = 1000;
+
+/**
+ * A channel is busy, and its pipes are worth enlarging, when so many reads in a
+ * row brought so many bytes within so many milliseconds.
+ */
+const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
+
+/** Reads after which it is asked again, as there may be room for larger pipes by then. */
+const AGAIN = 4096;
 
 /** A channel that has no endpoint to wait at. */
 const NOTHING = -1;
@@ -99,6 +122,10 @@ export class Channel implements ChannelStatus, Way {
   /** Waits in a row after which nothing moved. */
   #stalls = 0;
   #route: Route;
+  /** Reads, bytes and time since it was last asked whether it is busy. */
+  #reads = 0;
+  #bytesThen = 0;
+  #then = 0;
   readonly #host: Host;
   readonly #startedAt = performance.now();
   #endedAt = 0;
@@ -125,14 +152,21 @@ export class Channel implements ChannelStatus, Way {
   get seconds(): number {
     return ((this.#endedAt || performance.now()) - this.#startedAt) / 1000;
   }
+  get pipes(): PipeSizes {
+    return {
+      read: this.source.pipeSize,
+      own: this.#route.pipeSize,
+      write: this.sink.pipeSize,
+    };
+  }
   get waitsFor(): number {
     return this.#waitsFor;
   }
 
   /** How it stands, in an object of its own. */
   status(): ChannelStatus {
-    const { rfd, wfd, bytes, operations, seconds, route, reason, ended, error } = this;
-    return { rfd, wfd, bytes, operations, seconds, route, reason, ended, error };
+    const { rfd, wfd, bytes, operations, seconds, route, reason, pipes, ended, error } = this;
+    return { rfd, wfd, bytes, operations, seconds, route, reason, pipes, ended, error };
   }
 
   /** Takes its places at its endpoints, and waits to read. */
@@ -158,6 +192,7 @@ export class Channel implements ChannelStatus, Way {
         const length = route.fill();
         if (length <= 0) return this.#stalled(READ, length);
         this.#count("read", this.rfd, length);
+        if (++this.#reads === BUSY.reads) this.#growIfBusy();
         more = length >= MUCH;
       }
       const length = route.drain();
@@ -168,6 +203,22 @@ export class Channel implements ChannelStatus, Way {
       if (!more || this.#host.isStopping) break;
     }
     this.#wait(route.waitsFor, true);
+  }
+
+  #growIfBusy(): void {
+    const now = performance.now();
+    const isBusy = this.bytes - this.#bytesThen >= BUSY.bytes &&
+      now - this.#then <= BUSY.milliseconds;
+    this.#reads = 0;
+    this.#bytesThen = this.bytes;
+    this.#then = now;
+    if (!isBusy) return;
+    this.#reads = -AGAIN;
+    const { budget } = this.#host;
+    // What is written first: were it left small, enlarging the other would gain nothing.
+    this.sink.grow(budget);
+    this.source.grow(budget);
+    this.#route.grow(budget);
   }
 
   #count(operation: "read" | "write", fd: number, length: number): void {

@@ -14,6 +14,8 @@ import { UNWATCHED } from "../sys/epoll.ts";
 import { DescriptorError, type SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
+import { pipeSize } from "../sys/pipe.ts";
+import type { PipeBudget } from "./budget.ts";
 import type { Channel } from "./channel.ts";
 import type { Loop, Watcher } from "./loop.ts";
 
@@ -31,6 +33,10 @@ export class Endpoint implements Watcher {
   readonly fd: Fd;
   /** The connection behind it, shared with all other numbers of that socket. */
   readonly connection: Connection | undefined;
+  /** How much it holds, where it is a pipe, in bytes. */
+  pipeSize: number | undefined;
+  /** By how much that was made more. */
+  #grown = 0;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
   readonly #loop: Loop;
@@ -54,6 +60,19 @@ export class Endpoint implements Watcher {
     this.connection = connection;
     this.#loop = loop;
     this.#onClose = onClose;
+    if (fd.kind === "pipe") this.pipeSize = pipeSize(fd.fd);
+  }
+
+  /** Makes it hold more, where it is a pipe and that can be. */
+  grow(budget: PipeBudget): void {
+    if (this.pipeSize === undefined) return;
+    this.#grown += budget.growShared(this.fd.fd);
+    this.pipeSize = pipeSize(this.fd.fd);
+  }
+
+  /** By how many bytes it has grown, which its budget gets back when it is closed. */
+  get grown(): number {
+    return this.#grown;
   }
 
   // ---- Joining and leaving.
@@ -236,9 +255,11 @@ export class Endpoints {
   readonly #loop: Loop;
   readonly #byNumber = new Map<number, Endpoint>();
   readonly #connections = new Map<string, Connection>();
+  readonly #budget: PipeBudget;
 
-  constructor(loop: Loop) {
+  constructor(loop: Loop, budget: PipeBudget) {
     this.#loop = loop;
+    this.#budget = budget;
   }
 
   /** The endpoint of an inherited number. Throws a {@linkcode DescriptorError} where it will not do. */
@@ -268,8 +289,9 @@ export class Endpoints {
     return new Endpoint(fd, connection, this.#loop, this.#onClose);
   }
 
-  readonly #onClose = ({ fd, connection }: Endpoint) => {
+  readonly #onClose = ({ fd, connection, grown }: Endpoint) => {
     this.#byNumber.delete(fd.fd);
+    this.#budget.giveBack(grown);
     if (connection && !connection.isUsed) this.#connections.delete(fd.identity);
   };
 

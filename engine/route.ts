@@ -23,6 +23,7 @@ import { EAGAIN, EINPROGRESS, EPIPE } from "../sys/errno.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
+import type { PipeBudget } from "./budget.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop, Task } from "./loop.ts";
 import type { BufferPool } from "./pool.ts";
@@ -44,8 +45,12 @@ export interface Route {
   readonly hasReturned: boolean;
   /** What it waits for now: READ or WRITE. */
   readonly waitsFor: number;
+  /** How much its own pipe holds, in bytes; undefined where it has none. */
+  readonly pipeSize: number | undefined;
   fill(): number;
   drain(): number;
+  /** Makes its own pipe larger, if that can be. */
+  grow(budget: PipeBudget): void;
   /** Gives its buffer back, with what it holds. */
   release(): void;
 }
@@ -94,6 +99,7 @@ export class Direct implements Route {
   /** Always 0 between two calls: what is filled is written. */
   held = 0;
   waitsFor = READ;
+  readonly pipeSize = undefined;
   readonly #from: Fd;
   readonly #to: Fd;
   readonly #size: number;
@@ -124,6 +130,8 @@ export class Direct implements Route {
     return length;
   }
 
+  grow(): void {}
+
   release(): void {}
 }
 
@@ -140,6 +148,7 @@ export class ThroughPipe implements Route {
   readonly #pool: BufferPool;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
+  pipeSize: number | undefined;
 
   constructor({ source, sink, pool }: Way) {
     this.#source = source;
@@ -159,13 +168,19 @@ export class ThroughPipe implements Route {
     const { fd, connection } = this.#source;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
     const pipe = this.#pipe ??= this.#pool.takePipe();
-    return pipe === undefined ? NO_PIPE : pipe.fill(fd);
+    if (pipe === undefined) return NO_PIPE;
+    this.pipeSize = pipe.size;
+    return pipe.fill(fd, this.#pool.size);
   }
 
   drain(): number {
     const { fd, connection } = this.#sink;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
     return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
+  }
+
+  grow(budget: PipeBudget): void {
+    if (this.#pipe) this.pipeSize = this.#pipe.size += budget.grow(this.#pipe.writing);
   }
 
   takeOut(): Uint8Array<ArrayBuffer> {
@@ -185,6 +200,7 @@ const NO_PIPE = -24;
 export class ThroughMemory implements Route {
   readonly name = "copy";
   readonly reason: string;
+  readonly pipeSize = undefined;
   protected readonly source: Fd;
   protected readonly sink: Fd;
   readonly #way: Way;
@@ -281,6 +297,8 @@ export class ThroughMemory implements Route {
     this.#doubt = 0;
     return result <= 0 && isOfSockets(doubt) ? -doubt : result;
   }
+
+  grow(): void {}
 
   release(): void {
     if (this.isUnderWay) return; // a buffer that another thread uses is left to it

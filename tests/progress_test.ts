@@ -11,6 +11,7 @@ const CHANNEL = {
   seconds: 1,
   route: "copy" as const,
   reason: undefined,
+  pipes: { read: undefined, own: undefined, write: undefined },
   ended: undefined,
   error: undefined,
 };

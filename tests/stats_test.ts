@@ -13,6 +13,7 @@ const CHANNEL = {
   operations: 4,
   route: "splice" as const,
   reason: undefined,
+  pipes: { read: undefined, own: undefined, write: undefined },
   error: undefined,
 };
 
@@ -86,6 +87,7 @@ Deno.test("--stats=json: an object a line, whatever the end and the route", asyn
     seconds: first.seconds,
     route: "splice",
     reason: null,
+    pipes: { read: 65536, own: 65536, write: null },
     ended: "eof",
     error: null,
   });

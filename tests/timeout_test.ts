@@ -84,7 +84,8 @@ Deno.test("one channel that moves keeps all of them", async () => {
 
 Deno.test("the timeout never comes early, and only once", async () => {
   const channel = { rfd: 0, wfd: 1, bytes: 0, operations: 0, seconds: 0, route: "copy" as const };
-  const moving = { ...channel, reason: undefined, ended: undefined, error: undefined };
+  const pipes = { read: undefined, own: undefined, write: undefined };
+  const moving = { ...channel, pipes, reason: undefined, ended: undefined, error: undefined };
   const times: number[] = [];
   const start = performance.now();
   const end = onTimeout([moving], 0.2, () => times.push(performance.now()));
