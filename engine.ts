@@ -18,6 +18,13 @@
 import { PipeBudget } from "./engine/budget.ts";
 import { Channel, type ChannelStatus, type Host, type PipeSizes } from "./engine/channel.ts";
 import { Endpoints, READ, WRITE } from "./engine/endpoint.ts";
+import type {
+  ServeOptions,
+  ServeTarget,
+  Service,
+  ServiceStatus,
+  SessionStatus,
+} from "./engine/service.ts";
 import { Loop } from "./engine/loop.ts";
 import { BufferPool } from "./engine/pool.ts";
 import { Descriptor } from "./sys/descriptor.ts";
@@ -25,7 +32,17 @@ import { DescriptorError, SystemError } from "./sys/error.ts";
 import { F_GETFL, O_APPEND } from "./sys/constants.ts";
 import { fcntl, offset } from "./sys/libc.ts";
 
-export { type ChannelStatus, Descriptor, DescriptorError, type PipeSizes, SystemError };
+export {
+  type ChannelStatus,
+  Descriptor,
+  DescriptorError,
+  type PipeSizes,
+  type ServeOptions,
+  type ServeTarget,
+  type ServiceStatus,
+  type SessionStatus,
+  SystemError,
+};
 
 /** What a channel is to copy: from the first descriptor to the second. */
 export type Pair = readonly [rfd: number, wfd: number];
@@ -37,6 +54,11 @@ export interface CopyOptions {
    * @default {1048576}
    */
   buffer?: number;
+  /**
+   * The most bytes a second in each channel; 0 is no limit.
+   * @default {0}
+   */
+  rate?: number;
   /**
    * Ends the copying early: nothing more is read, what was read is delivered,
    * write sides are shut down. A channel that had not come to its end then has
@@ -95,6 +117,39 @@ export async function copy(
   return await new Copier(pairs, options).run();
 }
 
+/**
+ * Serves: joins each connection that comes to `listener` with one of its own to
+ * `target`: "HOST:PORT", "[IPv6]:PORT", the path of a unix socket, "@name";
+ * another listening descriptor, whose connections are joined with these; or a
+ * function that returns a connected {@linkcode Descriptor} for each connection.
+ * Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
+ *
+ * Rejects as {@linkcode copy} does; an error of one connection ends that one only.
+ *
+ * @example Forward a port, for half a second
+ * ```ts ignore
+ * import { Descriptor, serve } from "./engine.ts";
+ *
+ * const signal = AbortSignal.timeout(500);
+ * await serve(Descriptor.listen("127.0.0.1:0"), "192.0.2.7:80", { signal });
+ * ```
+ */
+export async function serve(
+  listener: number | Descriptor,
+  target: ServeTarget,
+  options: ServeOptions & CopyOptions = {},
+): Promise<void> {
+  const copier = new Copier([], options);
+  try {
+    await copier.serve(listener, target, options);
+  } catch (error) {
+    copier.stop(0);
+    await copier.run();
+    throw error;
+  }
+  await copier.run();
+}
+
 /** After this a read on another thread has come back, or still waits and holds nothing, in milliseconds. */
 const THREAD_RETURNS = 100;
 
@@ -109,6 +164,7 @@ export class Copier implements AsyncDisposable {
   /** Those of the constructor, in the order given. */
   readonly #given: readonly Channel[];
   readonly #open = new Set<Channel>();
+  readonly #services: Service[] = [];
   #isRunning = false;
   #ended: Promise<ChannelStatus[]> | undefined;
   #stop: { grace: number; reason: unknown } | undefined;
@@ -118,7 +174,7 @@ export class Copier implements AsyncDisposable {
    * not do, and a `RangeError` where an option is out of range.
    */
   constructor(pairs: Iterable<Pair>, options: CopyOptions = {}) {
-    const { buffer = 1024 * 1024, grace = 5000, yieldAfter = 5 } = options;
+    const { buffer = 1024 * 1024, grace = 5000, yieldAfter = 5, rate = 0 } = options;
     if (!(Number.isInteger(buffer) && buffer >= 1 && buffer <= 2 ** 30)) {
       throw new RangeError(`buffer: ${buffer} is not a whole number from 1 to 1 GiB`);
     }
@@ -126,6 +182,7 @@ export class Copier implements AsyncDisposable {
     if (!(yieldAfter >= 0)) {
       throw new RangeError(`yieldAfter: ${yieldAfter} is not a time in milliseconds`);
     }
+    if (!(rate >= 0)) throw new RangeError(`rate: ${rate} is not a number of bytes a second`);
     this.#grace = grace;
     this.#signal = options.signal;
     this.#loop = new Loop(yieldAfter, options.onWait);
@@ -140,6 +197,8 @@ export class Copier implements AsyncDisposable {
       onOperation: options.onOperation,
       onData: options.onData,
       onError: options.onError,
+      channels: this.#open,
+      rate,
       onEnd: (channel) => void this.#open.delete(channel),
     };
     try {
@@ -187,6 +246,27 @@ export class Copier implements AsyncDisposable {
   }
 
   /**
+   * Adds a service, before it runs: see {@linkcode serve}. Returns how it stands,
+   * which goes on to tell.
+   */
+  async serve(
+    listener: number | Descriptor,
+    target: ServeTarget,
+    options: ServeOptions = {},
+  ): Promise<ServiceStatus> {
+    const { Service } = await import("./engine/service.ts");
+    const service = new Service(listener, target, options);
+    if (this.#isRunning || this.#stop) throw new Error("this Copier runs already, or has ended");
+    this.#services.push(service);
+    return service;
+  }
+
+  /** Accepts no more connections, and lets those that are open end in their own time. */
+  drain(): void {
+    for (const service of this.#services) service.drain();
+  }
+
+  /**
    * Copies until every channel has ended. Rejects where it was called before, as
    * the numbers may be other files' by now.
    */
@@ -203,6 +283,7 @@ export class Copier implements AsyncDisposable {
     this.#signal?.addEventListener("abort", abort);
     try {
       for (const channel of this.#open) channel.begin();
+      for (const service of this.#services) service.begin(this.#host);
       if (this.#stop) this.#begunToStop(this.#stop);
       if (this.#signal?.aborted) abort();
       await this.#loop.run();
@@ -233,6 +314,7 @@ export class Copier implements AsyncDisposable {
 
   #begunToStop({ grace, reason }: { grace: number; reason: unknown }): void {
     this.#host.isStopping = true;
+    for (const service of this.#services) service.stop();
     for (const channel of this.#open) channel.stop(reason);
     // A read on another thread may have bytes that have not come back yet.
     this.#loop.after(Math.min(THREAD_RETURNS, grace), () => {

@@ -6,6 +6,8 @@
 import { Log } from "./cli/log.ts";
 import { parse, type Settings, UsageError } from "./cli/options.ts";
 import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
+import { SO_ACCEPTCONN } from "./sys/constants.ts";
+import { getsockopt } from "./sys/libc.ts";
 import { type ChannelStatus, Copier, DescriptorError } from "./engine.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
@@ -29,8 +31,14 @@ async function main(args: readonly string[]): Promise<number> {
 
 async function run(settings: Settings): Promise<number> {
   const log = new Log();
-  const copier = new Copier(settings.pairs, {
+  const listeners = settings.pairs.filter(([one, other]) => isListening(one) && isListening(other));
+  const pairs = settings.pairs.filter((pair) => !listeners.includes(pair));
+  const serving = settings.services.length + listeners.length > 0
+    ? await import("./cli/serving.ts")
+    : undefined;
+  const copier = new Copier(pairs, {
     buffer: settings.buffer,
+    rate: settings.rate,
     yieldAfter: YIELD_AFTER,
     onError: (error) => {
       log.message(error.message);
@@ -44,31 +52,39 @@ async function run(settings: Settings): Promise<number> {
     // What follows is loaded when it is asked for.
     ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
   });
+  const services = await serving?.serveAll(copier, settings, listeners, log) ?? [];
   const { channels } = copier;
   const watchers: (() => void)[] = [];
-  if (settings.progress) {
+  if (settings.progress && serving) watchers.push(serving.showServing(services, log));
+  if (settings.progress && pairs.length > 0) {
     const { showProgress } = await import("./cli/progress.ts");
     watchers.push(showProgress(channels, settings.size, log));
   }
   let status = OK;
-  if (settings.timeout) {
+  const giveUp = (reason: string, seconds: number) => () => {
+    status = REFUSED;
+    log.message(`${reason}: nothing moved for ${seconds} s`);
+    copier.stop(0);
+  };
+  if ((settings.timeout || settings.halfClosed) && pairs.length > 0) {
+    const { timeout, halfClosed } = settings;
     const { onTimeout } = await import("./cli/timeout.ts");
-    watchers.push(onTimeout(channels, settings.timeout, () => {
-      status = REFUSED;
-      log.message(`timeout: nothing moved for ${settings.timeout} s`);
-      copier.stop(0);
-    }));
+    if (timeout) watchers.push(onTimeout(channels, timeout, giveUp("timeout", timeout)));
+    const isHalfClosed = () => channels.some(({ ended }) => ended);
+    const giveHalfUp = giveUp("half-closed", halfClosed);
+    if (halfClosed) watchers.push(onTimeout(channels, halfClosed, giveHalfUp, isHalfClosed));
   }
   const report = async () => {
     const { statistics } = await import("./cli/stats.ts");
-    log.keep(statistics(channels, settings.json));
+    if (serving) log.keep(serving.sums(services, settings.json));
+    if (pairs.length > 0) log.keep(statistics(channels, settings.json));
     log.flush();
   };
   // Before a byte moves: a signal that nobody listens to ends the process as it is.
   onEndingSignal((signal) => {
     status = SIGNALLED + signal;
     copier.stop();
-  });
+  }, serving && (() => copier.drain()));
   onAskingSignal(() => void report());
   ignoreOthers();
   const running = copier.run();
@@ -77,6 +93,10 @@ async function run(settings: Settings): Promise<number> {
   if (settings.stats) await report();
   await log.end();
   return status || (channels.some(failure) ? REFUSED : OK);
+}
+
+function isListening(fd: number): boolean {
+  return getsockopt(fd, SO_ACCEPTCONN) === 1;
 }
 
 function failure({ ended, error }: ChannelStatus): boolean {

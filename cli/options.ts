@@ -8,6 +8,18 @@
 export interface Settings {
   /** The descriptors, two by two. */
   pairs: [number, number][];
+  /** Listening descriptors, and where what comes to them goes. */
+  services: [number, string][];
+  /** How to serve: connections at one time; times in seconds, 0 being never. */
+  connections: number;
+  connectTimeout: number;
+  exitIdle: number;
+  /** The version of the PROXY protocol to begin each connection with; 0 is none. */
+  proxyProtocol: 0 | 1 | 2;
+  /** After how many seconds without a byte a half-closed connection is ended; 0 is never. */
+  halfClosed: number;
+  /** The most bytes a second in each channel; 0 is no limit. */
+  rate: number;
   /** Report every operation. */
   verbose: boolean;
   /** The most bytes in flight in a channel. */
@@ -44,7 +56,16 @@ export const LETTERS: Record<string, typeof FLAGS[number]> = {
 };
 
 /** Options that take a value. */
-export const VALUES = ["buffer", "timeout", "size"] as const;
+export const VALUES = [
+  "buffer",
+  "timeout",
+  "size",
+  "connections",
+  "connect-timeout",
+  "half-closed",
+  "exit-idle",
+  "rate",
+] as const;
 
 /** The short names, with one dash. */
 export const SHORT: Record<string, string> = {
@@ -53,6 +74,7 @@ export const SHORT: Record<string, string> = {
   V: "version",
   b: "buffer",
   t: "timeout",
+  c: "connections",
 };
 
 /** The largest descriptor: they are C's int. */
@@ -69,7 +91,10 @@ const UNITS: Record<string, number> = {
 };
 
 /** The most that each size may be: memory that nothing gains from, and what a number can count. */
-const MOST = { buffer: "64M", size: "8192T" } as const;
+const MOST = { buffer: "64M", size: "8192T", rate: "8192T" } as const;
+
+/** The most connections that may be asked for. */
+const CONNECTIONS = 1_000_000;
 
 /** The shortest timeout and the longest, in seconds: less is no time, more no use. */
 const SECONDS = { least: 0.001, most: 1e9 };
@@ -78,6 +103,13 @@ const SECONDS = { least: 0.001, most: 1e9 };
 export function parse(args: readonly string[]): Settings {
   const settings: Settings = {
     pairs: [],
+    services: [],
+    connections: 1000,
+    connectTimeout: 10,
+    exitIdle: 0,
+    proxyProtocol: 0,
+    halfClosed: 0,
+    rate: 0,
     verbose: false,
     buffer: 2 ** 20,
     stats: false,
@@ -90,7 +122,7 @@ export function parse(args: readonly string[]): Settings {
     version: false,
   };
   const words = parseOptions(args, settings);
-  if (!settings.help && !settings.version) settings.pairs = parsePairs(words, settings);
+  if (!settings.help && !settings.version) parsePairs(words, settings);
   return settings;
 }
 
@@ -102,8 +134,9 @@ function parseOptions(args: readonly string[], settings: Settings): string[] {
   const next = () => /^-(?!\d)/.test(rest[0] ?? "") ? "" : rest.shift() ?? "";
   for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
     if (arg === "--") return [...words, ...rest];
-    const [, name, value] = /^--([a-z]+)(?:=(.*))?$/s.exec(arg) ?? [];
+    const [, name, value] = /^--([a-z-]+)(?:=(.*))?$/s.exec(arg) ?? [];
     if (name === "stats" && value !== undefined) setJson(value, settings);
+    else if (name === "proxy-protocol") settings.proxyProtocol = parseVersion(value);
     else if (isFlag(name)) setFlag(name, value, settings);
     else if (isValue(name)) setValue(name, value ?? next(), settings);
     else if (/^-[a-zA-Z]/.test(arg)) parseShort(arg, next, settings);
@@ -142,8 +175,39 @@ function setJson(value: string, settings: Settings): void {
 }
 
 function setValue(name: typeof VALUES[number], value: string, settings: Settings): void {
-  if (name === "timeout") settings.timeout = parseSeconds(name, value);
-  else settings[name] = parseSize(name, value);
+  switch (name) {
+    case "buffer":
+    case "size":
+    case "rate":
+      settings[name] = parseSize(name, value);
+      break;
+    case "connections":
+      settings.connections = parseCount(name, value);
+      break;
+    case "timeout":
+      settings.timeout = parseSeconds(name, value);
+      break;
+    case "connect-timeout":
+      settings.connectTimeout = parseSeconds(name, value);
+      break;
+    case "half-closed":
+      settings.halfClosed = parseSeconds(name, value);
+      break;
+    case "exit-idle":
+      settings.exitIdle = parseSeconds(name, value);
+  }
+}
+
+function parseVersion(value = "1"): 1 | 2 {
+  if (value === "1" || value === "2") return value === "1" ? 1 : 2;
+  throw new UsageError(`--proxy-protocol: ${quote(value)} is not version 1 or 2`);
+}
+
+function parseCount(option: string, text: string): number {
+  const count = /^\d{1,9}$/.test(text) ? Number(text) : NaN;
+  if (count >= 1 && count <= CONNECTIONS) return count;
+  const wanted = `a whole number from 1 to ${CONNECTIONS}`;
+  throw new UsageError(`--${option}: ${quote(text)} is not ${wanted}`);
 }
 
 function unknown(option: string): UsageError {
@@ -151,7 +215,7 @@ function unknown(option: string): UsageError {
 }
 
 /** The number of bytes that `text` says. */
-function parseSize(option: "buffer" | "size", text: unknown): number {
+function parseSize(option: keyof typeof MOST, text: unknown): number {
   const size = toBytes(String(text));
   if (size >= 1 && size <= toBytes(MOST[option])) return size;
   throw new UsageError(`--${option}: ${quote(text)} is not a size from 1 to ${MOST[option]} bytes`);
@@ -172,18 +236,27 @@ function parseSeconds(option: string, text: unknown): number {
 }
 
 /** Reads descriptors two by two, and before or between the pairs options in the original's spelling. */
-function parsePairs(words: readonly string[], settings: Settings): [number, number][] {
-  const pairs: [number, number][] = [];
+function parsePairs(words: readonly string[], settings: Settings): void {
+  const { pairs, services } = settings;
   let rfd: number | undefined;
   for (const word of words) {
     if (rfd === undefined && parseLetters(word, settings)) continue;
+    if (rfd !== undefined && isTarget(word)) {
+      services.push([rfd, word]);
+      rfd = undefined;
+      continue;
+    }
     const fd = parseDescriptor(word);
     if (rfd !== undefined) pairs.push([rfd, fd]);
     rfd = rfd === undefined ? fd : undefined;
   }
   if (rfd !== undefined) throw new UsageError(`descriptor ${rfd} has nothing to be copied to`);
-  if (pairs.length === 0) throw new UsageError("no descriptors to copy");
-  return pairs;
+  if (pairs.length + services.length === 0) throw new UsageError("no descriptors to copy");
+}
+
+/** Whether a word is meant as a target, be it right or wrong: HOST:PORT, a path, @name. */
+function isTarget(word: string): boolean {
+  return /[:/]|^@/.test(word);
 }
 
 function parseLetters(word: string, settings: Settings): boolean {

@@ -11,13 +11,15 @@ const ENDING = [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] as const;
 /**
  * Calls `stop` with the number of the first signal that asks the program to
  * end; the second one ends it at once, with 128 and its number. A signal that
- * is ignored from the start stays so: nohup(1) relies on it.
+ * is ignored from the start stays so: nohup(1) relies on it. Where there is a
+ * `drain`, SIGHUP calls that instead, as often as it comes.
  */
-export function onEndingSignal(stop: (signal: number) => void): void {
+export function onEndingSignal(stop: (signal: number) => void, drain?: () => void): void {
   const ignored = ENDING.filter(([, number]) => isIgnored(number));
   let stopping = false;
   for (const [name, number] of ENDING) {
     Deno.addSignalListener(name, () => {
+      if (drain && name === "SIGHUP") return drain();
       if (stopping) Deno.exit(128 + number);
       stopping = true;
       stop(number);

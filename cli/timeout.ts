@@ -11,18 +11,20 @@ const LOOKS = 20, OFTEN = 10, SELDOM = 1000;
 /**
  * Calls `giveUp` once no byte has moved in any channel for `seconds`; never
  * earlier, and at most a twentieth later. It looks at what is counted anyway,
- * so that the bytes need not be watched. Answers what ends it.
+ * so that the bytes need not be watched. Returns what ends it. Time counts only
+ * while `counts` says so.
  */
 export function onTimeout(
   channels: readonly ChannelStatus[],
   seconds: number,
   giveUp: () => void,
+  counts: () => boolean = () => true,
 ): () => void {
   let last = -1, since = 0;
   const look = () => {
     const moved = channels.reduce((sum, channel) => sum + channel.operations, 0);
     const now = performance.now();
-    if (moved !== last) [last, since] = [moved, now];
+    if (moved !== last || !counts()) [last, since] = [moved, now];
     else if (now - since >= seconds * 1000) {
       clearInterval(timer);
       giveUp();

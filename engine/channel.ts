@@ -63,6 +63,10 @@ export interface Host {
   readonly loop: Loop;
   readonly pool: BufferPool;
   readonly budget: PipeBudget;
+  /** All that are open. */
+  readonly channels: Set<Channel>;
+  /** The most bytes a second in each channel; 0 where there is no limit. */
+  readonly rate: number;
   /** Whether nothing more is to be read. */
   readonly isStopping: boolean;
   onOperation?:
@@ -96,6 +100,9 @@ const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 /** Reads after which it is asked again, as there may be room for larger pipes by then. */
 const AGAIN = 4096;
 
+/** The most that a rate allows at once is what it allows in so many milliseconds. */
+const BURST = 50;
+
 /** A channel that has no endpoint to wait at. */
 const NOTHING = -1;
 
@@ -126,6 +133,10 @@ export class Channel implements ChannelStatus, Way {
   #reads = 0;
   #bytesThen = 0;
   #then = 0;
+  /** Bytes that may be read at this time, where there is a rate; and whether it waits for more. */
+  #allowed = 0;
+  #allowedAt = performance.now();
+  #isPaused = false;
   readonly #host: Host;
   readonly #startedAt = performance.now();
   #endedAt = 0;
@@ -189,9 +200,12 @@ export class Channel implements ChannelStatus, Way {
     let more = route.held > 0;
     for (let times = 0; times < IN_A_ROW; times++) {
       if (route.held === 0) {
-        const length = route.fill();
+        const most = this.#mayRead();
+        if (most === 0) return this.#pause();
+        const length = route.fill(most);
         if (length <= 0) return this.#stalled(READ, length);
         this.#count("read", this.rfd, length);
+        this.#allowed -= length;
         if (++this.#reads === BUSY.reads) this.#growIfBusy();
         more = length >= MUCH;
       }
@@ -219,6 +233,31 @@ export class Channel implements ChannelStatus, Way {
     this.sink.grow(budget);
     this.source.grow(budget);
     this.#route.grow(budget);
+  }
+
+  /** How many bytes may be read now, so that it is no more than the rate in a second. */
+  #mayRead(): number {
+    const { rate } = this.#host;
+    if (rate === 0) return this.pool.size;
+    const now = performance.now();
+    // What was not used in a silence is gone: it gives no burst afterwards.
+    const most = Math.max(1, rate * BURST / 1000);
+    this.#allowed = Math.min(most, this.#allowed + rate * (now - this.#allowedAt) / 1000);
+    this.#allowedAt = now;
+    return Math.max(0, Math.min(this.pool.size, Math.floor(this.#allowed)));
+  }
+
+  /** Reads nothing until the rate allows half of a burst. */
+  #pause(): void {
+    this.#wait(NOTHING);
+    if (this.#isPaused) return;
+    this.#isPaused = true;
+    const { rate } = this.#host;
+    const wanted = Math.max(1, rate * BURST / 2000);
+    this.loop.after(Math.max(1, (wanted - this.#allowed) / rate * 1000), () => {
+      this.#isPaused = false;
+      this.loop.soon(this);
+    });
   }
 
   #count(operation: "read" | "write", fd: number, length: number): void {
@@ -306,7 +345,10 @@ export class Channel implements ChannelStatus, Way {
     const events = libc.poll(fd.io, 0);
     if (!(events & (ERR | HUP))) return; // what was said is over
     // What it can read decides: an end of file is none the worse for it.
-    if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) return this.run();
+    if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) {
+      this.#allowed = Math.max(1, this.#allowed);
+      return this.run();
+    }
     if (connection) connection.error ||= libc.pendingError(fd.fd);
     if (connection && !connection.error) {
       // ERR alone proves nothing: it may be an error queue that nobody reads.
@@ -376,6 +418,13 @@ export class Channel implements ChannelStatus, Way {
   /** Ends it if all that it waits for is a read on another thread. */
   stopReading(): void {
     if (this.#route.held === 0 && this.#route.isUnderWay) this.#end("stopped");
+  }
+
+  /** Ends it now, with an error that nobody is told of. */
+  cut(errno: number): void {
+    if (this.#phase === "ended") return;
+    this.error ??= new SystemError("read", this.rfd, errno);
+    this.#end("error");
   }
 
   /** Gives up what it still holds. */

@@ -54,7 +54,7 @@ export class Endpoint implements Watcher {
     fd: Fd,
     connection: Connection | undefined,
     loop: Loop,
-    onClose: (endpoint: Endpoint) => void,
+    onClose: (endpoint: Endpoint) => void = () => {},
   ) {
     this.fd = fd;
     this.connection = connection;

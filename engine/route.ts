@@ -47,7 +47,8 @@ export interface Route {
   readonly waitsFor: number;
   /** How much its own pipe holds, in bytes; undefined where it has none. */
   readonly pipeSize: number | undefined;
-  fill(): number;
+  /** Reads up to `most` bytes. */
+  fill(most: number): number;
   drain(): number;
   /** Makes its own pipe larger, if that can be. */
   grow(budget: PipeBudget): void;
@@ -102,16 +103,14 @@ export class Direct implements Route {
   readonly pipeSize = undefined;
   readonly #from: Fd;
   readonly #to: Fd;
-  readonly #size: number;
 
-  constructor({ source, sink, pool }: Way) {
+  constructor({ source, sink }: Way) {
     this.#from = source.fd;
     this.#to = sink.fd;
-    this.#size = pool.size;
   }
 
-  fill(): number {
-    const length = libc.splice(this.#from.io, this.#to.io, this.#size);
+  fill(most: number): number {
+    const length = libc.splice(this.#from.io, this.#to.io, most);
     if (length > 0) return this.held = length;
     // splice gives EPIPE on a readerless pipe even at end of file; poll tells which.
     if (length === 0 || length === -EPIPE) {
@@ -164,13 +163,13 @@ export class ThroughPipe implements Route {
     return this.held > 0 ? WRITE : READ;
   }
 
-  fill(): number {
+  fill(most: number): number {
     const { fd, connection } = this.#source;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
     const pipe = this.#pipe ??= this.#pool.takePipe();
     if (pipe === undefined) return NO_PIPE;
     this.pipeSize = pipe.size;
-    return pipe.fill(fd, this.#pool.size);
+    return pipe.fill(fd, most);
   }
 
   drain(): number {
@@ -241,9 +240,9 @@ export class ThroughMemory implements Route {
     this.#content = bytes;
   }
 
-  fill(): number {
+  fill(most: number): number {
     const { source } = this;
-    const room = this.room();
+    const room = this.room().subarray(0, most);
     return this.filled(
       source.mayBlock ? this.#onThread(() => source.readOnThread(room)) : source.tryRead(room),
     );

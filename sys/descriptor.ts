@@ -7,6 +7,7 @@ import { IN, OUT } from "./constants.ts";
 import { EAGAIN, EBADF } from "./errno.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
+import { type Address, connect, listen, numericAddress, unixAddress } from "./socket.ts";
 import * as libc from "./libc.ts";
 
 /**
@@ -27,8 +28,33 @@ import * as libc from "./libc.ts";
  */
 export class Descriptor extends Fd implements Disposable {
   /** Wraps `fd`. Throws a {@linkcode DescriptorError} where it was not inherited. */
-  constructor(fd: number) {
-    super(fd);
+  constructor(fd: number, made?: { isUnix: boolean }) {
+    super(fd, made);
+  }
+
+  /**
+   * A socket of our own that listens at "HOST:PORT", "[IPv6]:PORT", a path or
+   * "@name"; HOST is an address, not a name. Port 0 is any that is free. Throws a
+   * {@linkcode SystemError}.
+   */
+  static listen(address: string, waiting = 4096): Descriptor {
+    const where = addressOf(address);
+    const fd = listen(where, waiting);
+    if (fd < 0) throw new SystemError(`listen at ${address}`, undefined, fd);
+    return new Descriptor(fd, { isUnix: where.isUnix });
+  }
+
+  /** A socket of our own that is connected with such an address. Throws a {@linkcode SystemError}. */
+  static async connect(address: string): Promise<Descriptor> {
+    const where = addressOf(address);
+    const fd = connect(where);
+    const refused = (errno: number) => new SystemError(`connect to ${address}`, undefined, errno);
+    if (fd < 0) throw refused(fd);
+    await libc.pollOnThread(fd, OUT, -1);
+    const error = libc.pendingError(fd);
+    if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
+    libc.close(fd);
+    throw refused(error);
   }
 
   /** Reads into `p`; returns how many bytes, or null at the end. Throws a {@linkcode SystemError}. */
@@ -128,6 +154,14 @@ export class Descriptor extends Fd implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+function addressOf(text: string): Address {
+  if (text.includes("/") || text.startsWith("@")) return unixAddress(text);
+  const [, bracketed, plain, port] = /^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
+  const address = numericAddress(bracketed ?? plain ?? "", Number(port));
+  if (!address) throw new RangeError(`${JSON.stringify(text)} is not the address of a socket`);
+  return address;
 }
 
 function thrown(error: SystemError | undefined): void {

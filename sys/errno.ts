@@ -32,5 +32,15 @@ export const EOPNOTSUPP = 95;
 export const ENOTCONN = 107;
 /** Under way: a connect, or a call on another thread. */
 export const EINPROGRESS = 115;
+/** No memory. */
+export const ENOMEM = 12;
+/** No number is left in the whole system. */
+export const ENFILE = 23;
+/** No memory for sockets. */
+export const ENOBUFS = 105;
+/** It took too long. */
+export const ETIMEDOUT = 110;
+/** Nobody listens there. */
+export const ECONNREFUSED = 111;
 /** Given up. */
 export const ECANCELED = 125;

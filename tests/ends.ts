@@ -186,13 +186,20 @@ export function listening(): End {
   return listenAt(new Uint8Array(16));
 }
 
+/** The same for many clients at a time, and its port. */
+export function serving(waiting = 4096): { listener: End; port: number } {
+  const address = new Uint8Array(16);
+  const listener = listenAt(address, waiting);
+  return { listener, port: new DataView(address.buffer).getUint16(2) };
+}
+
 /** As {@linkcode listening}; the address goes into `address`. */
-function listenAt(address: Uint8Array<ArrayBuffer>): End {
+function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
   new DataView(address.buffer).setUint16(0, AF_INET, true);
   address.set([127, 0, 0, 1], 4);
   const listener = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("bind", libc.bind(listener.fd, address, 16));
-  well("listen", libc.listen(listener.fd, 1));
+  well("listen", libc.listen(listener.fd, waiting));
   well("getsockname", libc.getsockname(listener.fd, address, new Uint32Array([16])));
   return listener;
 }

@@ -745,7 +745,8 @@ Deno.test("the examples of the documentation run", async (t) => {
         const text = new TextDecoder().decode(await out.readAll());
         out.close();
         const { code: status, stderr } = await running.outcome;
-        assertEquals([text, status], ["hello", 0], stderr);
+        // Those that copy have something to copy; serving says nothing.
+        assertEquals([text, status], [code.includes("serve(") ? "" : "hello", 0], stderr);
       });
     }
   }

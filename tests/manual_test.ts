@@ -7,7 +7,7 @@ import { testWith } from "./programs.ts";
 const MANUAL = `${ROOT}/man/iocopy.1`;
 
 /** `-b --buffer`, `--size`, ...: what the program takes. */
-const OPTIONS = [...FLAGS, ...VALUES].map((long) => {
+const OPTIONS = [...FLAGS, ...VALUES, "proxy-protocol"].map((long) => {
   const [letter] = Object.entries(SHORT).find(([, name]) => name === long) ?? [];
   return letter ? `-${letter} --${long}` : `--${long}`;
 }).sort();
@@ -17,7 +17,7 @@ function optionsOf(text: string, line: RegExp): string[] {
   const lines = text.split("\n").filter((candidate) => line.test(candidate));
   return lines.map((line) => {
     const [, letter] = /(?:^|[^-\w])-(\w)\b/.exec(line) ?? [];
-    const [, long] = /--(\w+)/.exec(line) ?? [];
+    const [, long] = /--([\w-]+)/.exec(line) ?? [];
     return letter ? `-${letter} --${long}` : `--${long}`;
   }).sort();
 }

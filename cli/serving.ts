@@ -1,0 +1,161 @@
+/**
+ * What is told of the connections that are served.
+ *
+ * @module
+ */
+import type { Copier, ServeOptions, ServiceStatus, SessionStatus } from "../engine.ts";
+import { UsageError } from "./options.ts";
+import type { Settings } from "./options.ts";
+import type { Log } from "./log.ts";
+import { forPeople } from "./stats.ts";
+
+/** How often the progress is shown on a terminal, and elsewhere, in milliseconds. */
+const REDRAWN = 250, REPEATED = 10_000;
+
+/** The same line about a target is printed once in so many milliseconds, and counted meanwhile. */
+const REPEATED_ERROR = 1000;
+
+/**
+ * Has `copier` serve what the command line asks for, telling `log` of it.
+ * `listeners` are pairs that both listen.
+ */
+export async function serveAll(
+  copier: Copier,
+  settings: Settings,
+  listeners: readonly (readonly [number, number])[],
+  log: Log,
+): Promise<ServiceStatus[]> {
+  const options = { ...toOptions(settings), ...telling(settings, log) };
+  const services: ServiceStatus[] = [];
+  for (const [listener, target] of [...settings.services, ...listeners]) {
+    try {
+      services.push(await copier.serve(listener, target, options));
+    } catch (error) {
+      throw error instanceof RangeError ? new UsageError(error.message) : error;
+    }
+  }
+  return services;
+}
+
+function toOptions(settings: Settings): ServeOptions {
+  const { connections, connectTimeout, timeout, halfClosed, exitIdle, proxyProtocol } = settings;
+  return {
+    connections,
+    connectTimeout: connectTimeout * 1000,
+    timeout: timeout * 1000,
+    halfClosed: halfClosed * 1000,
+    exitIdle: exitIdle * 1000,
+    ...proxyProtocol && { proxyProtocol },
+  };
+}
+
+function telling({ verbose, stats, json }: Settings, log: Log): ServeOptions {
+  const failures = new Counted(log);
+  return {
+    ...verbose && {
+      onAccept: ({ id, peer }, { address, open }) =>
+        log.message(`${address} #${id}: accepted from ${peer}, ${open} open`),
+      onConnect: ({ id, target }, { address }) =>
+        log.message(`${address} #${id}: connected to ${target}`),
+    },
+    onEnd: (session, { address, open }) => {
+      if (stats && json) log.keep(JSON.stringify(toObject(session, address)) + "\n");
+      if (verbose) {
+        const { id, sent, received, seconds } = session;
+        const how = session.error ?? ENDINGS[session.ended ?? "eof"];
+        log.message(
+          `${address} #${id}: ${how}; ${sent} bytes sent, ${received} received in ` +
+            `${seconds.toFixed(3)} s, ${open} open`,
+        );
+      } else if (session.target === undefined && session.error) failures.say(session.error);
+      log.flush();
+    },
+  };
+}
+
+const ENDINGS = { eof: "end of file", error: "error", stopped: "stopped" };
+
+function toObject(session: SessionStatus, service: string) {
+  const { id, peer, target, sent, received, seconds, ended, error } = session;
+  return {
+    service,
+    id,
+    peer,
+    target: target ?? null,
+    sent,
+    received,
+    seconds: Math.round(seconds * 1000) / 1000,
+    ended: ended ?? null,
+    error: error ?? null,
+  };
+}
+
+/** Lines that are counted where they would be the same again and again. */
+class Counted {
+  readonly #log: Log;
+  readonly #counts = new Map<string, number>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  say(line: string): void {
+    const count = this.#counts.get(line);
+    if (count !== undefined) return void this.#counts.set(line, count + 1);
+    this.#log.message(line);
+    this.#counts.set(line, 0);
+    const timer = setTimeout(() => {
+      const more = this.#counts.get(line) ?? 0;
+      this.#counts.delete(line);
+      if (more > 0) this.#log.message(`${line} (${more} more times)`);
+      this.#log.flush();
+    }, REPEATED_ERROR);
+    Deno.unrefTimer(timer);
+  }
+}
+
+/** One line a service: what it has done so far. */
+export function sums(services: readonly ServiceStatus[], json: boolean): string {
+  return services.map((service) => {
+    const { address, target, connections, open, errors } = service;
+    let { sent, received } = service;
+    for (const session of service.sessions) {
+      sent += session.sent;
+      received += session.received;
+    }
+    const object = { service: address, target, connections, open, errors, sent, received };
+    return json
+      ? JSON.stringify(object) + "\n"
+      : `iocopy: ${address} -> ${target}: ${connections} connections, ${open} open, ` +
+        `${errors} failed, ${forPeople(sent)} sent, ${forPeople(received)} received\n`;
+  }).join("");
+}
+
+/** Shows how many connections there are, and how fast. Returns what ends it. */
+export function showServing(services: readonly ServiceStatus[], log: Log): () => void {
+  const isTerminal = Deno.stderr.isTerminal();
+  let before = { at: performance.now(), connections: 0, bytes: 0 };
+  const draw = () => {
+    const now = { at: performance.now(), connections: 0, bytes: 0 };
+    let open = 0;
+    for (const service of services) {
+      now.connections += service.connections;
+      now.bytes += service.sent + service.received;
+      open += service.open;
+      for (const { sent, received } of service.sessions) now.bytes += sent + received;
+    }
+    const seconds = (now.at - before.at) / 1000;
+    const rate = (now.connections - before.connections) / seconds;
+    const speed = forPeople(Math.max(0, now.bytes - before.bytes) / seconds);
+    before = now;
+    const line = `${open} open  ${rate.toFixed(1)} connections/s  ${speed}/s`;
+    if (isTerminal) log.live(line, 80);
+    else log.message(line);
+    log.flush();
+  };
+  const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
+  return () => {
+    clearInterval(timer);
+    log.live("", 80);
+  };
+}

@@ -1,0 +1,33 @@
+import { type Address, localAddress } from "../sys/socket.ts";
+
+/** What begins a header of version 2. */
+const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
+
+/**
+ * What tells a target who the client is, in front of the bytes: the PROXY
+ * protocol of HAProxy (proxy-protocol.txt, 2.1 and 2.2). `client` is the
+ * accepted socket. A client without an address of the Internet is "UNKNOWN".
+ */
+export function proxyHeader(
+  version: 1 | 2,
+  peer: Address,
+  client: number,
+): Uint8Array<ArrayBuffer> {
+  const local = localAddress(client);
+  return version === 1 ? line(peer, local) : binary(peer, local);
+}
+
+function line(peer: Address, local: Address): Uint8Array<ArrayBuffer> {
+  const text = peer.version
+    ? `PROXY TCP${peer.version} ${peer.host} ${local.host} ${peer.port} ${local.port}\r\n`
+    : "PROXY UNKNOWN\r\n";
+  return new TextEncoder().encode(text);
+}
+
+function binary(peer: Address, local: Address): Uint8Array<ArrayBuffer> {
+  const PROXY = 0x21, TCP4 = 0x11, TCP6 = 0x21, UNSPEC = 0x00;
+  const family = peer.version === 4 ? TCP4 : peer.version === 6 ? TCP6 : UNSPEC;
+  const ports = [peer, local].flatMap(({ port }) => [port >> 8, port & 255]);
+  const rest = peer.version ? [...peer.numbers, ...local.numbers, ...ports] : [];
+  return new Uint8Array([...SIGNATURE, PROXY, family, 0, rest.length, ...rest]);
+}

@@ -1,0 +1,79 @@
+/**
+ * Where connections go: an address, or a name that has some.
+ *
+ * @module
+ */
+import { type Address, numericAddress, resolve, unixAddress } from "../sys/socket.ts";
+
+/** For how long the addresses of a name are believed, in milliseconds. */
+const BELIEVED = 30_000;
+
+/**
+ * A target in words: HOST:PORT, [V6]:PORT, a path with a slash, or @name.
+ */
+export class Target {
+  readonly #text: string;
+  readonly #host: string = "";
+  readonly #port: number = 0;
+  #addresses: readonly Address[] = [];
+  /** When they were found; Infinity for numbers and paths. */
+  #foundAt = -Infinity;
+  #asking: Promise<string | undefined> | undefined;
+
+  /** Throws a `RangeError` where the words are none, with the reason. */
+  constructor(text: string) {
+    this.#text = text;
+    if (text.includes("/") || text.startsWith("@")) {
+      if (text.length < 2) throw new RangeError(`${JSON.stringify(text)} is not a target`);
+      this.#addresses = [unixAddress(text)];
+      this.#foundAt = Infinity;
+      return;
+    }
+    const [, bracketed, plain = "", digits = ""] =
+      /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^:[\]\s]+)):(\d+)$/.exec(text) ?? [];
+    const port = digits.length > 5 ? NaN : Number(digits);
+    if (!bracketed && !plain) {
+      throw new RangeError(
+        `${JSON.stringify(text)} is not HOST:PORT, [IPv6]:PORT, a path or @name`,
+      );
+    }
+    if (!(port >= 1 && port <= 65535)) {
+      throw new RangeError(`${JSON.stringify(text)}: a port is a number from 1 to 65535`);
+    }
+    this.#host = bracketed ?? plain;
+    this.#port = port;
+    const address = numericAddress(this.#host, port);
+    if (bracketed && address?.version !== 6) {
+      throw new RangeError(`${JSON.stringify(text)}: what is in brackets is no IPv6 address`);
+    }
+    if (!address) return;
+    this.#addresses = [address];
+    this.#foundAt = Infinity;
+  }
+
+  /** As it was written. */
+  toString(): string {
+    return this.#text;
+  }
+
+  /** The addresses, where they are known; a name is asked again after a while, and the old ones serve meanwhile. */
+  get addresses(): readonly Address[] {
+    if (performance.now() - this.#foundAt > BELIEVED && this.#addresses.length > 0) {
+      void this.find();
+    }
+    return this.#addresses;
+  }
+
+  /** Asks for the addresses of the name; undefined once they are there, else in words why they are not. */
+  find(): Promise<string | undefined> {
+    return this.#asking ??= this.#ask().finally(() => this.#asking = undefined);
+  }
+
+  async #ask(): Promise<string | undefined> {
+    const found = await resolve(this.#host, this.#port);
+    if (typeof found === "string") return found;
+    this.#addresses = found;
+    this.#foundAt = performance.now();
+    return found.length > 0 ? undefined : "the name has no address";
+  }
+}

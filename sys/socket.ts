@@ -1,0 +1,259 @@
+/**
+ * Sockets that we make ourselves: those we accept, connect or listen with, and
+ * their addresses. All have O_NONBLOCK and are close-on-exec.
+ *
+ * As in libc.ts, what the kernel returns is returned: 0 or more, or a negative
+ * errno.
+ *
+ * @module
+ */
+import { AF_UNIX, SOCK_STREAM } from "./constants.ts";
+import { EAGAIN, EINPROGRESS, EINTR } from "./errno.ts";
+import { DescriptorError } from "./error.ts";
+import { errno, find, LIBRARY } from "./ffi.ts";
+
+/** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
+function compiled() {
+  find("socket", { parameters: [], result: "i32" }); // opens the library, which says what is amiss
+  return Deno.dlopen(LIBRARY, {
+    accept4: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+    bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+    getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    listen: { parameters: ["i32", "i32"], result: "i32" },
+    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  }).symbols;
+}
+
+let symbols: ReturnType<typeof compiled> | undefined;
+
+function calls(): ReturnType<typeof compiled> {
+  return symbols ??= compiled();
+}
+
+const AF_INET = 2, AF_INET6 = 10;
+const SOCK_CLOEXEC = 0o2000000, SOCK_NONBLOCK = 0o4000;
+const MADE = SOCK_CLOEXEC | SOCK_NONBLOCK;
+
+/** The longest address there is, and the longest path in one, in bytes (unix(7)). */
+const LONGEST = 128, LONGEST_PATH = 107;
+
+/** Where a socket is: an address of the Internet and a port, or the name of a unix socket. */
+export class Address {
+  /** As the kernel has it: struct sockaddr_in, sockaddr_in6 or sockaddr_un. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+
+  /** The address that the kernel has so. */
+  constructor(bytes: Uint8Array<ArrayBuffer>) {
+    this.bytes = bytes;
+  }
+
+  /** Whether it is one of a unix socket. */
+  get isUnix(): boolean {
+    return this.bytes[0] === AF_UNIX;
+  }
+
+  /** The Internet's version that it belongs to; undefined for a unix socket. */
+  get version(): 4 | 6 | undefined {
+    if (this.bytes[0] === AF_INET) return 4;
+    return this.bytes[0] === AF_INET6 ? 6 : undefined;
+  }
+
+  /** The port; 0 for a unix socket. */
+  get port(): number {
+    return this.version ? (this.bytes[2] ?? 0) * 256 + (this.bytes[3] ?? 0) : 0;
+  }
+
+  /** The numbers of an Internet address: 4 bytes or 16. */
+  get numbers(): Uint8Array<ArrayBuffer> {
+    return this.version === 4 ? this.bytes.subarray(4, 8) : this.bytes.subarray(8, 24);
+  }
+
+  /** The host alone: "192.0.2.1", "2001:db8::7". */
+  get host(): string {
+    if (this.version === 4) return this.numbers.join(".");
+    const text = new Uint8Array(64);
+    const ntop = find("inet_ntop", {
+      parameters: ["i32", "buffer", "buffer", "u32"],
+      result: "pointer",
+    });
+    ntop.call(AF_INET6, new Uint8Array(this.numbers), text, text.length);
+    return decoder.decode(text.subarray(0, text.indexOf(0)));
+  }
+
+  /** For people: "192.0.2.1:22", "[2001:db8::7]:22", "/run/socket", "@abstract"; "unix" where it has no name. */
+  toString(): string {
+    if (this.version) return `${this.version === 6 ? `[${this.host}]` : this.host}:${this.port}`;
+    const name = this.bytes.subarray(2);
+    if (name.length === 0) return "unix";
+    if (name[0] === 0) return "@" + decoder.decode(name.subarray(1));
+    const end = name.indexOf(0);
+    return decoder.decode(end < 0 ? name : name.subarray(0, end));
+  }
+}
+
+const decoder = new TextDecoder(), encoder = new TextEncoder();
+
+/** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long. */
+export function unixAddress(name: string): Address {
+  const path = encoder.encode(name);
+  if (path.length > LONGEST_PATH) {
+    throw new RangeError(`${name}: the path of a socket has at most ${LONGEST_PATH} bytes`);
+  }
+  const isAbstract = name.startsWith("@");
+  const bytes = new Uint8Array(2 + path.length + (isAbstract ? 0 : 1));
+  bytes[0] = AF_UNIX;
+  bytes.set(path, 2);
+  if (isAbstract) bytes[2] = 0;
+  return new Address(bytes);
+}
+
+/** The address of numbers: "192.0.2.1", "2001:db8::7"; undefined where `host` is a name. */
+export function numericAddress(host: string, port: number): Address | undefined {
+  const pton = find("inet_pton", { parameters: ["i32", "buffer", "buffer"], result: "i32" });
+  const text = encoder.encode(host + "\0");
+  for (const family of [AF_INET, AF_INET6]) {
+    const bytes = new Uint8Array(family === AF_INET ? 16 : 28);
+    const numbers = new Uint8Array(16);
+    if (pton.call(family, text, numbers) !== 1) continue;
+    bytes[0] = family;
+    bytes[2] = port >> 8;
+    bytes[3] = port & 255;
+    bytes.set(family === AF_INET ? numbers.subarray(0, 4) : numbers, family === AF_INET ? 4 : 8);
+    return new Address(bytes);
+  }
+  return undefined;
+}
+
+/** Another thread's getaddrinfo(3): what it found, or in words why it found nothing. */
+export async function resolve(host: string, port: number): Promise<Address[] | string> {
+  const AI_ADDRCONFIG = 0x20, AI_NUMERICSERV = 0x400;
+  // struct addrinfo in 32-bit words: flags, family, type, protocol, length, then
+  // from byte 24 on the pointers to the address, the name and the next one.
+  const hints = new Int32Array(12);
+  hints[0] = AI_ADDRCONFIG | AI_NUMERICSERV;
+  hints[2] = SOCK_STREAM;
+  const list = new BigUint64Array(1);
+  const names = [encoder.encode(host + "\0"), encoder.encode(port + "\0")] as const;
+  const getaddrinfo = find("getaddrinfo", {
+    parameters: ["buffer", "buffer", "buffer", "buffer"],
+    result: "i32",
+    nonblocking: true,
+  });
+  const error = await getaddrinfo.call(names[0], names[1], hints, list);
+  if (error !== 0) {
+    const words = find("gai_strerror", { parameters: ["i32"], result: "pointer" }).call(error);
+    return words ? Deno.UnsafePointerView.getCString(words) : `error ${error}`;
+  }
+  const first = Deno.UnsafePointer.create(list[0] ?? 0n);
+  const found: Address[] = [];
+  for (let at = first; at;) {
+    const info = new Deno.UnsafePointerView(at);
+    const address = info.getPointer(24);
+    if (address) {
+      const bytes = new Uint8Array(info.getUint32(16));
+      Deno.UnsafePointerView.copyInto(address, bytes);
+      found.push(new Address(bytes));
+    }
+    at = info.getPointer(40);
+  }
+  find("freeaddrinfo", { parameters: ["pointer"], result: "void" }).call(first);
+  return found;
+}
+
+const room = new Uint8Array(LONGEST), length = new Uint32Array(1);
+
+function toAddress(): Address {
+  return new Address(room.slice(0, Math.min(length[0] ?? 0, LONGEST)));
+}
+
+/** The next connection that waits at a listening socket, and who made it; or a negative errno (accept4(2)). */
+export function accept(listener: number): { fd: number; peer: Address } | number {
+  length[0] = LONGEST;
+  const fd = calls().accept4(listener, room, length, MADE);
+  return fd < 0 ? -errno() : { fd, peer: toAddress() };
+}
+
+/**
+ * A socket that is about to be connected with `address`: poll(2) says that it
+ * can be written, or failed, once it is decided. -EAGAIN: a unix socket's queue
+ * is full, to be tried again (connect(2)).
+ */
+export function connect(address: Address): number {
+  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | MADE, 0);
+  if (fd < 0) return -errno();
+  if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
+  const error = errno();
+  if (error === EINPROGRESS || error === EINTR) return fd;
+  find("close", { parameters: ["i32"], result: "i32" }).call(fd);
+  return -error;
+}
+
+/** A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)). */
+export function listen(address: Address, waiting: number): number {
+  const SOL_SOCKET = 1, SO_REUSEADDR = 2;
+  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | MADE, 0);
+  if (fd < 0) return -errno();
+  set(fd, SOL_SOCKET, SO_REUSEADDR);
+  if (
+    calls().bind(fd, address.bytes, address.bytes.length) === 0 && calls().listen(fd, waiting) === 0
+  ) return fd;
+  const error = errno();
+  find("close", { parameters: ["i32"], result: "i32" }).call(fd);
+  return -error;
+}
+
+/** What a socket is bound to. */
+export function localAddress(fd: number): Address {
+  length[0] = LONGEST;
+  if (calls().getsockname(fd, room, length) < 0) throw new DescriptorError(`${fd} is no socket`);
+  return toAddress();
+}
+
+const one = new Int32Array([1]);
+
+function set(fd: number, level: number, option: number): void {
+  calls().setsockopt(fd, level, option, one, 4);
+}
+
+/** What a TCP connection of ours gets: small pieces go at once, and a peer that has vanished is found (tcp(7)). */
+export function setTcpOptions(fd: number): void {
+  const SOL_SOCKET = 1, SO_KEEPALIVE = 9, IPPROTO_TCP = 6, TCP_NODELAY = 1;
+  set(fd, SOL_SOCKET, SO_KEEPALIVE);
+  set(fd, IPPROTO_TCP, TCP_NODELAY);
+}
+
+/** How many descriptors the process may have: the soft limit, raised to the hard one where it was less (getrlimit(2)). */
+export function raiseDescriptorLimit(): number {
+  const RLIMIT_NOFILE = 7;
+  const limits = new BigUint64Array(2);
+  const parameters = ["i32", "buffer"] as const;
+  if (find("getrlimit", { parameters, result: "i32" }).call(RLIMIT_NOFILE, limits) < 0) return 1024;
+  const [soft = 0n, hard = 0n] = limits;
+  limits[0] = hard;
+  const setrlimit = find("setrlimit", { parameters, result: "i32" });
+  return Number(setrlimit.call(RLIMIT_NOFILE, limits) < 0 ? soft : hard);
+}
+
+/** Whether accept(2) failed for this one connection only, or for none at all: the next one may come. */
+export function isPassing(error: number): boolean {
+  // accept(2): errors of the network that the new socket already has.
+  const ECONNABORTED = 103, EPROTO = 71, ENETDOWN = 100, ENOPROTOOPT = 92, EHOSTDOWN = 112;
+  const ENONET = 64, EHOSTUNREACH = 113, EOPNOTSUPP = 95, ENETUNREACH = 101, EPERM = 1;
+  return [
+    EAGAIN,
+    EINTR,
+    ECONNABORTED,
+    EPROTO,
+    ENETDOWN,
+    ENOPROTOOPT,
+    EHOSTDOWN,
+    ENONET,
+    EHOSTUNREACH,
+    EOPNOTSUPP,
+    ENETUNREACH,
+    EPERM,
+  ].includes(-error);
+}

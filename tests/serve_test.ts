@@ -1,0 +1,456 @@
+/** One process for every connection: listening descriptors and their targets. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { type End, pipe, serving } from "./ends.ts";
+import { COMMAND } from "./harness.ts";
+import { iocopy, within } from "./probe.ts";
+
+const encoder = new TextEncoder(), decoder = new TextDecoder();
+
+/** Reads until the end of file, or a reset. */
+async function readAll(conn: Deno.Conn): Promise<string> {
+  const pieces: string[] = [];
+  const bytes = new Uint8Array(65536);
+  for (;;) {
+    const length = await conn.read(bytes).catch(() => null);
+    if (!length) return pieces.join("");
+    pieces.push(decoder.decode(bytes.subarray(0, length)));
+  }
+}
+
+async function readText(conn: Deno.Conn, length: number): Promise<string> {
+  let text = "";
+  const bytes = new Uint8Array(length);
+  while (text.length < length) {
+    const read = await conn.read(bytes.subarray(0, length - text.length));
+    if (read === null) break;
+    text += decoder.decode(bytes.subarray(0, read));
+  }
+  return text;
+}
+
+async function writeAll(conn: Deno.Conn, text: string): Promise<void> {
+  const bytes = encoder.encode(text);
+  for (let at = 0; at < bytes.length;) at += await conn.write(bytes.subarray(at));
+}
+
+/** A target that sends back what it gets once it has got all of it, behind `greeting`. */
+function echo(listener: Deno.Listener, greeting = ""): void {
+  (async () => {
+    for await (const conn of listener) {
+      (async () => {
+        await writeAll(conn, greeting);
+        await writeAll(conn, await readAll(conn));
+        conn.close();
+      })().catch(() => {});
+    }
+  })().catch(() => {});
+}
+
+function listenTcp(port = 0, hostname = "127.0.0.1"): { target: Deno.TcpListener; port: number } {
+  const target = Deno.listen({ hostname, port });
+  return { target, port: target.addr.port };
+}
+
+/** Sends `text` to a port and ends; what comes back. */
+async function ask(port: number, text: string): Promise<string> {
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  await writeAll(conn, text);
+  await conn.closeWrite();
+  const back = await within("the answer", readAll(conn));
+  conn.close();
+  return back;
+}
+
+/** A service under test, which `act` uses; it is ended by SIGHUP, and has to end well. */
+async function withService(
+  args: (port: number) => string,
+  act: (port: number, stderr: () => Promise<string>) => Promise<void>,
+): Promise<string> {
+  const { listener, port } = serving();
+  using running = iocopy(args(port), { 3: listener });
+  const log = running.outcome.then(({ stderr }) => stderr);
+  await act(port, () => log);
+  running.kill("SIGHUP");
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0, stderr);
+  return stderr;
+}
+
+Deno.test("each connection gets one of its own, and half-close is exact", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const stderr = await withService(() => `3 127.0.0.1:${to}`, async (port) => {
+    const texts = Array.from({ length: 60 }, (_, i) => `${i}:`.repeat(1 + i * i * 50));
+    const answers = await Promise.all(texts.map((text) => ask(port, text)));
+    assert(answers.every((answer, i) => answer === texts[i]), "what came back is another text");
+  });
+  assertEquals(stderr, "");
+  target.close();
+});
+
+Deno.test("targets: a path, an abstract name, IPv6, a name of several addresses", async () => {
+  const folder = await Deno.makeTempDir();
+  const path = `${folder}/socket`;
+  const unix = Deno.listen({ transport: "unix", path });
+  echo(unix);
+  const { target, port } = listenTcp(); // localhost is ::1 as well, where nobody listens
+  echo(target);
+  const six = listenTcp(0, "::1");
+  echo(six.target);
+  for (const to of [path, `localhost:${port}`, `[::1]:${six.port}`]) {
+    await withService(() => `3 ${to}`, async (port) => {
+      assertEquals(await ask(port, "hello"), "hello", to);
+    });
+  }
+  for (const listener of [unix, target, six.target]) listener.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("an abstract unix socket as the target", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const name = `@iocopy-test-${Deno.pid}-${to}`;
+  const { Descriptor } = await import("../engine.ts");
+  // From TCP to the abstract socket, and from there to the echo.
+  const inner = Descriptor.listen(name);
+  const { serve } = await import("../engine.ts");
+  const stop = new AbortController();
+  const ended = serve(inner, `127.0.0.1:${to}`, { signal: stop.signal, yieldAfter: 1 });
+  await withService(() => `3 ${name}`, async (port) => {
+    assertEquals(await ask(port, "hello"), "hello");
+  });
+  stop.abort();
+  await ended;
+  target.close();
+});
+
+Deno.test("several services, and a plain pair beside them", async () => {
+  const one = listenTcp(), other = listenTcp();
+  echo(one.target, "one ");
+  echo(other.target, "other ");
+  const [first, second] = [serving(), serving()];
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  using running = iocopy(`3 127.0.0.1:${one.port} 0 1 4 127.0.0.1:${other.port}`, {
+    0: input,
+    1: output,
+    3: first.listener,
+    4: second.listener,
+  });
+  assertEquals(await ask(first.port, "a"), "one a");
+  assertEquals(await ask(second.port, "b"), "other b");
+  await stdin.write("c");
+  stdin.close();
+  assertEquals(decoder.decode(await stdout.readAll()), "c");
+  assertEquals(await ask(first.port, "d"), "one d");
+  running.kill("SIGHUP");
+  assertEquals((await running.outcome).code, 0);
+  stdout.close();
+  for (const { target } of [one, other]) target.close();
+});
+
+Deno.test("two listeners: who comes to one is joined with who comes to the other", async () => {
+  const [users, servers] = [serving(), serving()];
+  using running = iocopy("3 4", { 3: users.listener, 4: servers.listener });
+  const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
+  const waiting = await connect(servers.port);
+  const user = await connect(users.port);
+  await writeAll(user, "to the server");
+  await user.closeWrite();
+  assertEquals(await within("the bytes", readAll(waiting)), "to the server");
+  await writeAll(waiting, "to the user");
+  waiting.close();
+  assertEquals(await within("the answer", readAll(user)), "to the user");
+  user.close();
+  const later = await connect(users.port); // now the user is first
+  const server = await connect(servers.port);
+  await writeAll(server, "hello");
+  assertEquals(await within("the greeting", readText(later, 5)), "hello");
+  running.kill("SIGTERM");
+  assertEquals((await running.outcome).code, 128 + 15);
+  for (const conn of [later, server]) conn.close();
+});
+
+Deno.test("a target that refuses is one line, and the service goes on", async () => {
+  const { target, port: to } = listenTcp();
+  target.close();
+  const stderr = await withService(() => `3 127.0.0.1:${to}`, async (port) => {
+    for (let i = 0; i < 20; i++) assertEquals(await ask(port, "lost").catch(() => ""), "");
+    const again = listenTcp(to);
+    echo(again.target);
+    assertEquals(await ask(port, "up again"), "up again");
+    again.target.close();
+  });
+  const [first, ...more] = stderr.trimEnd().split("\n");
+  assertEquals(first, `iocopy: 127.0.0.1:${to}: Connection refused`);
+  assert(more.length <= 2, stderr);
+});
+
+Deno.test("no more connections at one time than --connections", async () => {
+  const { target, port: to } = listenTcp();
+  await withService(() => `-c 1 3 127.0.0.1:${to}`, async (port) => {
+    const first = await Deno.connect({ hostname: "127.0.0.1", port });
+    const atTarget = await target.accept();
+    const second = await Deno.connect({ hostname: "127.0.0.1", port });
+    await writeAll(second, "I wait");
+    await writeAll(first, "I do not");
+    assertEquals(await within("the first", readText(atTarget, 8)), "I do not");
+    first.close();
+    atTarget.close();
+    const next = await within("the second", target.accept());
+    assertEquals(await readText(next, 6), "I wait");
+    second.close();
+    next.close();
+  });
+  target.close();
+});
+
+Deno.test("with few descriptors all are served in the end", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const { listener, port } = serving();
+  const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
+  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command });
+  const texts = Array.from({ length: 300 }, (_, i) => `client ${i}`);
+  assertEquals(await Promise.all(texts.map((text) => ask(port, text))), texts);
+  running.kill("SIGHUP");
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  target.close();
+});
+
+for (const version of [1, 2]) {
+  Deno.test(`--proxy-protocol=${version} tells the target who the client is`, async () => {
+    const { target, port: to } = listenTcp();
+    const args = `--proxy-protocol=${version} 3 127.0.0.1:${to}`;
+    await withService(() => args, async (port) => {
+      const client = await Deno.connect({ hostname: "127.0.0.1", port });
+      const mine = (client.localAddr as Deno.NetAddr).port;
+      await writeAll(client, "bytes");
+      const conn = await target.accept();
+      if (version === 1) {
+        const wanted = `PROXY TCP4 127.0.0.1 127.0.0.1 ${mine} ${port}\r\nbytes`;
+        assertEquals(await readText(conn, wanted.length), wanted);
+      } else {
+        const header = new Uint8Array(28 + 5);
+        for (let at = 0; at < header.length;) at += await conn.read(header.subarray(at)) ?? 99;
+        const view = new DataView(header.buffer);
+        assertEquals(decoder.decode(header.subarray(0, 12)), "\r\n\r\n\0\r\nQUIT\n");
+        assertEquals([view.getUint8(12), view.getUint8(13), view.getUint16(14)], [0x21, 0x11, 12]);
+        assertEquals([...header.subarray(16, 24)], [127, 0, 0, 1, 127, 0, 0, 1]);
+        assertEquals([view.getUint16(24), view.getUint16(26)], [mine, port]);
+        assertEquals(decoder.decode(header.subarray(28)), "bytes");
+      }
+      client.close();
+      conn.close();
+    });
+    target.close();
+  });
+}
+
+Deno.test("--timeout and --half-closed end one connection, not the others", async () => {
+  for (const option of ["-t 0.2", "--half-closed=0.2"]) {
+    const { target, port: to } = listenTcp();
+    const stderr = await withService(() => `v ${option} 3 127.0.0.1:${to}`, async (port) => {
+      const silent = await Deno.connect({ hostname: "127.0.0.1", port });
+      const atTarget = await target.accept();
+      if (option !== "-t 0.2") await silent.closeWrite();
+      assertEquals(await within("its end", readAll(silent)), "");
+      const other = await Deno.connect({ hostname: "127.0.0.1", port });
+      const next = await target.accept();
+      await writeAll(next, "here");
+      assertEquals(await readText(other, 4), "here");
+      for (const conn of [silent, atTarget, other, next]) conn.close();
+    });
+    assertMatch(stderr, /#1: (timeout|half-closed): nothing moved for 0.2 s/);
+    target.close();
+  }
+});
+
+Deno.test("a target that never answers is given up after --connect-timeout", async () => {
+  // In a queue for none there is room for one (listen(2)): what comes then is dropped.
+  const full = serving(0);
+  const first = await Deno.connect({ hostname: "127.0.0.1", port: full.port });
+  const args = `--connect-timeout=0.1 3 127.0.0.1:${full.port}`;
+  const stderr = await withService(() => args, async (port) => {
+    assertEquals(await ask(port, "").catch(() => ""), "");
+  });
+  assertEquals(stderr, `iocopy: 127.0.0.1:${full.port}: Connection timed out\n`);
+  first.close();
+  full.listener.close();
+});
+
+Deno.test("--exit-idle ends it when nobody comes", async () => {
+  const { listener } = serving();
+  using running = iocopy("--exit-idle=0.1 3 127.0.0.1:9", { 3: listener });
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+});
+
+Deno.test("SIGHUP stops accepting at once, and lets connections end in their own time", async () => {
+  const { target, port: to } = listenTcp();
+  const { listener, port } = serving();
+  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
+  const client = await Deno.connect({ hostname: "127.0.0.1", port });
+  const conn = await target.accept();
+  running.kill("SIGHUP");
+  await within("the end of listening", refused(port));
+  await writeAll(client, "still there");
+  assertEquals(await readText(conn, 11), "still there");
+  client.close();
+  conn.close();
+  target.close(); // and with it what came before the listening socket was closed
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+});
+
+Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => {
+  const { target, port: to } = listenTcp();
+  const { listener, port } = serving();
+  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
+  const client = await Deno.connect({ hostname: "127.0.0.1", port });
+  const conn = await target.accept();
+  await writeAll(client, "x".repeat(1 << 20));
+  running.kill("SIGTERM");
+  await within("the end of listening", refused(port));
+  client.close();
+  assert((await within("the end", readAll(conn))).length <= 1 << 20);
+  assertEquals((await running.outcome).code, 128 + 15);
+  conn.close();
+  target.close();
+});
+
+/** Until nobody listens at a port. */
+async function refused(port: number): Promise<void> {
+  for (;;) {
+    try {
+      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+    } catch {
+      return;
+    }
+  }
+}
+
+Deno.test("v tells of each connection, and --stats=json in a line", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const args = `v --stats=json 3 127.0.0.1:${to}`;
+  let at = 0;
+  const stderr = await withService(() => args, async (port) => {
+    at = port;
+    assertEquals(await ask(port, "hello"), "hello");
+  });
+  const service = `127.0.0.1:${at}`;
+  assertMatch(
+    stderr,
+    new RegExp(`^iocopy: ${service} #1: accepted from 127.0.0.1:\\d+, 1 open$`, "m"),
+  );
+  assertMatch(stderr, new RegExp(`^iocopy: ${service} #1: connected to 127.0.0.1:${to}$`, "m"));
+  assertMatch(
+    stderr,
+    /#1: end of file; 5 bytes sent, 5 received in \d\.\d{3} s, 0 open$/m,
+  );
+  const [one, all] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
+    JSON.parse(line)
+  );
+  assertEquals(one, {
+    service,
+    id: 1,
+    peer: one.peer,
+    target: `127.0.0.1:${to}`,
+    sent: 5,
+    received: 5,
+    seconds: one.seconds,
+    ended: "eof",
+    error: null,
+  });
+  assertEquals(all, {
+    service,
+    target: `127.0.0.1:${to}`,
+    connections: 1,
+    open: 0,
+    errors: 0,
+    sent: 5,
+    received: 5,
+  });
+  target.close();
+});
+
+Deno.test("wrong use of services is one line and 100, before anything is accepted", async () => {
+  const lines: [string, RegExp][] = [
+    ["3 localhost", /^iocopy: "localhost" is not a descriptor/],
+    ["3 localhost:", /is not HOST:PORT/],
+    ["3 localhost:0", /a port is a number from 1 to 65535/],
+    ["3 localhost:65536", /a port is a number from 1 to 65535/],
+    ["3 [127.0.0.1]:22", /is no IPv6 address/],
+    ["3 @", /is not a target/],
+    ["0 127.0.0.1:22", /^iocopy: descriptor 0 is not a listening socket/],
+    ["9 127.0.0.1:22", /^iocopy: descriptor 9 is not open/],
+    ["0 3", /^iocopy: descriptor 3 is a listening socket/],
+    ["3 1", /^iocopy: descriptor 3 is a listening socket/],
+    ["-c 0 3 127.0.0.1:22", /^iocopy: --connections: "0" is not a whole number/],
+    ["--proxy-protocol=3 3 127.0.0.1:22", /^iocopy: --proxy-protocol: "3" is not version 1 or 2/],
+    [`3 /${"x".repeat(200)}`, /the path of a socket has at most 107 bytes/],
+  ];
+  for (const [args, message] of lines) {
+    const { listener } = serving();
+    using running = iocopy(args, { 3: listener });
+    const { code, stderr } = await running.outcome;
+    assertEquals([code, stderr.split("\n").length], [100, 2], `${args}: ${stderr}`);
+    assertMatch(stderr, message, args);
+  }
+});
+
+Deno.test("a rate bounds each channel, and the end of file comes all the same", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const start = performance.now();
+  using running = iocopy("--rate=200k 0 1", { 0: input, 1: output });
+  const arrived = readBytes(stdout);
+  await stdin.write(new Uint8Array(100 * 1024));
+  stdin.close();
+  assertEquals(await within("the end", arrived), 100 * 1024);
+  // 10 KiB may come at once at the most: the other 90 take 0.45 s.
+  assert(performance.now() - start >= 440, `${performance.now() - start} ms`);
+  assertEquals((await running.outcome).code, 0);
+  stdout.close();
+});
+
+async function readBytes(end: End): Promise<number> {
+  return (await end.readAll()).length;
+}
+
+Deno.test("--half-closed of plain pairs: when one has ended and the others are silent", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const [other, silent] = pipe();
+  const [out, into] = pipe();
+  using running = iocopy("--half-closed=0.1 0 1 6 7", { 0: input, 1: output, 6: other, 7: into });
+  stdin.close();
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: half-closed: nothing moved for 0.1 s\n"]);
+  for (const end of [stdout, silent, out]) end.close();
+});
+
+Deno.test("the library: a function says with whom each connection is joined", async () => {
+  const { Descriptor, serve } = await import("../engine.ts");
+  const { target, port: to } = listenTcp();
+  echo(target, "hello ");
+  const { listener, port } = (() => {
+    const probe = listenTcp();
+    probe.target.close();
+    return { listener: Descriptor.listen(`127.0.0.1:${probe.port}`), port: probe.port };
+  })();
+  const stop = new AbortController();
+  const peers: string[] = [];
+  const ended = serve(listener, async (peer) => {
+    peers.push(peer);
+    if (peers.length === 2) throw new Error("not you");
+    return await Descriptor.connect(`127.0.0.1:${to}`);
+  }, { signal: stop.signal, yieldAfter: 1 });
+  assertEquals(await ask(port, "world"), "hello world");
+  assertEquals(await ask(port, "").catch(() => ""), "");
+  assertEquals(await ask(port, "again"), "hello again");
+  stop.abort();
+  await ended;
+  assertEquals(peers.length, 3);
+  assertMatch(peers[0] ?? "", /^127\.0\.0\.1:\d+$/);
+  target.close();
+});
