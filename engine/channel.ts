@@ -182,11 +182,25 @@ export class Channel implements ChannelStatus, Way {
 
   /** Takes its places at its endpoints, and waits to read. */
   begin(): void {
+    this.enter();
+    this.#wait(READ);
+    this.sink.rearm();
+  }
+
+  /** Takes its places at its endpoints. */
+  enter(): void {
     this.#phase = "open";
     this.loop.hold();
     this.source.addReader(this);
     this.sink.addWriter(this);
-    this.#wait(READ);
+  }
+
+  /** Both directions of a connection begin: each descriptor is watched once for both. */
+  static beginBoth(one: Channel, other: Channel): void {
+    one.enter();
+    other.enter();
+    one.#wait(READ);
+    other.#wait(READ);
   }
 
   // ---- The way of a byte: from rfd into the buffer, from the buffer to wfd.

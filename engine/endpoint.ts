@@ -46,7 +46,7 @@ export class Endpoint implements Watcher {
   /** How many of them wait to read, and to write. */
   #reading = 0;
   #writing = 0;
-  #watched = UNWATCHED;
+  #watched: number;
   /** EDGE once readiness has proved to be untrue, as an error queue's is: then it is told once. */
   #edge = 0;
 
@@ -55,7 +55,9 @@ export class Endpoint implements Watcher {
     connection: Connection | undefined,
     loop: Loop,
     onClose: (endpoint: Endpoint) => void = () => {},
+    watched = UNWATCHED,
   ) {
+    this.#watched = watched;
     this.fd = fd;
     this.connection = connection;
     this.#loop = loop;
@@ -85,7 +87,6 @@ export class Endpoint implements Watcher {
   addWriter(channel: Channel): void {
     this.#writers.push(channel);
     this.connection?.addWriter();
-    this.#rearm();
   }
 
   /** A channel reads here no more. Returns what went wrong, if anything did. */
@@ -107,8 +108,10 @@ export class Endpoint implements Watcher {
   }
 
   #leave(): SystemError | undefined {
-    this.#rearm();
-    if (this.#readers.length + this.#writers.length > 0) return undefined;
+    const isUsed = this.#readers.length + this.#writers.length > 0;
+    if (isUsed || !this.fd.isOurs) this.rearm();
+    else this.#loop.forget(this.fd.fd);
+    if (isUsed) return undefined;
     this.connection?.restore(this.fd.fd);
     this.#onClose(this);
     return this.fd.tryClose();
@@ -119,13 +122,13 @@ export class Endpoint implements Watcher {
   /** One more (1) or one fewer (-1) of the channels waits to read here. */
   awaitReadable(change: 1 | -1): void {
     this.#reading += change;
-    this.#rearm();
+    this.rearm();
   }
 
   /** One more (1) or one fewer (-1) of the channels waits to write here. */
   awaitWritable(change: 1 | -1): void {
     this.#writing += change;
-    this.#rearm();
+    this.rearm();
   }
 
   /** Whether readiness is told once only, so that who has moved bytes has to try again unasked. */
@@ -136,10 +139,11 @@ export class Endpoint implements Watcher {
   /** Has readiness told once only: it is said again and again, and is not true. */
   makeEdgeTriggered(): void {
     this.#edge = EDGE;
-    this.#rearm();
+    this.rearm();
   }
 
-  #rearm(): void {
+  /** Watches for what its channels wait for, and for its end. */
+  rearm(): void {
     if (this.isAlwaysReady) return;
     const events = (this.#reading ? IN : 0) | (this.#writing ? OUT : 0);
     // A descriptor that is written to is watched at all times: its reader may die.

@@ -284,6 +284,11 @@ class Session implements SessionStatus, Watcher, Host {
     }
   }
 
+  /** Its turn to try the next address. */
+  run(): void {
+    this.#tryNext();
+  }
+
   #lastError = "";
 
   #failed(errno: number): void {
@@ -303,12 +308,11 @@ class Session implements SessionStatus, Watcher, Host {
     if (error || events & (ERR | HUP) && libc.getpeername(fd) < 0) {
       this.#dropConnecting();
       this.#failed(error || ECONNREFUSED);
-      return this.#tryNext();
+      return this.#service.host.loop.soon(this); // see Listener.ready
     }
-    this.#service.host.loop.watch(fd, OUT, UNWATCHED, this);
     this.#connecting = -1;
     const address = this.#tries[this.#tried];
-    this.join(fd, address?.isUnix ?? false, String(address));
+    this.#joinEnds(new Fd(fd, { isUnix: address?.isUnix ?? false }), String(address), OUT);
   }
 
   #dropConnecting(): void {
@@ -326,7 +330,8 @@ class Session implements SessionStatus, Watcher, Host {
     this.#joinEnds(new Fd(fd, { isUnix }), target);
   }
 
-  #joinEnds(to: Fd, target: string): void {
+  /** `watched` is what `to` is watched for already. */
+  #joinEnds(to: Fd, target: string, watched = UNWATCHED): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
     this.#target = target;
@@ -337,13 +342,12 @@ class Session implements SessionStatus, Watcher, Host {
       libc.send(to.fd, header); // it fits: nothing else was sent yet
     }
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
-    const server = new Endpoint(to, new Connection(), host.loop);
+    const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
     host.channels.add(this.#sending).add(this.#receiving);
     options.onConnect?.(this, this.#service);
-    this.#sending.begin();
-    this.#receiving.begin();
+    Channel.beginBoth(this.#sending, this.#receiving);
   }
 
   /** As {@linkcode join}, with what a function of the program gives. */
@@ -548,7 +552,7 @@ export class Service implements ServiceStatus {
   /** Begins to listen. */
   begin(host: Host): void {
     this.#host = host;
-    libc.compile();
+    libc.compileForServing();
     const limit = raiseDescriptorLimit();
     const free = libc.fcntl(this.#listener.fd, F_DUPFD_CLOEXEC);
     if (free >= 0) libc.close(free);

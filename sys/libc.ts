@@ -45,6 +45,24 @@ export function compile(): void {
   hot ??= compiled();
 }
 
+/** The calls of each connection that is served: see {@linkcode compileForServing}. */
+function compiledForServing() {
+  return Deno.dlopen(LIBRARY, {
+    close: { parameters: ["i32"], result: "i32" },
+    getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+    recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
+    shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  }).symbols;
+}
+
+let served: ReturnType<typeof compiledForServing> | undefined;
+
+/** As {@linkcode compile}, for what is called once in each connection: worth it where there are thousands. */
+export function compileForServing(): void {
+  compile();
+  served ??= compiledForServing();
+}
+
 const c = {
   close: lazily("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
@@ -137,7 +155,10 @@ export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 
 /** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */
 export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
-  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), flags | MSG_DONTWAIT));
+  const length = BigInt(bytes.byteLength), all = flags | MSG_DONTWAIT;
+  return moved(
+    served ? served.recv(socket, bytes, length, all) : c.recv(socket, bytes, length, all),
+  );
 }
 
 /** send(2) that never waits. */
@@ -281,7 +302,7 @@ export function fcntl(fd: number, command: number, argument = 0): number {
 
 /** close(2). */
 export function close(fd: number): number {
-  return checked(c.close(fd));
+  return checked(served ? served.close(fd) : c.close(fd));
 }
 
 /** Makes number `to` a close-on-exec duplicate of `from`, closing what it was, in one step (dup3(2)). */
@@ -398,11 +419,17 @@ export function isatty(fd: number): boolean {
 
 // ---- Sockets.
 
+const optionValue = new Int32Array(1), optionLength = new Uint32Array(1);
+
 /** An option of a socket that is an int (getsockopt(2), level SOL_SOCKET). */
 export function getsockopt(fd: number, option: number): number {
-  const value = new DataView(new ArrayBuffer(4));
-  const result = checked(c.getsockopt(fd, 1, option, value, new Uint32Array([4])));
-  return result < 0 ? result : value.getInt32(0, true);
+  optionLength[0] = 4;
+  const result = checked(
+    served
+      ? served.getsockopt(fd, 1, option, optionValue, optionLength)
+      : c.getsockopt(fd, 1, option, optionValue, optionLength),
+  );
+  return result < 0 ? result : optionValue[0] ?? 0;
 }
 
 /** The error that waits to be told, which asking clears; 0 for none. */
@@ -435,7 +462,7 @@ export function bytesQueued(fd: number): number {
 
 /** shutdown(2): `how` is SHUT_RD or SHUT_WR. */
 export function shutdown(fd: number, how: number): number {
-  return checked(c.shutdown(fd, how));
+  return checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how));
 }
 
 // ---- Signals, and errors in words.
