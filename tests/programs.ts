@@ -11,6 +11,10 @@ import { BINARY, COMMAND, ROOT } from "./harness.ts";
 const PACKAGES: Record<string, string> = {
   "s6-ipcclient": "s6",
   "s6-ipcserver": "s6",
+  "s6-ipcserver-socketbinder": "s6",
+  ab: "apache2-utils",
+  inetd: "openbsd-inetd",
+  nginx: "nginx-light",
   scp: "openssh-client",
   setsid: "util-linux",
   ssh: "openssh-client",

@@ -30,6 +30,10 @@ const PROGRAMS: Record<string, Record<string, string>> = {
     systemd: "systemd-socket-activate",
     python3: "python3",
     bsdextrautils: "hexdump",
+    "nginx-light": "/usr/sbin/nginx",
+    haproxy: "/usr/sbin/haproxy",
+    "apache2-utils": "ab",
+    "openbsd-inetd": "/usr/sbin/inetd",
   },
   "the benchmark": { pv: "pv", gcc: "cc", "libc6-dev": "/usr/include/stdio.h" },
 };
