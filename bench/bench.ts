@@ -28,7 +28,7 @@ names, and the other copiers that are installed, in turn.
   --copiers=A,B     only these: direct limit iocopy source s6-ioconnect socat ...
   --also=NAME=WORDS another copier from standard input to standard output
   --json            print figures for machines
-  --readme          write the tables into README.md, and bench/results.svg
+  --write           write the tables into doc/performance.md, and bench/results.svg
   --targets         measure what iocopy is to reach, and say whether it does
   --help            print this and end
 
@@ -37,7 +37,7 @@ Exit status: 0 all was measured, 1 a copier failed or a target was missed,
 `;
 
 const OPTIONS = {
-  boolean: ["quick", "json", "readme", "targets", "help"],
+  boolean: ["quick", "json", "write", "targets", "help"],
   string: ["rounds", "bytes", "paths", "tests", "copiers", "also"],
   collect: ["also"],
 } as const;
@@ -95,7 +95,7 @@ async function main(args: string[]): Promise<number> {
     const results = tables(figures, copiers, paths).filter(({ rows }) => rows.length > 0);
     if (options.json) print(JSON.stringify(report(figures, much, missing), null, 1) + "\n");
     else print([how + "\n", ...results.map(text)].join("\n"));
-    if (options.readme) writeReadme(how, results, missing, plot(figures, copiers, paths));
+    if (options.write) writeTables(how, results, missing, plot(figures, copiers, paths));
     const wrong = failures(figures);
     for (const line of wrong) say(`bench: ${line}`);
     return wrong.length ? 1 : 0;
@@ -133,17 +133,17 @@ function report(figures: Figures, much: Amount, missing: string[]): Record<strin
   };
 }
 
-function writeReadme(how: string, tables: Table[], missing: string[], image: string): void {
-  const path = `${ROOT}/README.md`;
-  const readme = Deno.readTextFileSync(path);
+function writeTables(how: string, tables: Table[], missing: string[], image: string): void {
+  const path = `${ROOT}/doc/performance.md`;
+  const text = Deno.readTextFileSync(path);
   const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
-  if (!marked.test(readme)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
+  if (!marked.test(text)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
   const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
   const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
-  Deno.writeTextFileSync(path, readme.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
+  Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
   Deno.writeTextFileSync(`${ROOT}/bench/results.svg`, image);
   // As `deno task check` wants them.
-  const args = ["fmt", "--quiet", "README.md", "bench/results.svg"];
+  const args = ["fmt", "--quiet", "doc/performance.md", "bench/results.svg"];
   new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
 }
 

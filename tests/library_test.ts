@@ -732,6 +732,8 @@ Deno.test("the examples of the documentation run", async (t) => {
   const readme = Deno.readTextFileSync(resolve(ROOT, "README.md"));
   const [, section = ""] = /^## As a library$([^]*?)(?=^## |$(?![^]))/m.exec(readme) ?? [];
   all.push(["README.md", examples(section)]);
+  const library = Deno.readTextFileSync(resolve(ROOT, "doc/library.md"));
+  all.push(["doc/library.md", examples(library)]);
   for (const [name, codes] of all) {
     for (const [i, code] of codes.entries()) {
       await t.step(`${name}, example ${i + 1}`, async () => {

@@ -48,7 +48,7 @@ export async function hasJoined(moon: Program): Promise<boolean> {
 }
 
 /**
- * The command that README.md shows, with other addresses and ports: sh's words.
+ * The command that doc/tunnels.md shows, with other addresses and ports: sh's words.
  *
  * As it is written it looks names up, for which a test cannot wait where there is
  * no DNS: so the programs it starts are put in front of the real ones, with `-HRl0`.
@@ -58,13 +58,13 @@ export function asWritten(
   beginning: string,
   other: Record<string, string | number>,
 ): string[] {
-  const readme = Deno.readTextFileSync(resolve(ROOT, "README.md"));
+  const readme = Deno.readTextFileSync(resolve(ROOT, "doc/tunnels.md"));
   const blocks = [...readme.matchAll(/^```sh\n(.*?)^```/gms)].map(([, block = ""]) => block);
   let command = blocks.find((block) => block.startsWith(beginning)) ?? "";
-  assert(command, `README.md shows no command that begins with: ${beginning}`);
+  assert(command, `doc/tunnels.md shows no command that begins with: ${beginning}`);
   for (const [word, by] of Object.entries(other)) {
     const found = new RegExp(`(?<= )${word}(?= )`, "g");
-    assert(found.test(command), `README.md: no ${word} in: ${command}`);
+    assert(found.test(command), `doc/tunnels.md: no ${word} in: ${command}`);
     command = command.replaceAll(found, String(by));
   }
   Deno.mkdirSync(shop.path("bin"), { recursive: true });
@@ -84,7 +84,7 @@ export function joinMoonByExample(shop: Workshop, sshdPort: number): Promise<Moo
   );
 }
 
-/** "moon" as README.md has it. */
+/** "moon" as doc/tunnels.md has it. */
 export function joinMoonAsWritten(shop: Workshop, sshdPort: number): Promise<Moon> {
   const moon = "127.0.0.1";
   return joinMoon(

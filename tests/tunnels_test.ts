@@ -1,6 +1,6 @@
 /**
  * The three tunnels, with the real programs: the scripts in examples/, and the
- * commands in README.md as they stand there.
+ * commands in doc/tunnels.md as they stand there.
  *
  * Nobody has to look for the processes: tcpserver says how each of its children
  * has ended, and on the destination it is iocopy's own status that the script
@@ -108,7 +108,7 @@ testWith(NEEDED, "freedom: a conversation by ssh", async (shop) => {
   await endsWell(freedom);
 });
 
-testWith(NEEDED, "moon, as README.md has it", async (shop) => {
+testWith(NEEDED, "moon, as doc/tunnels.md has it", async (shop) => {
   const sshd = await startSshd(shop);
   const { moon, destination, port } = await joinMoonAsWritten(shop, sshd.port);
   assertEquals(await shop.run(...ssh(sshd, port, "echo", "there")), "there");
@@ -116,7 +116,7 @@ testWith(NEEDED, "moon, as README.md has it", async (shop) => {
   await endsWell(moon);
 });
 
-testWith(NEEDED, "gateway and freedom, as README.md has them", async (shop) => {
+testWith(NEEDED, "gateway and freedom, as doc/tunnels.md has them", async (shop) => {
   const sshd = await startSshd(shop);
   for (
     const [beginning, from, host] of [
