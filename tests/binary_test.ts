@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
 import { type End, O_CREAT, O_RDONLY, O_WRONLY, open, pipe } from "./ends.ts";
-import { BINARY, start, type StartOptions } from "./harness.ts";
+import { BINARY, only, start, type StartOptions } from "./harness.ts";
 import { find } from "./programs.ts";
 
 if (!BINARY) {
@@ -18,8 +18,8 @@ const PATH = BINARY ?? "";
 /** Defines a test of the executable; it gets a folder that is gone afterwards. */
 function test(name: string, fn: (folder: string) => Promise<void>, ignore = false): void {
   Deno.test({
-    name: `the executable ${name}`,
-    ignore: !BINARY || ignore,
+    ...only("executable", `the executable ${name}`),
+    ...ignore && { ignore },
     fn: async () => {
       const folder = await Deno.makeTempDir();
       try {

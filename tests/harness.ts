@@ -19,6 +19,21 @@ export const COMMAND: readonly string[] = BINARY
   ? [BINARY]
   : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
 
+/**
+ * The name of a test that is about the source only, or about the executable only,
+ * and whether it is left out, which its name then says with the reason.
+ */
+export function only(
+  what: "source" | "executable",
+  name: string,
+): { name: string; ignore: boolean } {
+  if ((BINARY !== undefined) === (what === "executable")) return { name, ignore: false };
+  const reason = BINARY
+    ? "it is about the source, and IOCOPY names an executable"
+    : "it is about the executable, which IOCOPY does not name";
+  return { name: `${name} SKIPPED: ${reason}`, ignore: true };
+}
+
 // From source, the runtime would look on the network for a newer one.
 Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
 

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { parse, UsageError } from "../cli/options.ts";
-import { BINARY, COMMAND, makeDenoDir, start } from "./harness.ts";
+import { COMMAND, makeDenoDir, only, start } from "./harness.ts";
 import { type End, pipe } from "./ends.ts";
 import { hasBytes, iocopy, within } from "./probe.ts";
 
@@ -208,7 +208,7 @@ function closing(...ends: End[]): Disposable {
   return { [Symbol.dispose]: () => ends.forEach((end) => end.close()) };
 }
 
-Deno.test("what is no text as an argument", { ignore: BINARY !== undefined }, async () => {
+Deno.test(only("source", "what is no text as an argument"), async () => {
   // The runtime of an executable panics at it before the program's first line.
   using running = iocopy("", {}, {
     command: ["bash", "-c", `exec "$@" 0 $'\\xff'`, "-", ...COMMAND],
@@ -244,7 +244,7 @@ Deno.test("the runtime's descriptors are out of reach at every number up to 64",
   await refusesAll(() => Promise.resolve(env));
 });
 
-Deno.test("and with a cold cache of the runtime", { ignore: BINARY !== undefined }, async () => {
+Deno.test(only("source", "and with a cold cache of the runtime"), async () => {
   const folder = await Deno.makeTempDir();
   let count = 0;
   try {
