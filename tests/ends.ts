@@ -138,6 +138,12 @@ export class End implements Disposable {
     return well("fcntl", libc.fcntl(this.fd, F_GETFL, 0));
   }
 
+  /** How much a pipe holds, in bytes. */
+  get pipeSize(): number {
+    const F_GETPIPE_SZ = 1032;
+    return well("fcntl", libc.fcntl(this.fd, F_GETPIPE_SZ, 0));
+  }
+
   /** Sets or clears O_NONBLOCK. */
   set nonBlocking(on: boolean) {
     libc.fcntl(this.fd, F_SETFL, on ? this.flags | O_NONBLOCK : this.flags & ~O_NONBLOCK);

@@ -1,7 +1,6 @@
 /** Pipes as large as they earn: those of others, and those of our own. */
 import { assertEquals } from "@std/assert";
-import { F_GETPIPE_SZ } from "../sys/constants.ts";
-import { fcntl, release } from "../sys/libc.ts";
+import { release } from "../sys/libc.ts";
 import { wakesWriters } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
@@ -38,7 +37,7 @@ Deno.test("pipes of a channel that carries little stay as they are", async () =>
     await stdin.write("a line");
     assertEquals(await within("a line", stdout.readText(6)), "a line");
   }
-  assertEquals([stdin, stdout].map(({ fd }) => fcntl(fd, F_GETPIPE_SZ)), [SYSTEMS, SYSTEMS]);
+  assertEquals([stdin.pipeSize, stdout.pipeSize], [SYSTEMS, SYSTEMS]);
   stdin.close();
   assertEquals((await running.outcome).code, 0);
   stdout.close();

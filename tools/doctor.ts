@@ -10,8 +10,8 @@
  */
 import { LIBRARY } from "../sys/ffi.ts";
 
-/** The oldest Deno that runs it: the first that reads the lock file. */
-const OLDEST = [2, 3];
+/** The oldest Deno that it is tested with: the base of the executable. */
+const OLDEST = [2, 6];
 
 /** Programs, by what they are for: their Debian packages and what each is known by. */
 const PROGRAMS: Record<string, Record<string, string>> = {
