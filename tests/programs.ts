@@ -15,6 +15,7 @@ const PACKAGES: Record<string, string> = {
   ab: "apache2-utils",
   inetd: "openbsd-inetd",
   nginx: "nginx-light",
+  pkill: "procps",
   scp: "openssh-client",
   setsid: "util-linux",
   ssh: "openssh-client",

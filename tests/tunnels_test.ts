@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { resolve } from "node:path";
 import { strangeLines, testWith, type Workshop } from "./programs.ts";
 import { SSHD, type Sshd, startSshd } from "./sshd.ts";
@@ -51,6 +51,18 @@ testWith(NEEDED, "moon: a conversation by ssh, twice", async (shop) => {
     session = shop.start(destination.words);
     assert(await hasJoined(moon), moon.story);
   }
+});
+
+testWith([...NEEDED, "pkill"], "moon: SIGTERM leaves nobody that listens", async (shop) => {
+  const sshd = await startSshd(shop);
+  const { moon, port } = await joinMoonByExample(shop, sshd.port);
+  (await Deno.connect({ hostname: "127.0.0.1", port: sshd.port })).close(); // a port that is open
+  Deno.kill(moon.pid, "SIGTERM");
+  await moon.ends(); // with all that it started: nobody holds its standard error any more
+  await assertRejects(
+    () => Deno.connect({ hostname: "127.0.0.1", port }),
+    Deno.errors.ConnectionRefused,
+  );
 });
 
 testWith([...NEEDED, "scp"], "gateway: scp of 50 MB", async (shop) => {
