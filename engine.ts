@@ -294,6 +294,7 @@ export class Copier implements AsyncDisposable {
       globalThis.removeEventListener("unload", restore);
       // Something is left only where a callback threw.
       this.#host.onOperation = this.#host.onError = undefined;
+      for (const service of this.#services) service.stop();
       for (const channel of this.#open) channel.giveUp();
       this.#endpoints.restore();
       this.#pool.close();

@@ -18,7 +18,7 @@ const ROW = 16;
  * reader, as long as that reads at all.
  */
 export function dumping(log: Log): CopyOptions {
-  const offsets = new Map<ChannelStatus, number>();
+  const offsets = new WeakMap<ChannelStatus, number>();
   return {
     onWait: () => log.settle(),
     onData: (channel, bytes) => {

@@ -683,6 +683,7 @@ export class Service implements ServiceStatus {
 
   /** As {@linkcode drain}, and gives up what is not connected yet. */
   stop(): void {
+    if (!this.#host) return;
     this.drain();
     for (const session of [...this.#sessions]) {
       if (session.target === undefined) session.fail("stopped");
