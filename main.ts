@@ -8,7 +8,9 @@ import { parse, type Settings, UsageError } from "./cli/options.ts";
 import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
 import { SO_ACCEPTCONN } from "./sys/constants.ts";
 import { getsockopt } from "./sys/libc.ts";
-import { type ChannelStatus, Copier, DescriptorError } from "./engine.ts";
+import type { ChannelStatus } from "./engine.ts";
+import { Copier } from "./engine/copier.ts";
+import { DescriptorError } from "./sys/error.ts";
 
 /** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
 const OK = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
