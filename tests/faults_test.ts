@@ -16,7 +16,7 @@ import {
   unconnected,
   unixPair,
 } from "./ends.ts";
-import { BINARY, COMMAND, makeDenoDir, type Running } from "./harness.ts";
+import { COMMAND, type Running } from "./harness.ts";
 import {
   cpuSeconds,
   fillUp,
@@ -346,7 +346,6 @@ for (const [name, make] of Object.entries(STDERRS)) {
     const folder = await Deno.makeTempDir();
     const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
     try {
-      if (!BINARY) await makeDenoDir(env.DENO_DIR);
       const [from, source] = unixPair();
       const [to, sink] = pipe();
       using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed, env });

@@ -49,12 +49,6 @@ async function askForFolder(): Promise<string> {
   return JSON.parse(new TextDecoder().decode(info.stdout)).denoDir;
 }
 
-/** Makes `folder` a DENO_DIR with cold caches; the packages are there, or they would be fetched. */
-export async function makeDenoDir(folder: string): Promise<void> {
-  await Deno.mkdir(folder);
-  await Deno.symlink(`${await denoDir()}/npm`, `${folder}/npm`);
-}
-
 /** How a process ended. */
 export interface Outcome {
   /** The exit status; null where a signal ended it. */

@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Progress } from "../cli/progress.ts";
 import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
-import { BINARY, COMMAND, makeDenoDir, ROOT } from "./harness.ts";
+import { COMMAND, ROOT } from "./harness.ts";
 import { DEADLINE, iocopy, lacks, within } from "./probe.ts";
 import { lines, pause } from "./watching.ts";
 
@@ -129,7 +129,6 @@ class Screen implements AsyncDisposable {
     // On a terminal, and only there, the runtime complains of caches that
     // others of its processes spoil: so it has some of its own.
     const caches = `${this.#directory}/deno`;
-    if (!BINARY) await makeDenoDir(caches);
     await this.tmux(
       ...["new-session", "-d", "-x", String(columns), "-y", "24", "-e", "LANG=C"],
       ...["-e", `DENO_DIR=${caches}`],

@@ -59,11 +59,16 @@ async function deno(program: string, args: string[]): Promise<void> {
   const { success, stderr } = await new Deno.Command(program, { args, cwd: ROOT }).output();
   if (success) return;
   const said = new TextDecoder().decode(stderr);
-  // Deno's way to say that it could not be downloaded has six lines, and changes.
+  // Deno's way to say that something could not be downloaded has six lines, and changes.
   if (args[0] === "compile" && /denort|download|sending request/i.test(said)) {
     throw new Error(
       "the runtime's base binary cannot be downloaded: take denort of this Deno along, and name it " +
         "by the variable DENORT_BIN (doc/offline.md)",
+    );
+  }
+  if (args[0] === "bundle" && /esbuild/.test(said)) {
+    throw new Error(
+      "esbuild cannot be downloaded: take along a DENO_DIR that has it (doc/offline.md)",
     );
   }
   throw new Error(`"deno ${args[0]}" failed: ${said.trim()}`);
