@@ -7,6 +7,22 @@ import { IN, OUT } from "./constants.ts";
 import { EAGAIN, EBADF } from "./errno.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
+import {
+  fileInfo,
+  flock,
+  flockOnThread,
+  ftruncate,
+  futimens,
+  LOCK_EX,
+  LOCK_NB,
+  LOCK_SH,
+  LOCK_UN,
+  rawMode,
+  setTerminalMode,
+  sync,
+  syncOnThread,
+  terminalMode,
+} from "./file.ts";
 import { type Address, connect, listen, numericAddress, unixAddress } from "./socket.ts";
 import * as libc from "./libc.ts";
 
@@ -14,8 +30,10 @@ import * as libc from "./libc.ts";
  * One inherited descriptor. It does what `Deno.FsFile` does for a file that was
  * opened, for a number that was inherited: Deno itself cannot wrap one.
  *
- * The methods throw a {@linkcode SystemError} where the system refuses, and the
- * constructor a {@linkcode DescriptorError} where the number was not inherited.
+ * The methods throw a {@linkcode SystemError} where the system refuses, with the
+ * `code` that Deno's own error has, and with EBADF after {@linkcode close}; a
+ * `RangeError` where a number is none. Where two methods do the same, the one
+ * named ...Sync waits on this thread, and the other one returns a promise.
  *
  * @example Copy standard input to standard output
  * ```ts ignore
@@ -26,7 +44,12 @@ import * as libc from "./libc.ts";
  * await input.readable.pipeTo(output.writable);
  * ```
  */
-export class Descriptor extends Fd implements Disposable {
+export class Descriptor extends Fd implements Deno.FsFile {
+  #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
+  #writable: WritableStream<Uint8Array> | undefined;
+  /** How the terminal was set before {@linkcode setRaw}; undefined where that has not changed. */
+  #modeBefore: DataView<ArrayBuffer> | undefined;
+
   /** Wraps `fd`. Throws a {@linkcode DescriptorError} where it was not inherited. */
   constructor(fd: number, made?: { isUnix: boolean }) {
     super(fd, made);
@@ -34,8 +57,9 @@ export class Descriptor extends Fd implements Disposable {
 
   /**
    * A socket of our own that listens at "HOST:PORT", "[IPv6]:PORT", a path or
-   * "@name"; HOST is an address, not a name. Port 0 is any that is free. Throws a
-   * {@linkcode SystemError}.
+   * "@name"; HOST is an address, not a name. Port 0 is any that is free. So many
+   * connections may be `waiting` to be accepted. Throws a {@linkcode SystemError}
+   * (bind(2), listen(2)), and a `RangeError` where `address` is none.
    */
   static listen(address: string, waiting = 4096): Descriptor {
     const where = addressOf(address);
@@ -44,7 +68,10 @@ export class Descriptor extends Fd implements Disposable {
     return new Descriptor(fd, { isUnix: where.isUnix });
   }
 
-  /** A socket of our own that is connected with such an address. Throws a {@linkcode SystemError}. */
+  /**
+   * A socket of our own that is connected with such an address. Throws a
+   * {@linkcode SystemError} (connect(2)), and a `RangeError` where `address` is none.
+   */
   static async connect(address: string): Promise<Descriptor> {
     const where = addressOf(address);
     const fd = connect(where);
@@ -57,61 +84,64 @@ export class Descriptor extends Fd implements Disposable {
     throw refused(error);
   }
 
-  /** Reads into `p`; returns how many bytes, or null at the end. Throws a {@linkcode SystemError}. */
+  // ---- Reading and writing.
+
+  /**
+   * Reads into `p`; returns how many bytes, or null at the end. Throws a
+   * {@linkcode SystemError} (read(2)).
+   */
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>;
     for (;;) {
       this.#mustBeOpen("read");
       const result = this.mayBlock ? await this.readOnThread(bytes) : this.tryRead(bytes);
-      if (result !== -EAGAIN) return this.#outcome("read", result) || null;
+      if (result !== -EAGAIN) return this.#length("read", result, p);
       await libc.pollOnThread(this.fd, IN, -1);
     }
   }
 
-  /** Reads into `p`, waiting on this thread. Otherwise as {@linkcode read}. */
+  /** As {@linkcode read}, waiting on this thread. */
   readSync(p: Uint8Array): number | null {
     this.#mustBeOpen("read");
     for (;;) {
       const result = libc.read(this.fd, p as Uint8Array<ArrayBuffer>);
-      if (result !== -EAGAIN) return this.#outcome("read", result) || null;
+      if (result !== -EAGAIN) return this.#length("read", result, p);
       libc.poll(this.fd, IN, -1);
     }
   }
 
-  /** Writes from `p`; returns how many bytes, maybe fewer than all. Throws a {@linkcode SystemError}. */
+  /** 0 bytes are the end, unless there was room for none. */
+  #length(syscall: string, result: number, { byteLength }: Uint8Array): number | null {
+    return this.#checked(syscall, result) || (byteLength === 0 ? 0 : null);
+  }
+
+  /**
+   * Writes from `p`; returns how many bytes, maybe fewer than all. Throws a
+   * {@linkcode SystemError} (write(2)).
+   */
   async write(p: Uint8Array): Promise<number> {
     const bytes = p as Uint8Array<ArrayBuffer>;
     for (;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
-      if (result !== -EAGAIN) return this.#outcome("write", result);
+      if (result !== -EAGAIN) return this.#checked("write", result);
       await libc.pollOnThread(this.fd, OUT, -1);
     }
   }
 
-  /** Writes from `p`, waiting on this thread. Otherwise as {@linkcode write}. */
+  /** As {@linkcode write}, waiting on this thread. */
   writeSync(p: Uint8Array): number {
     this.#mustBeOpen("write");
     for (;;) {
       const result = libc.write(this.fd, p as Uint8Array<ArrayBuffer>);
-      if (result !== -EAGAIN) return this.#outcome("write", result);
+      if (result !== -EAGAIN) return this.#checked("write", result);
       libc.poll(this.fd, OUT, -1);
     }
   }
 
-  // The number may be one of the runtime's own by now.
-  #mustBeOpen(operation: string): void {
-    if (this.isClosed) throw new SystemError(operation, this.fd, EBADF);
-  }
-
-  #outcome(operation: string, result: number): number {
-    if (result < 0) throw new SystemError(operation, this.fd, result);
-    return result;
-  }
-
-  /** What is read from it, as a stream; closes the descriptor at the end. */
+  /** What is read from it, as a stream, which closes the descriptor at its end. */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return new ReadableStream({
+    return this.#readable ??= new ReadableStream({
       pull: async (controller) => {
         const bytes = new Uint8Array(STREAM_CHUNK);
         const length = await this.read(bytes);
@@ -123,9 +153,9 @@ export class Descriptor extends Fd implements Disposable {
     });
   }
 
-  /** What is written to it, as a stream; closes the descriptor at the end. */
+  /** What is written to it, as a stream, which closes the descriptor at its end. */
   get writable(): WritableStream<Uint8Array> {
-    return new WritableStream({
+    return this.#writable ??= new WritableStream({
       write: async (bytes) => {
         for (let at = 0; at < bytes.byteLength;) at += await this.write(bytes.subarray(at));
       },
@@ -134,18 +164,176 @@ export class Descriptor extends Fd implements Disposable {
     });
   }
 
+  /**
+   * Sets where in the file the next read or write begins, `offset` bytes from its
+   * start, from there, or from its end; returns how many bytes from its start
+   * that is. Throws a {@linkcode SystemError}: ESPIPE where there is no such
+   * place, as in a pipe, EINVAL before the start (lseek(2)).
+   */
+  async seek(offset: number | bigint, whence: Deno.SeekMode): Promise<number> {
+    return await this.seekSync(offset, whence);
+  }
+
+  /** As {@linkcode seek}. */
+  seekSync(offset: number | bigint, whence: Deno.SeekMode): number {
+    this.#mustBeOpen("lseek");
+    return this.#checked("lseek", libc.lseek(this.fd, whole("offset", offset), whence));
+  }
+
+  // ---- The file behind it.
+
+  /**
+   * Makes the file `len` bytes long: cuts it off, or adds zeros. Throws a
+   * {@linkcode SystemError}: EINVAL of what is no file, or is not open for
+   * writing (ftruncate(2)).
+   */
+  async truncate(len?: number): Promise<void> {
+    return await this.truncateSync(len);
+  }
+
+  /** As {@linkcode truncate}. */
+  truncateSync(len = 0): void {
+    this.#mustBeOpen("ftruncate");
+    this.#checked("ftruncate", ftruncate(this.fd, whole("len", len)));
+  }
+
+  /**
+   * What the system tells of the file: sizes in bytes, blocks of 512 bytes, and
+   * `birthtime` null where the file system does not know it. Throws a
+   * {@linkcode SystemError} (statx(2)).
+   */
+  async stat(): Promise<Deno.FileInfo> {
+    return await this.statSync();
+  }
+
+  /** As {@linkcode stat}. */
+  statSync(): Deno.FileInfo {
+    this.#mustBeOpen("statx");
+    const info = fileInfo(this.fd);
+    if (typeof info === "number") throw new SystemError("statx", this.fd, info);
+    return info;
+  }
+
+  /**
+   * Waits until the disk has what was written, and all else about the file.
+   * Throws a {@linkcode SystemError}: EIO, ENOSPC, EDQUOT where some is lost,
+   * EINVAL of what no disk keeps, as a pipe (fsync(2)).
+   */
+  async sync(): Promise<void> {
+    this.#mustBeOpen("fsync");
+    this.#checked("fsync", await syncOnThread("fsync", this.fd));
+  }
+
+  /** As {@linkcode sync}, waiting on this thread. */
+  syncSync(): void {
+    this.#mustBeOpen("fsync");
+    this.#checked("fsync", sync("fsync", this.fd));
+  }
+
+  /** As {@linkcode sync}, without what is not needed to read it again, as its times (fdatasync(2)). */
+  async syncData(): Promise<void> {
+    this.#mustBeOpen("fdatasync");
+    this.#checked("fdatasync", await syncOnThread("fdatasync", this.fd));
+  }
+
+  /** As {@linkcode syncData}, waiting on this thread. */
+  syncDataSync(): void {
+    this.#mustBeOpen("fdatasync");
+    this.#checked("fdatasync", sync("fdatasync", this.fd));
+  }
+
+  /**
+   * Sets when the file was read and written last: a `Date`, or seconds since
+   * 1970. Throws a {@linkcode SystemError}: EPERM where it is another user's
+   * file (futimens(3)).
+   */
+  async utime(atime: number | Date, mtime: number | Date): Promise<void> {
+    return await this.utimeSync(atime, mtime);
+  }
+
+  /** As {@linkcode utime}. */
+  utimeSync(atime: number | Date, mtime: number | Date): void {
+    this.#mustBeOpen("futimens");
+    const [read, written] = [milliseconds("atime", atime), milliseconds("mtime", mtime)];
+    this.#checked("futimens", futimens(this.fd, read, written));
+  }
+
+  /**
+   * Locks the file, `exclusive` or shared, against other programs that lock it
+   * so, and waits as long as one has it. All numbers of one open file hold one
+   * lock. Throws a {@linkcode SystemError} (flock(2)).
+   */
+  async lock(exclusive = false): Promise<void> {
+    this.#mustBeOpen("flock");
+    this.#checked("flock", await flockOnThread(this.fd, exclusive ? LOCK_EX : LOCK_SH));
+  }
+
+  /** As {@linkcode lock}, waiting on this thread. */
+  lockSync(exclusive = false): void {
+    this.#mustBeOpen("flock");
+    this.#checked("flock", flock(this.fd, exclusive ? LOCK_EX : LOCK_SH));
+  }
+
+  /** As {@linkcode lock}, but does not wait: returns whether it has the lock. */
+  async tryLock(exclusive = false): Promise<boolean> {
+    return await this.tryLockSync(exclusive);
+  }
+
+  /** As {@linkcode tryLock}. */
+  tryLockSync(exclusive = false): boolean {
+    this.#mustBeOpen("flock");
+    const result = flock(this.fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB);
+    return result !== -EAGAIN && this.#checked("flock", result) === 0;
+  }
+
+  /** Gives the lock back, if it has one. */
+  async unlock(): Promise<void> {
+    return await this.unlockSync();
+  }
+
+  /** As {@linkcode unlock}. */
+  unlockSync(): void {
+    this.#mustBeOpen("flock");
+    this.#checked("flock", flock(this.fd, LOCK_UN));
+  }
+
+  // ---- Terminals and sockets.
+
   /** Whether it is a terminal. */
   isTerminal(): boolean {
     return this.kind === "terminal";
   }
 
-  /** Shuts one direction of a socket down for all who hold it: 0 the read side, 1 the write side. */
+  /**
+   * Has a terminal give each byte as it is typed and show none, for all who
+   * have it open; with `cbreak` Ctrl-C and the like still send signals. `false`
+   * sets it as it was. Throws a {@linkcode SystemError}: ENOTTY of what is no
+   * terminal (tcsetattr(3)).
+   */
+  setRaw(mode: boolean, options?: Deno.SetRawOptions): void {
+    this.#mustBeOpen("tcsetattr");
+    const before = this.#modeBefore ?? terminalMode(this.fd);
+    if (typeof before === "number") throw new SystemError("tcgetattr", this.fd, before);
+    const wanted = mode ? rawMode(before, options?.cbreak ?? false) : before;
+    this.#checked("tcsetattr", setTerminalMode(this.fd, wanted));
+    this.#modeBefore = mode ? before : undefined;
+  }
+
+  /**
+   * Shuts one direction of a socket down for all who hold it: 0 the read side, 1
+   * the write side. Throws a {@linkcode SystemError} (shutdown(2)).
+   */
   shutdown(how: 0 | 1): void {
     this.#mustBeOpen("shutdown");
     thrown(this.tryShutdown(how));
   }
 
-  /** Closes the number, once. Throws a {@linkcode SystemError}, the number being closed all the same. */
+  // ---- The end.
+
+  /**
+   * Closes the number, once: a second call does nothing. Throws a
+   * {@linkcode SystemError}, the number being closed all the same (close(2)).
+   */
   close(): void {
     thrown(this.tryClose());
   }
@@ -154,15 +342,42 @@ export class Descriptor extends Fd implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+
+  // The number may be one of the runtime's own by now.
+  #mustBeOpen(syscall: string): void {
+    if (this.isClosed) throw new SystemError(syscall, this.fd, EBADF);
+  }
+
+  #checked(syscall: string, result: number): number {
+    if (result < 0) throw new SystemError(syscall, this.fd, result);
+    return result;
+  }
 }
 
 function addressOf(text: string): Address {
   if (text.includes("/") || text.startsWith("@")) return unixAddress(text);
   const [, bracketed, plain, port] = /^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
-  const address = numericAddress(bracketed ?? plain ?? "", Number(port));
+  const address = Number(port) <= 65535 &&
+    numericAddress(bracketed ?? plain ?? "", Number(port));
   if (!address) throw new RangeError(`${JSON.stringify(text)} is not the address of a socket`);
   return address;
 }
+
+/** A number that the kernel takes as 64 bits. */
+function whole(name: string, value: number | bigint): bigint {
+  const isWhole = typeof value === "bigint" || Number.isInteger(value);
+  if (isWhole && BigInt.asIntN(64, BigInt(value)) === BigInt(value)) return BigInt(value);
+  throw new RangeError(`${name}: ${value} is not a whole number of 64 bits`);
+}
+
+function milliseconds(name: string, time: number | Date): number {
+  const value = typeof time === "number" ? time * 1000 : time.getTime();
+  if (Math.abs(value) <= LATEST) return value;
+  throw new RangeError(`${name}: ${time} is not a time`);
+}
+
+/** The latest time that a `Date` can be, and the earliest one before 1970, in milliseconds. */
+const LATEST = 8.64e15;
 
 function thrown(error: SystemError | undefined): void {
   if (error) throw error;

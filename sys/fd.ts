@@ -93,7 +93,8 @@ export class Fd {
     }
     // The runtime's own descriptors are all close-on-exec. An inherited one
     // never is: it has come through an exec.
-    const flags = libc.fcntl(fd, F_GETFD);
+    const isNumber = Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31;
+    const flags = isNumber ? libc.fcntl(fd, F_GETFD) : -EBADF;
     const status = flags === 0 ? libc.statx(fd) : -EBADF;
     if (typeof status === "number") throw new DescriptorError(`descriptor ${fd} is not open`);
     const type = status.mode & S_IFMT;

@@ -88,3 +88,8 @@ export function onThread<const P extends Deno.NativeType[]>(
 export function errno(): number {
   return location.getInt32(0, true);
 }
+
+/** Turns C's -1 into the negative errno. To be called on the result at once. */
+export function checked(result: number): number {
+  return result < 0 ? -errno() : result;
+}

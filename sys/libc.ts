@@ -15,7 +15,7 @@ import {
   O_NONBLOCK,
   SO_ERROR,
 } from "./constants.ts";
-import { errno, find, findIfAny, lazily, LIBRARY, onThread } from "./ffi.ts";
+import { checked, errno, find, findIfAny, lazily, LIBRARY, onThread } from "./ffi.ts";
 
 /** The calls of each tick. They are looked up at first, and compiled once it pays: see {@linkcode compile}. */
 const cold = {
@@ -94,11 +94,6 @@ const thread = {
   usleep: onThread("usleep", "u32"),
   write: onThread("write", "i32", "buffer", "usize"),
 };
-
-/** Turns C's -1 into the negative errno. To be called on the result at once. */
-function checked(result: number): number {
-  return result < 0 ? -errno() : result;
-}
 
 /**
  * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
@@ -400,7 +395,7 @@ export function statx(fd: number): Status | number {
 }
 
 /** Sets where in a file the next read or write begins, and returns it; -errno where there is no such place (lseek(2)). */
-export function lseek(fd: number, offset: number, whence: number): number {
+export function lseek(fd: number, offset: number | bigint, whence: number): number {
   const seek = find("lseek", { parameters: ["i32", "i64", "i32"], result: "i64" });
   const result = Number(seek.call(fd, BigInt(offset), whence));
   return result < 0 ? -errno() : result;

@@ -1,0 +1,540 @@
+/**
+ * Descriptor: what Deno.FsFile does, for a number that was inherited.
+ */
+import { assert, assertEquals } from "@std/assert";
+import {
+  type End,
+  O_CREAT,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  open,
+  pipe,
+  tcpPair,
+  terminal,
+  unixPair,
+} from "./ends.ts";
+import { ROOT } from "./harness.ts";
+import { program, said } from "./library.ts";
+
+Deno.test("Descriptor reads and writes, waiting on this thread or not", async (t) => {
+  for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
+    await t.step(`a ${kind}`, async () => {
+      const [reading, first] = kind === "terminal" ? make().reverse() as [End, End] : make();
+      const [out, writing] = make();
+      const code = `
+        const [input, output] = [new Descriptor(3), new Descriptor(4)];
+        const bytes = new Uint8Array(100);
+        const text = (length) => length === null ? null : new TextDecoder().decode(bytes.subarray(0, length));
+        const data = new TextEncoder().encode("asked");
+        say([await output.write(data), text(await input.read(bytes))]);
+        say([output.writeSync(data), text(input.readSync(bytes))]);
+        say([text(await input.read(bytes)), text(input.readSync(bytes))]);
+        say([input.isTerminal(), output.isTerminal(), input.kind]);
+      `;
+      using running = program(code, { 3: reading, 4: writing });
+      const eol = kind === "terminal" ? "\n" : "";
+      assertEquals(await out.readText(5), "asked");
+      await first.write("one" + eol);
+      assertEquals(await out.readText(5), "asked");
+      await first.write("two" + eol);
+      if (kind === "terminal") await first.write("\x04\x04");
+      else first.close();
+      const isTerminal = kind === "terminal";
+      const name = ["pipe", "terminal"].includes(kind) ? kind : "socket";
+      assertEquals(await said(running), [
+        [5, "one" + eol],
+        [5, "two" + eol],
+        [null, null],
+        [isTerminal, isTerminal, name],
+      ]);
+      first.close();
+      out.close();
+    });
+  }
+});
+
+Deno.test("Descriptor.write waits for room, and the program goes on meanwhile", async () => {
+  const [out, writing] = pipe();
+  const [log, logging] = pipe();
+  const code = `
+    const output = new Descriptor(4);
+    let at = 0, isDone = false;
+    const done = (async () => {
+      for (const bytes = new Uint8Array(1e6); at < bytes.length;) at += await output.write(bytes.subarray(at));
+      isDone = true;
+    })();
+    setTimeout(() => say([isDone, at < 1e6]), 0);
+    await done;
+    say(at);
+  `;
+  using running = program(code, { 2: logging, 4: writing });
+  assertEquals(await log.readText(13), "[false,true]\n");
+  assertEquals((await out.readAll()).length, 1e6);
+  assertEquals(await log.readText(8), "1000000\n");
+  assertEquals((await running.outcome).code, 0);
+  out.close();
+  log.close();
+});
+
+Deno.test("Descriptor's streams carry everything, and close it at the end", async () => {
+  const [reading, first] = unixPair();
+  const [out, writing] = unixPair();
+  const [never, unread] = unixPair();
+  const code = `
+    const [input, output, other] = [3, 4, 5].map((fd) => new Descriptor(fd));
+    await other.readable.cancel();
+    await input.readable.pipeThrough(new TransformStream()).pipeTo(output.writable);
+    for (const fd of [3, 4, 5]) try { new Descriptor(fd); say("open") } catch (error) { say(error.message) }
+  `;
+  using running = program(code, { 3: reading, 4: writing, 5: never });
+  const sent = crypto.getRandomValues(new Uint8Array(65536));
+  const all = (async () => {
+    for (let i = 0; i < 16; i++) await first.write(sent);
+    first.close();
+  })();
+  const arrived = await out.readAll();
+  await all;
+  assertEquals(arrived.length, 16 * sent.length);
+  assert(arrived.every((byte, i) => byte === sent[i % sent.length]), "not what was sent");
+  assertEquals(await unread.read(), new Uint8Array(0));
+  assertEquals(await said(running), [3, 4, 5].map((fd) => `descriptor ${fd} is not open`));
+  out.close();
+  unread.close();
+});
+
+Deno.test("Descriptor is closed by close, once, and by using", async () => {
+  const [reading, writing] = pipe();
+  const [out, into] = pipe();
+  const [standard, output] = pipe();
+  const [log, logging] = pipe();
+  const code = `
+    const one = new Descriptor(4);
+    one.close();
+    one.close();
+    { using two = new Descriptor(5); two.writeSync(new Uint8Array(1)); }
+    { using three = new Descriptor(1); three.writeSync(new Uint8Array(1)); }
+    await new Descriptor(3).read(new Uint8Array(1));
+    say("end");
+  `;
+  using running = program(code, {
+    1: output,
+    2: logging,
+    3: reading,
+    4: into.duplicate(),
+    5: into,
+  });
+  into.close();
+  assertEquals((await out.readAll()).length, 1);
+  assertEquals((await standard.readAll()).length, 1);
+  writing.close();
+  assertEquals(await log.readText(6), '"end"\n');
+  assertEquals((await running.outcome).code, 0);
+  for (const end of [out, standard, log]) end.close();
+});
+
+Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async () => {
+  const [gone, writing] = pipe();
+  gone.close();
+  const [reset, peer] = tcpPair();
+  peer.resetOnClose();
+  peer.close();
+  const code = `
+    const bytes = new Uint8Array(10);
+    const calls = [
+      () => new Descriptor(4).write(bytes),
+      () => new Descriptor(4).writeSync(bytes),
+      () => new Descriptor(5).read(bytes),
+      () => new Descriptor(6).readSync(bytes),
+      () => new Descriptor(6).shutdown(1),
+      () => new Descriptor(6).setRaw(true),
+      () => new Descriptor(7).truncate(-1),
+      () => new Descriptor(7).seek(-1, Deno.SeekMode.End),
+      () => new Descriptor(4).sync(),
+    ];
+    for (const call of calls) {
+      try {
+        say(await call());
+      } catch (error) {
+        say([error instanceof SystemError, error.message, error.syscall, error.descriptor, error.errno]);
+      }
+    }
+  `;
+  const path = await Deno.makeTempFile({ prefix: "iocopy-test-" });
+  const file = open(path, O_RDWR);
+  using running = program(code, { 4: writing, 5: reset, 6: open(ROOT, O_RDONLY), 7: file });
+  assertEquals(await said(running), [
+    [true, "write 4: Broken pipe", "write", 4, 32],
+    [true, "write 4: Broken pipe", "write", 4, 32],
+    [true, "read 5: Connection reset by peer", "read", 5, 104],
+    [true, "read 6: Is a directory", "read", 6, 21],
+    [true, "shutdown 6: Socket operation on non-socket", "shutdown", 6, 88],
+    [true, "tcgetattr 6: Inappropriate ioctl for device", "tcgetattr", 6, 25],
+    [true, "ftruncate 7: Invalid argument", "ftruncate", 7, 22],
+    [true, "lseek 7: Invalid argument", "lseek", 7, 22],
+    [true, "fsync 4: Invalid argument", "fsync", 4, 22],
+  ]);
+  await Deno.remove(path);
+});
+
+Deno.test("Descriptor does nothing after close: its number may be another file's by then", async () => {
+  const code = `
+    const closed = new Descriptor(3);
+    closed.close();
+    using file = await Deno.open("deno.json"); // takes the number that is free
+    const bytes = new Uint8Array(10);
+    const calls = [
+      () => closed.read(bytes),
+      () => closed.readSync(bytes),
+      () => closed.write(bytes),
+      () => closed.writeSync(bytes),
+      () => closed.shutdown(1),
+      () => closed.seek(0, 0),
+      () => closed.truncate(0),
+      () => closed.stat(),
+      () => closed.sync(),
+      () => closed.syncSync(),
+      () => closed.syncData(),
+      () => closed.syncDataSync(),
+      () => closed.utime(0, 0),
+      () => closed.lock(),
+      () => closed.lockSync(),
+      () => closed.tryLock(),
+      () => closed.unlock(),
+      () => closed.setRaw(true),
+    ];
+    for (const call of calls) {
+      try {
+        say(await call());
+      } catch (error) {
+        say(error.message);
+      }
+    }
+  `;
+  using running = program(code, { 3: open("/dev/null", O_RDONLY) });
+  const says = (operation: string) => `${operation} 3: Bad file descriptor`;
+  const operations = [
+    ...["read", "read", "write", "write", "shutdown", "lseek", "ftruncate", "statx"],
+    ...["fsync", "fsync", "fdatasync", "fdatasync", "futimens"],
+    ...["flock", "flock", "flock", "flock", "tcsetattr"],
+  ];
+  assertEquals(await said(running), operations.map(says));
+});
+
+Deno.test("Descriptor says what it is", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+  await file.write("hello");
+  const [socket, peer] = unixPair();
+  const code = `
+    for (const fd of [0, 3, 4, 5]) {
+      const d = new Descriptor(fd);
+      say([d.fd, d.kind, d.size, d.isReadable, d.isWritable, d.isStream, d.isUnix, d.mayBlock]);
+    }
+    say(new Descriptor(4).identity === new Descriptor(5).identity);
+    say(new Descriptor(3).identity === new Descriptor(4).identity);
+  `;
+  using running = program(code, { 3: file, 4: socket, 5: socket.duplicate() });
+  assertEquals(await said(running), [
+    [0, "device", 0, true, true, true, false, false],
+    [3, "file", 5, false, true, true, false, false],
+    [4, "socket", 0, true, true, true, true, false],
+    [5, "socket", 0, true, true, true, true, false],
+    true,
+    false,
+  ]);
+  peer.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+// ---- The same calls of a Deno.FsFile and of a Descriptor.
+
+/**
+ * Makes the same calls, one after the other, of a `Deno.FsFile` on `path` and of
+ * a Descriptor on 3, and says what both returned, or their error's code.
+ */
+const COMPARED = (path: string, open: string, calls: string) => `
+  const file = Deno.openSync(${JSON.stringify(path)}, ${open});
+  const descriptor = new Descriptor(3);
+  const text = new TextEncoder().encode("hello, world");
+  const read = async (f, length, how) => {
+    const bytes = new Uint8Array(length);
+    const result = await f[how](bytes);
+    return [result, new TextDecoder().decode(bytes)];
+  };
+  const told = async (call, f) => {
+    try {
+      return await call(f) ?? "nothing";
+    } catch (error) {
+      // Of an illegal seek Deno's error has the number alone.
+      return error.code ?? (error.message.includes("os error 29") ? "ESPIPE" : error.name);
+    }
+  };
+  for (const call of [${calls}]) say([String(call), await told(call, file), await told(call, descriptor)]);
+`;
+
+/** Runs {@linkcode COMPARED} on two files that are alike. Returns what each call gave, the same for both. */
+async function compared(
+  make: (path: string) => void,
+  flags: number,
+  options: string,
+  calls: readonly string[],
+): Promise<unknown[]> {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  const paths = [`${folder}/one`, `${folder}/other`] as const;
+  try {
+    paths.forEach(make);
+    using running = program(COMPARED(paths[0], options, calls.join()), {
+      3: open(paths[1], flags),
+    });
+    const all = await said(running) as [string, unknown, unknown][];
+    assertEquals(all.map(([call, , ours]) => [call, ours]), all.map(([call, fs]) => [call, fs]));
+    return all.map(([, , ours]) => ours);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("Descriptor's calls on a file return what Deno.FsFile's return", async () => {
+  const results = await compared(
+    (path) => Deno.writeTextFileSync(path, "nothing of it stays"),
+    O_RDWR,
+    "{ read: true, write: true }",
+    [
+      "(f) => f.truncate()",
+      "(f) => f.write(text)",
+      "(f) => f.seek(-5, Deno.SeekMode.End)",
+      '(f) => read(f, 20, "read")',
+      '(f) => read(f, 20, "read")',
+      '(f) => read(f, 0, "read")',
+      "(f) => f.seekSync(2n, Deno.SeekMode.Start)",
+      '(f) => read(f, 3, "readSync")',
+      "(f) => f.seekSync(1, Deno.SeekMode.Current)",
+      '(f) => read(f, 0, "readSync")',
+      "(f) => f.truncateSync(8)",
+      '(f) => read(f, 20, "readSync")',
+      "(f) => f.truncate(3e9)",
+      "(f) => f.seek(0, Deno.SeekMode.End)",
+      "(f) => f.truncate(5)",
+      "(f) => f.stat().then(({ size, isFile, nlink }) => [size, isFile, nlink])",
+      "(f) => f.sync()",
+      "(f) => f.syncSync()",
+      "(f) => f.syncData()",
+      "(f) => f.syncDataSync()",
+      "(f) => f.utime(1556495550.25, new Date(-12345))",
+      "(f) => f.stat().then(({ atime, mtime }) => [+atime, +mtime])",
+      "(f) => f.utimeSync(new Date(86400_000), -1.5)",
+      "(f) => [+f.statSync().atime, +f.statSync().mtime]",
+      "(f) => f.seek(-1, Deno.SeekMode.Start)",
+      "(f) => f.isTerminal()",
+      "(f) => f.readable === f.readable && f.writable === f.writable",
+    ],
+  );
+  assertEquals(results, [
+    "nothing",
+    12,
+    7,
+    [5, "world" + "\0".repeat(15)],
+    [null, "\0".repeat(20)],
+    [0, ""],
+    2,
+    [3, "llo"],
+    6,
+    [0, ""],
+    "nothing",
+    [2, " w" + "\0".repeat(18)],
+    "nothing",
+    3e9,
+    "nothing",
+    [5, true, 1],
+    "nothing",
+    "nothing",
+    "nothing",
+    "nothing",
+    "nothing",
+    [1556495550250, -12345],
+    "nothing",
+    [86400_000, -1500],
+    "EINVAL",
+    false,
+    true,
+  ]);
+});
+
+Deno.test("Descriptor's calls fail as Deno.FsFile's do", async (t) => {
+  const kinds: Record<string, Parameters<typeof compared>> = {
+    "a file that is open for reading only": [
+      (path) => Deno.writeTextFileSync(path, "hello"),
+      O_RDONLY,
+      "{ read: true }",
+      ["(f) => f.write(text)", "(f) => f.writeSync(text)", "(f) => f.truncate()"],
+    ],
+    "a file that is open for writing only": [
+      (path) => Deno.writeTextFileSync(path, "hello"),
+      O_WRONLY,
+      "{ write: true }",
+      ['(f) => read(f, 5, "read")', '(f) => read(f, 5, "readSync")'],
+    ],
+    "a folder": [
+      (path) => Deno.mkdirSync(path),
+      O_RDONLY,
+      "{ read: true }",
+      ['(f) => read(f, 5, "read")', "(f) => f.truncateSync()"],
+    ],
+    "a FIFO": [
+      (path) => assert(new Deno.Command("mkfifo", { args: [path] }).outputSync().success),
+      O_RDWR,
+      "{ read: true, write: true }",
+      [
+        "(f) => f.seek(0, Deno.SeekMode.Current)",
+        "(f) => f.seekSync(0, Deno.SeekMode.End)",
+        "(f) => f.truncate()",
+        "(f) => f.sync()",
+        "(f) => f.syncDataSync()",
+        "(f) => f.stat().then(({ isFifo, isFile, size }) => [isFifo, isFile, size])",
+      ],
+    ],
+  };
+  const expected: Record<string, unknown[]> = {
+    "a file that is open for reading only": ["EBADF", "EBADF", "EINVAL"],
+    "a file that is open for writing only": ["EBADF", "EBADF"],
+    "a folder": ["EISDIR", "EINVAL"],
+    "a FIFO": ["ESPIPE", "ESPIPE", "EINVAL", "EINVAL", "EINVAL", [true, false, 0]],
+  };
+  for (const [kind, call] of Object.entries(kinds)) {
+    await t.step(kind, async () => assertEquals(await compared(...call), expected[kind]));
+  }
+});
+
+Deno.test("Descriptor.stat says of each kind of file what Deno's stat says", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  await Deno.writeTextFile(`${folder}/file`, "hello", { mode: 0o640 });
+  await Deno.link(`${folder}/file`, `${folder}/second name`);
+  const paths = [folder, `${folder}/file`, "/dev/null", "/proc/self/fd/6", "/proc/self/fd/7"];
+  const [reading, writing] = pipe();
+  const [socket, peer] = unixPair();
+  const code = `
+    for (const [i, path] of ${JSON.stringify(paths)}.entries()) {
+      const [theirs, ours] = [Deno.statSync(path), new Descriptor(3 + i).statSync()];
+      // Deno tells whole seconds of that time, and of 0 nothing.
+      for (const info of [theirs, ours]) info.ctime = Math.floor((info.ctime ?? 0) / 1000);
+      const sorted = (info) => JSON.stringify(Object.entries(info).sort());
+      if (sorted(theirs) !== sorted(ours)) say([path, theirs, ours]);
+      say(Object.keys(theirs).length > 15 && Object.keys(theirs).filter((key) => ours[key] === true));
+    }
+  `;
+  using running = program(code, {
+    3: open(folder, O_RDONLY),
+    4: open(`${folder}/file`, O_RDONLY),
+    5: open("/dev/null", O_RDONLY),
+    6: reading,
+    7: socket,
+  });
+  assertEquals(await said(running), [
+    ["isDirectory"],
+    ["isFile"],
+    ["isCharDevice"],
+    ["isFifo"],
+    ["isSocket"],
+  ]);
+  writing.close();
+  peer.close();
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("Descriptor's locks and Deno.FsFile's keep each other out, and waiting for one blocks nobody", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  const file = open(`${folder}/file`, O_RDWR | O_CREAT);
+  const code = `
+    const other = await Deno.open(${JSON.stringify(`${folder}/file`)}, { read: true, write: true });
+    const ours = new Descriptor(3);
+    const both = () => [other.tryLockSync(true), ours.tryLockSync(true)];
+    await ours.lock();
+    say([await other.tryLock(), await other.tryLock(true), await ours.tryLock()]);
+    await other.unlock();
+    ours.lockSync(true);
+    say([await other.tryLock(), await ours.tryLock(true)]);
+    ours.unlockSync();
+    await other.lock(true);
+    say([await ours.tryLock(), ours.tryLockSync(true)]);
+    let has = false;
+    const waiting = ours.lock(true).then(() => has = true);
+    setTimeout(() => { // the event loop has its turns while the lock is waited for
+      say(has);
+      other.unlockSync();
+    }, 0);
+    await waiting;
+    say([has, other.tryLockSync()]);
+    await ours.unlock();
+    say(other.tryLockSync(true));
+  `;
+  using running = program(code, { 3: file });
+  assertEquals(await said(running), [
+    [true, false, true],
+    [false, true],
+    [false, false],
+    false,
+    [true, false],
+    true,
+  ]);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("Descriptor.setRaw sets a terminal as Deno.FsFile.setRaw does, and back", async () => {
+  const [one, first] = terminal();
+  const [other, second] = terminal();
+  const code = `
+    const settings = (fd) => new TextDecoder().decode(
+      new Deno.Command("stty", { args: ["-F", Deno.readLinkSync("/proc/self/fd/" + fd), "-g"] }).outputSync().stdout);
+    const ours = new Descriptor(3);
+    const file = Deno.openSync(Deno.readLinkSync("/proc/self/fd/4"), { read: true, write: true });
+    const before = settings(3);
+    for (const [mode, options] of [[true], [true, { cbreak: true }], [false], [true, { cbreak: true }], [false], [false]]) {
+      ours.setRaw(mode, options);
+      file.setRaw(mode, options);
+      say([settings(3) === settings(4), settings(3) === before]);
+    }
+  `;
+  using running = program(code, { 3: first, 4: second });
+  const [changed, back] = [[true, false], [true, true]];
+  assertEquals(await said(running), [changed, changed, back, changed, back, back]);
+  one.close();
+  other.close();
+});
+
+Deno.test("Descriptor refuses numbers that are none", async () => {
+  const code = `
+    const d = new Descriptor(3);
+    const calls = [
+      () => d.seek(1.5, 0),
+      () => d.seekSync(2n ** 63n, 0),
+      () => d.truncateSync(NaN),
+      () => d.utimeSync(NaN, 0),
+      () => d.utimeSync(0, new Date(NaN)),
+      () => Descriptor.listen("127.0.0.1:65536"),
+      () => Descriptor.connect("localhost:80"),
+      ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => () => new Descriptor(fd)),
+    ];
+    for (const call of calls) {
+      try {
+        say(await call());
+      } catch (error) {
+        say([error.constructor.name, error.message]);
+      }
+    }
+  `;
+  using running = program(code, { 3: open("/dev/null", O_RDONLY) });
+  assertEquals(await said(running), [
+    ["RangeError", "offset: 1.5 is not a whole number of 64 bits"],
+    ["RangeError", "offset: 9223372036854775808 is not a whole number of 64 bits"],
+    ["RangeError", "len: NaN is not a whole number of 64 bits"],
+    ["RangeError", "atime: NaN is not a time"],
+    ["RangeError", "mtime: Invalid Date is not a time"],
+    ["RangeError", '"127.0.0.1:65536" is not the address of a socket'],
+    ["RangeError", '"localhost:80" is not the address of a socket'],
+    ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => [
+      "DescriptorError",
+      `descriptor ${fd} is not open`,
+    ]),
+  ]);
+});

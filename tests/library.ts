@@ -1,0 +1,38 @@
+/**
+ * Small programs that use the library, each in a process of its own, since it is
+ * for descriptors that were inherited.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import type { End } from "./ends.ts";
+import { handOver, type Running } from "./harness.ts";
+
+/** After this a program hangs, in milliseconds. */
+const DEADLINE = 30_000;
+
+/** What every program here begins with. What it says is a line of JSON on standard error. */
+export const BEGINNING = `
+  import { copy, Copier, Descriptor, DescriptorError, SystemError } from "./engine.ts";
+  const say = (value) => console.error(JSON.stringify(value, (key, value) =>
+    value instanceof Error ? { ...value, name: value.name, message: value.message } : value));
+  const results = (channels) => channels.map((c) => ({
+    rfd: c.rfd, wfd: c.wfd, bytes: c.bytes, ended: c.ended, error: c.error?.message,
+  }));
+`;
+
+/** Starts a program with these descriptors. */
+export function program(code: string, given: Record<number, End>): Running {
+  const command = [Deno.execPath(), "eval", "--ext=ts"];
+  const running = handOver([BEGINNING + code], given, { command });
+  const timer = setTimeout(() => running.kill("SIGKILL"), DEADLINE);
+  running.outcome.finally(() => clearTimeout(timer));
+  return running;
+}
+
+/** What a program said, once it has ended well. */
+export async function said(running: Running): Promise<unknown[]> {
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0, stderr);
+  return stderr.split("\n").filter((line) => line).map((line) => JSON.parse(line));
+}
