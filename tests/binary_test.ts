@@ -7,6 +7,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
 import { type End, O_CREAT, O_RDONLY, O_WRONLY, open, pipe } from "./ends.ts";
 import { BINARY, only, start, type StartOptions } from "./harness.ts";
+import { inFolder } from "./probe.ts";
 import { find } from "./programs.ts";
 
 if (!BINARY) {
@@ -21,12 +22,9 @@ function test(name: string, fn: (folder: string) => Promise<void>, ignore = fals
     ...only("executable", `the executable ${name}`),
     ...ignore && { ignore },
     fn: async () => {
-      const folder = await Deno.makeTempDir();
-      try {
+      await inFolder(async (folder) => {
         await fn(folder);
-      } finally {
-        await Deno.remove(folder, { recursive: true });
-      }
+      });
     },
   });
 }

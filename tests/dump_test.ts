@@ -3,7 +3,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { hexdump } from "../cli/dump.ts";
 import { pipe, tcpPair } from "./ends.ts";
-import { fillUp, iocopy, lacks, noise, same, within } from "./probe.ts";
+import { fillUp, inFolder, iocopy, noise, same, within } from "./probe.ts";
+import { needing } from "./programs.ts";
 import { lines, pause } from "./watching.ts";
 
 const HEAD = /^iocopy: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\d+ -> \d+): (\d+) bytes$/;
@@ -50,27 +51,26 @@ const traffic = fc.array(
 ).map((pieces) => Uint8Array.from(pieces.flatMap((piece) => [...piece])));
 
 Deno.test({
-  name: "a block is what hexdump -C prints",
-  ignore: lacks("hexdump", "bsdextrautils"),
+  ...needing(["hexdump"], "a block is what hexdump -C prints"),
   fn: async () => {
-    const directory = await Deno.makeTempDir();
-    const file = `${directory}/bytes`;
-    const print = async (...args: string[]) => {
-      const command = new Deno.Command("hexdump", { args: ["-C", ...args, file] });
-      return new TextDecoder().decode((await command.output()).stdout);
-    };
-    const all = Uint8Array.from({ length: 256 }, (_, byte) => byte);
-    await Deno.writeFile(file, all);
-    assertEquals(hexdump(all), await print());
-    await fc.assert(
-      fc.asyncProperty(traffic, fc.nat(100), async (bytes, offset) => {
-        await Deno.writeFile(file, new Uint8Array([...new Uint8Array(offset), ...bytes]));
-        const expected = bytes.length ? await print("-s", String(offset)) : "";
-        assertEquals(hexdump(bytes, offset), expected);
-      }),
-      { numRuns: 60 },
-    );
-    await Deno.remove(directory, { recursive: true });
+    await inFolder(async (folder) => {
+      const file = `${folder}/bytes`;
+      const print = async (...args: string[]) => {
+        const command = new Deno.Command("hexdump", { args: ["-C", ...args, file] });
+        return new TextDecoder().decode((await command.output()).stdout);
+      };
+      const all = Uint8Array.from({ length: 256 }, (_, byte) => byte);
+      await Deno.writeFile(file, all);
+      assertEquals(hexdump(all), await print());
+      await fc.assert(
+        fc.asyncProperty(traffic, fc.nat(100), async (bytes, offset) => {
+          await Deno.writeFile(file, new Uint8Array([...new Uint8Array(offset), ...bytes]));
+          const expected = bytes.length ? await print("-s", String(offset)) : "";
+          assertEquals(hexdump(bytes, offset), expected);
+        }),
+        { numRuns: 60 },
+      );
+    });
   },
 });
 

@@ -118,16 +118,6 @@ export class End implements Disposable {
     this.send(byte, MSG_OOB);
   }
 
-  /** Writes the letter x until no more is taken. It blocks afterwards, as it did before. */
-  async fillUp(): Promise<void> {
-    this.nonBlocking = true;
-    for (const length of [65536, 1]) {
-      const filling = new Uint8Array(length).fill(0x78);
-      while (await libc.write(this.fd, filling, BigInt(length)) > 0);
-    }
-    this.nonBlocking = false;
-  }
-
   /** Another number for the same. */
   duplicate(): End {
     return new End(well("dup", libc.fcntl(this.fd, F_DUPFD_CLOEXEC, 3)));
@@ -180,6 +170,12 @@ function ends(call: string, make: (numbers: Int32Array<ArrayBuffer>) => number):
 /** A pipe: [reading end, writing end]. */
 export function pipe(): [End, End] {
   return ends("pipe2", (numbers) => libc.pipe2(numbers, O_CLOEXEC));
+}
+
+/** The same, the writing end first. */
+export function reversedPipe(): [End, End] {
+  const [reading, writing] = pipe();
+  return [writing, reading];
 }
 
 /** Two unix sockets, joined. */
@@ -239,6 +235,15 @@ export function terminal(): [End, End] {
   well("ptsname_r", -libc.ptsname_r(master.fd, name, 128n));
   return [master, open(decoder.decode(name.subarray(0, name.indexOf(0))), O_RDWR | O_NOCTTY)];
 }
+
+/** The same, the slave first. */
+export function reversedTerminal(): [End, End] {
+  const [master, slave] = terminal();
+  return [slave, master];
+}
+
+/** Two joined ends of each kind that carries bytes both ways. */
+export const SOCKETS = { "TCP": tcpPair, "unix": unixPair };
 
 /** Opens a file. A FIFO's other end has to be opened on another thread, or with O_RDWR. */
 export function open(path: string, flags: number): End {

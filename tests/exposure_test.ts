@@ -3,7 +3,9 @@ import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
 import { BINARY, COMMAND, denoDir, only, ROOT } from "./harness.ts";
-import { descriptors, iocopy, lacks, listens } from "./probe.ts";
+import { descriptors, inFolder, iocopy, listens } from "./probe.ts";
+import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
 /** Runs `0 1` under `command` and passes two texts through it; what happens between, `meanwhile` sees. */
 async function copies(
@@ -69,55 +71,55 @@ Deno.test("it listens on no port, and holds no socket to anybody", async () => {
   to.close();
 });
 
-Deno.test("once it copies, it opens no file and no socket, and makes no process", {
-  ignore: lacks("strace"),
-}, async () => {
-  const folder = await Deno.makeTempDir();
-  try {
-    const strace = ["-D", "-f", "--quiet=attach", "-o", `${folder}/trace`];
-    const calls =
-      "trace=%file,socket,bind,listen,connect,accept,accept4,execve,fork,vfork,fcntl,splice";
-    const [input, stdin] = pipe();
-    const [stdout, output] = pipe();
-    using running = iocopy("0 1", { 0: input, 1: output }, {
-      command: ["strace", ...strace, "-e", calls, ...COMMAND],
+Deno.test(
+  needing(["strace"], "once it copies, it opens no file and no socket, and makes no process"),
+  async () => {
+    await inFolder(async (folder) => {
+      const strace = ["-D", "-f", "--quiet=attach", "-o", `${folder}/trace`];
+      const calls =
+        "trace=%file,socket,bind,listen,connect,accept,accept4,execve,fork,vfork,fcntl,splice";
+      const [input, stdin] = pipe();
+      const [stdout, output] = pipe();
+      using running = iocopy("0 1", { 0: input, 1: output }, {
+        command: ["strace", ...strace, "-e", calls, ...COMMAND],
+      });
+      for (let i = 0; i < 200; i++) {
+        await stdin.write("to and fro");
+        await stdout.readText(10);
+      }
+      stdin.close();
+      assertEquals((await running.outcome).code, 0);
+      const trace = (await traced(`${folder}/trace`)).split("\n");
+      const first = trace.findIndex((line) => line.includes(" splice(0"));
+      assert(first > 0, "no copying was traced");
+      const opened = trace.slice(first).filter((line) =>
+        /\b(open|openat|creat|socket|bind|listen|connect|execve|unlink|rename|mkdir)\w*\(/.test(
+          line,
+        )
+      );
+      // The runtime looks at the machine for its clock and its memory, when it comes to that.
+      // From source it loads what is needed only now, out of its cache.
+      const own = ["/proc/", "/sys/", ...BINARY ? [] : [await denoDir(), ROOT]];
+      const foreign = opened.filter((line) =>
+        !line.includes("O_RDONLY") || !own.some((folder) => line.includes(`"${folder}`))
+      );
+      assertEquals(foreign, []);
+      if (!BINARY) return;
+      // Of an executable all of its life is known: it writes and makes nothing, anywhere.
+      const written = trace.filter((line) =>
+        /open\w*\(.*O_(WRONLY|RDWR|CREAT)|\b(bind|listen|connect|mkdir)\(/.test(line)
+      );
+      assertEquals(written.filter((line) => !line.includes('"/dev/null"')), []);
     });
-    for (let i = 0; i < 200; i++) {
-      await stdin.write("to and fro");
-      await stdout.readText(10);
-    }
-    stdin.close();
-    assertEquals((await running.outcome).code, 0);
-    const trace = (await traced(`${folder}/trace`)).split("\n");
-    const first = trace.findIndex((line) => line.includes(" splice(0"));
-    assert(first > 0, "no copying was traced");
-    const opened = trace.slice(first).filter((line) =>
-      /\b(open|openat|creat|socket|bind|listen|connect|execve|unlink|rename|mkdir)\w*\(/.test(line)
-    );
-    // The runtime looks at the machine for its clock and its memory, when it comes to that.
-    // From source it loads what is needed only now, out of its cache.
-    const own = ["/proc/", "/sys/", ...BINARY ? [] : [await denoDir(), ROOT]];
-    const foreign = opened.filter((line) =>
-      !line.includes("O_RDONLY") || !own.some((folder) => line.includes(`"${folder}`))
-    );
-    assertEquals(foreign, []);
-    if (!BINARY) return;
-    // Of an executable all of its life is known: it writes and makes nothing, anywhere.
-    const written = trace.filter((line) =>
-      /open\w*\(.*O_(WRONLY|RDWR|CREAT)|\b(bind|listen|connect|mkdir)\(/.test(line)
-    );
-    assertEquals(written.filter((line) => !line.includes('"/dev/null"')), []);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-});
+  },
+);
 
 /** What strace wrote, once it has ended: it may outlive what it traces. */
 async function traced(path: string): Promise<string> {
   for (;;) {
     const text = await Deno.readTextFile(path);
     if (text.includes("+++ exited with") && text.endsWith("+++\n")) return text;
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await pause(5);
   }
 }
 
@@ -153,17 +155,15 @@ async function forEverybody(folder: string): Promise<readonly string[]> {
   return [`${folder}/deno`, "run", "--allow-ffi", "--no-prompt", `${folder}/main.ts`];
 }
 
-Deno.test("as nobody, in /, with an empty environment", {
-  ignore: ROOTLESS || lacks("setpriv", "util-linux"),
+Deno.test({
+  ...needing(["setpriv"], "as nobody, in /, with an empty environment"),
+  ...ROOTLESS && { ignore: true },
 }, async () => {
-  const folder = await Deno.makeTempDir();
-  try {
+  await inFolder(async (folder) => {
     const command = [...NOBODY, ...await forEverybody(folder)];
     const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` }; // which nobody may not write
     await copies(command, { env: { ...env, PATH: "/usr/bin:/bin" }, cwd: "/" });
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 /** Whether the process may mount, as root in a container of Docker's may not (capabilities(7)). */
@@ -175,11 +175,11 @@ const MOUNTS = (() => {
 })();
 const MAY_NOT = MOUNTS ? "" : " SKIPPED: to mount needs CAP_SYS_ADMIN, which this container lacks";
 
-Deno.test(`as nobody, with every file system read-only${MAY_NOT}`, {
-  ignore: !MOUNTS || ROOTLESS || lacks("unshare", "util-linux") || lacks("setpriv", "util-linux"),
+Deno.test({
+  ...needing(["unshare", "setpriv"], `as nobody, with every file system read-only${MAY_NOT}`),
+  ...(!MOUNTS || ROOTLESS) && { ignore: true },
 }, async () => {
-  const folder = await Deno.makeTempDir();
-  try {
+  await inFolder(async (folder) => {
     const [program = "", ...words] = await forEverybody(folder);
     const script = `set -e
       mount -n --make-rprivate /
@@ -194,9 +194,7 @@ Deno.test(`as nobody, with every file system read-only${MAY_NOT}`, {
       env: { ...env, PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
       cwd: "/",
     });
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 Deno.test(
@@ -205,15 +203,15 @@ Deno.test(
       "executable",
       "in a chroot that holds only it, its libraries and one link, as tcpserver -u would run it",
     ),
-    ...(ROOTLESS || lacks("chroot", "coreutils")) && { ignore: true },
+    ...(ROOTLESS || needing(["chroot"], "").ignore) && { ignore: true },
   },
   async () => {
-    if (!BINARY) return;
-    const folder = await Deno.makeTempDir();
-    try {
+    const executable = BINARY;
+    if (!executable) return;
+    await inFolder(async (folder) => {
       await Deno.chmod(folder, 0o755);
-      await Deno.copyFile(BINARY, `${folder}/iocopy`);
-      const { stdout } = await new Deno.Command("ldd", { args: [BINARY] }).output();
+      await Deno.copyFile(executable, `${folder}/iocopy`);
+      const { stdout } = await new Deno.Command("ldd", { args: [executable] }).output();
       const libraries = [...new TextDecoder().decode(stdout).matchAll(/(\/\S+) \(0x/g)];
       for (const [, path = ""] of libraries) {
         await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
@@ -226,8 +224,6 @@ Deno.test(
         env: { PATH: "/usr/sbin:/usr/bin" },
         cwd: "/",
       });
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
+    });
   },
 );

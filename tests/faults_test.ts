@@ -11,27 +11,30 @@ import {
   O_WRONLY,
   open,
   pipe,
+  reversedPipe,
   tcpPair,
   terminal,
   unconnected,
   unixPair,
 } from "./ends.ts";
+import { endsWith } from "./expect.ts";
 import { COMMAND, type Running } from "./harness.ts";
 import {
   cpuSeconds,
   fillUp,
   hasBytes,
   hungUp,
+  inFolder,
   injecting,
   iocopy,
-  lacks,
   noise,
+  numbered,
   same,
   watched,
   within,
 } from "./probe.ts";
-
-const ENOSTRACE = { ignore: lacks("strace") };
+import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
 /** A channel beside the one under test, which has to live on: `8 9`. */
 function bystander() {
@@ -53,14 +56,6 @@ function bystander() {
   };
 }
 
-/** Ends the bystander and checks how the command ends: one line for each error. */
-async function endsWith(running: Running, code: number, stderr: string | RegExp): Promise<void> {
-  const outcome = await running.outcome;
-  assertEquals([outcome.code, outcome.signal], [code, null], outcome.stderr);
-  if (typeof stderr === "string") assertEquals(outcome.stderr, stderr);
-  else assertMatch(outcome.stderr, stderr);
-}
-
 // ---- A reader that dies.
 
 const SINKS: Record<string, { make(): [End, End]; die(reader: End): void; says: string }> = {
@@ -80,7 +75,7 @@ for (const [kind, { make, die, says }] of Object.entries(SINKS)) {
       using other = bystander();
       const [reader, sink] = make();
       const [upstream, source] = from === "pipe"
-        ? pipe().reverse() as [End, End] //
+        ? reversedPipe()
         : from === "terminal"
         ? terminal()
         : unixPair();
@@ -221,9 +216,8 @@ const FAULTS: Fault[] = [
 
 for (const { name, make, says, code = 111 } of FAULTS) {
   Deno.test(name, async () => {
-    const folder = await Deno.makeTempDir();
-    using other = bystander();
-    try {
+    await inFolder(async (folder) => {
+      using other = bystander();
       const { given, cause, held = [] } = make(folder);
       using running = iocopy("8 9 3 4", { ...given, ...other.given });
       await other.lives();
@@ -232,35 +226,31 @@ for (const { name, make, says, code = 111 } of FAULTS) {
       other.end();
       await endsWith(running, code, says);
       for (const end of held) end.close();
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
+    });
   });
 }
 
-Deno.test("EFBIG: a file beyond the limit is an error, not a death by SIGXFSZ", {
-  ignore: lacks("prlimit", "util-linux"),
-}, async () => {
-  const folder = await Deno.makeTempDir();
-  try {
-    using other = bystander();
-    const [input, stdin] = pipe();
-    const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
-    using running = iocopy("8 9 3 4", { 3: input, 4: file, ...other.given });
-    await other.lives(); // the runtime, which writes files at its start, is not to be limited
-    const limits = ["--pid", String(running.pid), "--fsize=4096"];
-    assert((await new Deno.Command("prlimit", { args: limits }).output()).success);
-    await stdin.write(noise(5000));
-    await hungUp(stdin);
-    await other.lives();
-    other.end();
-    await endsWith(running, 111, "iocopy: write 4: File too large\n");
-    assertEquals((await Deno.stat(`${folder}/file`)).size, 4096);
-    stdin.close();
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-});
+Deno.test(
+  needing(["prlimit"], "EFBIG: a file beyond the limit is an error, not a death by SIGXFSZ"),
+  async () => {
+    await inFolder(async (folder) => {
+      using other = bystander();
+      const [input, stdin] = pipe();
+      const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+      using running = iocopy("8 9 3 4", { 3: input, 4: file, ...other.given });
+      await other.lives(); // the runtime, which writes files at its start, is not to be limited
+      const limits = ["--pid", String(running.pid), "--fsize=4096"];
+      assert((await new Deno.Command("prlimit", { args: limits }).output()).success);
+      await stdin.write(noise(5000));
+      await hungUp(stdin);
+      await other.lives();
+      other.end();
+      await endsWith(running, 111, "iocopy: write 4: File too large\n");
+      assertEquals((await Deno.stat(`${folder}/file`)).size, 4096);
+      stdin.close();
+    });
+  },
+);
 
 Deno.test("a socket that was never connected is told before a byte moves", async () => {
   const [stdout, output] = pipe();
@@ -343,9 +333,8 @@ for (const [name, make] of Object.entries(STDERRS)) {
   Deno.test(`standard error is ${name}: the copy goes on`, async () => {
     const { given, held, closed = [] } = make();
     // On a terminal the runtime complains of spoilt caches, and would be stuck itself.
-    const folder = await Deno.makeTempDir();
-    const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
-    try {
+    await inFolder(async (folder) => {
+      const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
       const [from, source] = unixPair();
       const [to, sink] = pipe();
       using running = iocopy("v 6 7", { 6: source, 7: sink, ...given }, { closed, env });
@@ -361,9 +350,7 @@ for (const [name, make] of Object.entries(STDERRS)) {
       const outcome = await running.outcome;
       assertEquals([outcome.code, outcome.signal], [0, null]);
       for (const end of [from, to, ...held]) end.close();
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
+    });
   });
 }
 
@@ -382,7 +369,7 @@ for (const [kind, make] of Object.entries(STUCK)) {
       using other = bystander();
       const [reader, sink] = make();
       const [upstream, source] = from === "pipe"
-        ? pipe().reverse() as [End, End] //
+        ? reversedPipe()
         : from === "terminal"
         ? terminal()
         : unixPair();
@@ -393,7 +380,7 @@ for (const [kind, make] of Object.entries(STUCK)) {
       const fed = upstream.write("stuck\n".repeat(10));
       for (let i = 0; i < 50; i++) await other.lives();
       const before = cpuSeconds(running.pid);
-      await new Promise((resolve) => setTimeout(resolve, 300));
+      await pause(300);
       const used = cpuSeconds(running.pid) - before;
       assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
       await other.lives();
@@ -429,9 +416,9 @@ Deno.test("two commands read one pipe: every byte arrives once, and neither hang
 /** Seconds of processor time that the processes use in 0.3 s. */
 async function idle(processes: Running[]): Promise<number> {
   const used = () => processes.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0);
-  await new Promise((resolve) => setTimeout(resolve, 300)); // their start is not to count
+  await pause(300); // their start is not to count
   const before = used();
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await pause(300);
   return used() - before;
 }
 
@@ -498,8 +485,7 @@ Deno.test("two commands read one terminal: the one that comes too late neither h
 // ---- Short reads and writes.
 
 Deno.test("short reads and writes of every size, down to one byte", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
+  await inFolder(async (folder) => {
     for (const size of [1, 2, 3, 5, 4095, 4096, 4097]) {
       const content = noise(size < 10 ? 500 : 50_000, size);
       const [from, source] = unixPair();
@@ -508,15 +494,9 @@ Deno.test("short reads and writes of every size, down to one byte", async () => 
       const [stdout, output] = pipe();
       const [peer, appending] = unixPair();
       const file = open(`${folder}/${size}`, O_WRONLY | O_CREAT | O_APPEND);
-      using running = iocopy(`--buffer=${size} 6 7 0 1 3 4`, {
-        6: source,
-        7: sink,
-        0: input,
-        1: output,
-        3: peer,
-        4: file,
-      });
-      const pieces = async (end: End) => { // and so they come
+      const { args, given } = numbered([source, sink], [input, output], [peer, file]);
+      using running = iocopy(`--buffer=${size} ${args}`, given);
+      const pieces = async (end: End) => { // they come in pieces of that size, too
         for (let at = 0; at < content.length; at += size) {
           await end.write(content.slice(at, at + size));
         }
@@ -537,9 +517,7 @@ Deno.test("short reads and writes of every size, down to one byte", async () => 
       assert(same(await Deno.readFile(`${folder}/${size}`), content), "other bytes in the file");
       for (const end of [to, stdout]) end.close();
     }
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 // ---- Faults that no real object produces at will: strace puts them in.
@@ -612,9 +590,8 @@ const INJECTIONS: { what: string; inject: string[] }[] = [
 
 for (const [route, make] of Object.entries(ROUTES)) {
   for (const { what, inject } of INJECTIONS) {
-    Deno.test(`${route}: ${what}`, ENOSTRACE, async () => {
-      const folder = await Deno.makeTempDir();
-      try {
+    Deno.test(needing(["strace"], `${route}: ${what}`), async () => {
+      await inFolder(async (folder) => {
         const { given: [source, sink], from, result } = make(folder);
         const content = noise(900_000);
         using running = iocopy("6 7", { 6: source, 7: sink }, { command: injecting(...inject) });
@@ -626,16 +603,16 @@ for (const [route, make] of Object.entries(ROUTES)) {
         assertEquals(outcome.signal, null);
         assertEquals([outcome.code, outcome.stderr], [0, ""]);
         assert(same(arrived, content), `${arrived.length} other bytes of ${content.length}`);
-      } finally {
-        await Deno.remove(folder, { recursive: true });
-      }
+      });
     });
   }
 }
 
 Deno.test(
-  "a kernel before 6.4: what comes back for a dead reader is dropped without spinning",
-  ENOSTRACE,
+  needing(
+    ["strace"],
+    "a kernel before 6.4: what comes back for a dead reader is dropped without spinning",
+  ),
   async () => {
     const [peer, socket] = tcpPair();
     const [input, stdin] = pipe();

@@ -4,11 +4,42 @@
  * process holds them too.
  */
 import { assertEquals } from "@std/assert";
-import { type End, O_NONBLOCK, O_RDWR, open, pipe, tcpPair, terminal, unixPair } from "./ends.ts";
-import { fillUp, hasBytes, iocopy, watched, within } from "./probe.ts";
+import {
+  type End,
+  O_NONBLOCK,
+  O_RDWR,
+  open,
+  pipe,
+  reversedPipe,
+  tcpPair,
+  terminal,
+  unixPair,
+} from "./ends.ts";
+import { fillUp, hasBytes, inFolder, iocopy, watched, within } from "./probe.ts";
 import type { Running } from "./harness.ts";
 
-/** One channel over each kind of descriptor, and what the test holds of it. */
+/** The command's descriptors by what they are. The network is one socket on two numbers. */
+const FD = {
+  stdin: 0,
+  stdout: 1,
+  fromNetwork: 6,
+  toNetwork: 7,
+  terminal: 3,
+  local: 4,
+  file: 5,
+  sink: 8,
+};
+
+/** A ucspi client over TCP, a terminal joined to a unix socket, and a file. */
+const CHANNELS = [
+  [FD.stdin, FD.toNetwork],
+  [FD.fromNetwork, FD.stdout],
+  [FD.terminal, FD.local],
+  [FD.local, FD.terminal],
+  [FD.file, FD.sink],
+];
+
+/** {@linkcode CHANNELS} over real descriptors, and what the test holds of them. */
 class Fixture implements Disposable {
   readonly [Symbol.dispose]: () => void;
   readonly given: Record<number, End>;
@@ -17,8 +48,7 @@ class Fixture implements Disposable {
   readonly network: End;
   readonly local: End;
   readonly master: End;
-  /** `0 7 6 1` around a TCP connection, and a terminal joined to a unix socket. */
-  static readonly ARGS = "0 7 6 1 3 4 4 3 5 8";
+  static readonly ARGS = CHANNELS.flat().join(" ");
   readonly #before: [string, number][];
 
   constructor(nonBlocking: boolean) {
@@ -32,7 +62,16 @@ class Fixture implements Disposable {
     Object.assign(this, { stdin, stdout, network, local, master });
     [this.stdin, this.stdout, this.network, this.local, this.master] = //
       [stdin, stdout, network, local, master];
-    this.given = { 0: input, 1: output, 6: socket, 7: socket, 3: slave, 4: unix, 5: file, 8: sink };
+    this.given = {
+      [FD.stdin]: input,
+      [FD.stdout]: output,
+      [FD.fromNetwork]: socket,
+      [FD.toNetwork]: socket,
+      [FD.terminal]: slave,
+      [FD.local]: unix,
+      [FD.file]: file,
+      [FD.sink]: sink,
+    };
     const all = [stdin, stdout, network, local, master, reading, writing, ...this.inherited];
     for (const end of this.inherited) end.nonBlocking = nonBlocking;
     this.#before = this.flags;
@@ -66,8 +105,9 @@ class Fixture implements Disposable {
 
   /** All but O_NONBLOCK of sockets is as it was, while the command runs. */
   unchangedButSockets(): void {
+    const sockets = [FD.fromNetwork, FD.toNetwork, FD.local];
     const bare = (flags: [string, number][]) =>
-      flags.map(([fd, value]) => [fd, "467".includes(fd) ? value & ~O_NONBLOCK : value]);
+      flags.map(([fd, value]) => [fd, sockets.includes(Number(fd)) ? value & ~O_NONBLOCK : value]);
     assertEquals(bare(this.flags), bare(this.#before), "flags while it runs");
   }
 }
@@ -114,7 +154,7 @@ const ENDINGS: Record<
     status: 129,
     async end(fixture, running) {
       // One channel holds what nobody takes, so that the first signal does not end it.
-      const { 3: slave, 4: unix } = fixture.given;
+      const { [FD.terminal]: slave, [FD.local]: unix } = fixture.given;
       if (unix) fillUp(unix);
       await fixture.master.write("stuck\n");
       while (slave && await hasBytes(slave)); // until it has been read
@@ -190,13 +230,12 @@ for (const first of ["writer", "reader"] as const) {
 }
 
 Deno.test("a FIFO's and a file's flags are never changed", async () => {
-  const folder = await Deno.makeTempDir();
-  try {
+  await inFolder(async (folder) => {
     await new Deno.Command("mkfifo", { args: [`${folder}/fifo`] }).output();
     await Deno.writeTextFile(`${folder}/file`, "content");
     using fifo = open(`${folder}/fifo`, O_RDWR);
     using file = open(`${folder}/file`, O_RDWR);
-    const [stdin, input] = pipe().reverse() as [End, End];
+    const [stdin, input] = reversedPipe();
     const before = [fifo.flags, file.flags, input.flags];
     using running = iocopy("0 3 4 5", {
       0: input,
@@ -211,7 +250,5 @@ Deno.test("a FIFO's and a file's flags are never changed", async () => {
     stdin.close();
     assertEquals((await running.outcome).code, 0);
     assertEquals([fifo.flags, file.flags], before.slice(0, 2));
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });

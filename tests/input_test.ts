@@ -6,9 +6,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { parse, UsageError } from "../cli/options.ts";
-import { COMMAND, only, start } from "./harness.ts";
+import { COMMAND, only } from "./harness.ts";
 import { type End, pipe } from "./ends.ts";
-import { hasBytes, iocopy, within } from "./probe.ts";
+import { hasBytes, inFolder, inParallel, iocopy, watched } from "./probe.ts";
 
 /** One printable line, that no terminal takes for a command. */
 // deno-lint-ignore no-control-regex
@@ -164,13 +164,11 @@ async function check(args: string[]): Promise<number | null> {
   await fill6.write(CONTENT[6]);
   fill0.close();
   fill6.close();
-  const running = start(args, { 0: in0, 6: in6, 1: fd1, 7: fd7 });
-  const timer = setTimeout(() => running.kill("SIGKILL"), 20_000);
+  using running = watched(args, { 0: in0, 6: in6, 1: fd1, 7: fd7 }, { limit: 20_000 });
   fd1.close();
   fd7.close();
   const [text1, text7] = await Promise.all([text(out1), text(out7)]);
   const { code, signal, stderr } = await running.outcome;
-  clearTimeout(timer);
   assertEquals(signal, null, `killed by a signal: ${stderr}`);
   if (code === 100) {
     assert(stderr.startsWith("iocopy: ") && stderr.endsWith("\n"), stderr);
@@ -223,20 +221,18 @@ Deno.test(only("source", "what is no text as an argument"), async () => {
 /** The number of every descriptor from 3 up is refused, where the runtime has it as where nobody has. */
 async function refusesAll(env: () => Record<string, string>): Promise<void> {
   const numbers = Array.from({ length: 62 }, (_, i) => i + 3);
-  const worker = async () => {
-    for (let fd = numbers.pop(); fd !== undefined; fd = numbers.pop()) {
-      const [reading, writing] = pipe();
-      await writing.write("unread");
-      const pair = fd % 2 ? ["0", `${fd}`] : [`${fd}`, "1"];
-      using running = start(pair, { 0: reading, 1: writing }, { env: env() });
-      const { code, stderr } = await running.outcome;
-      assertEquals(code, 100, stderr);
-      assertMatch(stderr, new RegExp(`iocopy: descriptor ${fd} is not open; .*\\n$`));
-      assertEquals(await reading.readText(6), "unread");
-      for (const end of [reading, writing]) end.close();
-    }
+  const refuses = async (fd: number) => {
+    const [reading, writing] = pipe();
+    await writing.write("unread");
+    const pair = fd % 2 ? ["0", `${fd}`] : [`${fd}`, "1"];
+    using running = watched(pair, { 0: reading, 1: writing }, { env: env() });
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 100, stderr);
+    assertMatch(stderr, new RegExp(`iocopy: descriptor ${fd} is not open; .*\\n$`));
+    assertEquals(await reading.readText(6), "unread");
+    for (const end of [reading, writing]) end.close();
   };
-  await within("all numbers", Promise.all([worker(), worker()]), 120_000);
+  await inParallel(numbers, refuses, 2);
 }
 
 Deno.test("the runtime's descriptors are out of reach at every number up to 64", async () => {
@@ -245,13 +241,10 @@ Deno.test("the runtime's descriptors are out of reach at every number up to 64",
 });
 
 Deno.test(only("source", "and with a cold cache of the runtime"), async () => {
-  const folder = await Deno.makeTempDir();
-  let count = 0;
-  try {
+  await inFolder(async (folder) => {
+    let count = 0;
     await refusesAll(() => ({ ...Deno.env.toObject(), DENO_DIR: `${folder}/${count++}` }));
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 Deno.test("while it runs, each descriptor that it was not given is marked as the runtime's", async () => {

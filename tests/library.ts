@@ -6,10 +6,8 @@
  */
 import { assertEquals } from "@std/assert";
 import type { End } from "./ends.ts";
-import { handOver, type Running } from "./harness.ts";
-
-/** After this a program hangs, in milliseconds. */
-const DEADLINE = 30_000;
+import type { Running } from "./harness.ts";
+import { iocopy } from "./probe.ts";
 
 /** What every program here begins with. What it says is a line of JSON on standard error. */
 export const BEGINNING = `
@@ -24,10 +22,7 @@ export const BEGINNING = `
 /** Starts a program with these descriptors. */
 export function program(code: string, given: Record<number, End>): Running {
   const command = [Deno.execPath(), "eval", "--ext=ts"];
-  const running = handOver([BEGINNING + code], given, { command });
-  const timer = setTimeout(() => running.kill("SIGKILL"), DEADLINE);
-  running.outcome.finally(() => clearTimeout(timer));
-  return running;
+  return iocopy([BEGINNING + code], given, { command });
 }
 
 /** What a program said, once it has ended well. */

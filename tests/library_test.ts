@@ -4,9 +4,10 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
-import { type End, O_RDONLY, O_WRONLY, open, pipe, tcpPair, terminal, unixPair } from "./ends.ts";
+import { O_RDONLY, O_WRONLY, open, pipe, reversedTerminal, tcpPair, unixPair } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { BEGINNING, program, said } from "./library.ts";
+import { fillUp } from "./probe.ts";
 
 /** How many pairs of channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
@@ -156,7 +157,7 @@ const ABORTED = (pairs: string, options = "") => `
 Deno.test("an AbortSignal ends channels that wait, whatever they wait for", async () => {
   const [a, first] = unixPair();
   const [out, b] = unixPair();
-  const [c, typing] = terminal().reverse() as [End, End];
+  const [c, typing] = reversedTerminal();
   const [back, d] = tcpPair();
   const [asked, ask] = pipe();
   using running = program(ABORTED("[[3, 4], [5, 6]]"), { 3: a, 4: b, 5: c, 6: d, 9: asked });
@@ -266,7 +267,7 @@ Deno.test("after an AbortSignal what was read is delivered, for a time of grace"
         });
         say([channel.bytes, channel.ended, channel.error?.message ?? "no error"]);
       `;
-        await b.fillUp();
+        fillUp(b);
         using running = program(code, { 2: logging, 3: a, 4: b, 9: asked });
         await first.write("hello");
         assertEquals(await log.readText(7), '"read"\n');

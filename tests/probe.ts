@@ -1,11 +1,11 @@
 /**
- * Looks at processes and descriptors from outside, and knows what a test may
- * use on this machine.
+ * Starts the command with a time limit, and looks at processes and descriptors
+ * from outside.
  *
  * @module
  */
 import { type End, O_NONBLOCK } from "./ends.ts";
-import { COMMAND, handOver, type Running, start, type StartOptions } from "./harness.ts";
+import { COMMAND, handOver, ROOT, type Running, start, type StartOptions } from "./harness.ts";
 
 const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -18,10 +18,17 @@ const libc = Deno.dlopen("libc.so.6", {
 export const DEADLINE = 30_000;
 
 /** The outcome of `promise`, or an error that names what did not happen in time. */
-export async function within<T>(what: string, promise: Promise<T>, limit = DEADLINE): Promise<T> {
+export async function within<T>(
+  what: string | (() => string),
+  promise: Promise<T>,
+  limit = DEADLINE,
+): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: not within ${limit} ms`)), limit);
+    const expired = () => {
+      reject(new Error(`not within ${limit} ms: ${typeof what === "string" ? what : what()}`));
+    };
+    timer = setTimeout(expired, limit);
   });
   try {
     return await Promise.race([promise, late]);
@@ -30,29 +37,76 @@ export async function within<T>(what: string, promise: Promise<T>, limit = DEADL
   }
 }
 
-/** Kills the process where it hangs, so that everything that waits for it fails. */
+/** Kills the process if it hangs, so that everything that waits for it fails. */
 function bounded(running: Running, limit: number): Running {
   const timer = setTimeout(() => running.kill("SIGKILL"), limit);
   running.outcome.finally(() => clearTimeout(timer));
   return running;
 }
 
-/** As the harness's `start`, with an end to it: the test keeps its copies of what it gives. */
-export function watched(
-  args: string,
-  given: Record<number, End>,
-  options: StartOptions & { limit?: number } = {},
-): Running {
-  return bounded(start(args.split(" "), given, options), options.limit ?? DEADLINE);
+/** The command's words; a string is split at its blanks. */
+type Words = string | readonly string[];
+
+function split(args: Words): readonly string[] {
+  return typeof args === "string" ? args.split(" ") : args;
 }
 
-/** As the harness's `handOver`, with an end to it. */
-export function iocopy(
-  args: string,
+/** As the harness's `start`, with a time limit: the test keeps its copies of what it gives. */
+export function watched(
+  args: Words,
   given: Record<number, End>,
   options: StartOptions & { limit?: number } = {},
 ): Running {
-  return bounded(handOver(args.split(" "), given, options), options.limit ?? DEADLINE);
+  return bounded(start(split(args), given, options), options.limit ?? DEADLINE);
+}
+
+/** As the harness's `handOver`, with a time limit. */
+export function iocopy(
+  args: Words,
+  given: Record<number, End>,
+  options: StartOptions & { limit?: number } = {},
+): Running {
+  return bounded(handOver(split(args), given, options), options.limit ?? DEADLINE);
+}
+
+/** Runs the command as anyone would: through subprocess pipes. */
+export async function run(args: readonly string[], input: string | Uint8Array<ArrayBuffer> = "") {
+  const [program = "", ...words] = COMMAND;
+  const child = new Deno.Command(program, {
+    args: [...words, ...args],
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    signal: AbortSignal.timeout(DEADLINE),
+  }).spawn();
+  const fed = new Blob([input]).stream().pipeTo(child.stdin).catch(() => {}); // may not be read
+  const { code, stdout, stderr } = await child.output();
+  await fed;
+  return {
+    code,
+    stdout: new TextDecoder().decode(stdout),
+    stderr: new TextDecoder().decode(stderr),
+  };
+}
+
+/**
+ * Gives the ends of some channels their numbers, from 3 on: the command's words,
+ * the descriptors by number, and the number of an end. An end that stands in
+ * several channels has one number.
+ */
+export function numbered(...channels: (readonly [source: End, sink: End])[]): {
+  args: string;
+  given: Record<number, End>;
+  fd(end: End): number;
+} {
+  const ends = [...new Set(channels.flat())];
+  const fd = (end: End) => ends.indexOf(end) + 3;
+  return {
+    args: channels.flat().map(fd).join(" "),
+    given: Object.fromEntries(ends.map((end) => [fd(end), end])),
+    fd,
+  };
 }
 
 /** The command under `strace` (a grandchild, the process id is the command's), which does to its system calls what `injections` say. */
@@ -89,7 +143,7 @@ function notWaiting(end: End, action: () => void): void {
   end.nonBlocking = (flags & O_NONBLOCK) !== 0;
 }
 
-/** Writes zeros until no more fit; answers how many did. */
+/** Writes zeros until no more fit; returns how many did. */
 export function fillUp(end: End): number {
   let total = 0;
   notWaiting(end, () => {
@@ -101,7 +155,7 @@ export function fillUp(end: End): number {
   return total;
 }
 
-/** Whether there is something to read at this moment. */
+/** Whether there is something to read now. */
 export async function hasBytes(end: End): Promise<boolean> {
   const request = new Int32Array([end.fd, 1]);
   return await libc.poll(request, 1n, 0) === 1 && ((request[1] ?? 0) >> 16 & 1) === 1;
@@ -118,6 +172,13 @@ export function noise(length: number, seed = 1): Uint8Array<ArrayBuffer> {
     words[i] = state;
   }
   return new Uint8Array(words.buffer, 0, length);
+}
+
+/** Lines of text, `length` characters of them, no two alike. */
+export function prose(length: number): string {
+  let lines = "";
+  for (let i = 0; lines.length < length; i++) lines += `line ${i} of what is to be copied\n`;
+  return lines.slice(0, length - 1) + "\n";
 }
 
 /** Whether two runs of bytes are equal, in less time than a message about it takes. */
@@ -183,19 +244,25 @@ export async function childOf(pid: number): Promise<number> {
   }
 }
 
-/** Whether a tool is missing. That is said aloud, and in CI it is an error. */
-export function lacks(tool: string, debian = tool): boolean {
-  const directories = (Deno.env.get("PATH") ?? "").split(":");
-  const found = directories.some((directory) => {
-    try {
-      return Deno.statSync(`${directory}/${tool}`).isFile;
-    } catch {
-      return false;
-    }
-  });
-  if (found) return false;
-  const message = `${tool} is missing (apt-get install ${debian})`;
-  if (Deno.env.has("CI")) throw new Error(message);
-  console.error(`SKIPPED: ${message}`);
-  return true;
+/** A task for each item, some at a time, as each takes a process. */
+export async function inParallel<T>(
+  items: readonly T[],
+  task: (item: T, index: number) => Promise<void>,
+  workers = 3,
+): Promise<void> {
+  const rest = items.entries();
+  const worker = async () => {
+    for (const [index, item] of rest) await task(item, index);
+  };
+  await Promise.all(Array.from({ length: workers }, worker));
+}
+
+/** Runs `action` with a folder that is removed afterwards. */
+export async function inFolder<T>(action: (folder: string) => Promise<T>): Promise<T> {
+  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
+  try {
+    return await action(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 }

@@ -6,6 +6,7 @@
  */
 import { resolve } from "node:path";
 import { BINARY, COMMAND, ROOT } from "./harness.ts";
+import { within } from "./probe.ts";
 
 /** What Debian calls the package of a program, where it is not the program's name. */
 const PACKAGES: Record<string, string> = {
@@ -13,10 +14,14 @@ const PACKAGES: Record<string, string> = {
   "s6-ipcserver": "s6",
   "s6-ipcserver-socketbinder": "s6",
   ab: "apache2-utils",
+  chroot: "coreutils",
+  hexdump: "bsdextrautils",
   inetd: "openbsd-inetd",
   nginx: "nginx-light",
   pkill: "procps",
+  prlimit: "util-linux",
   scp: "openssh-client",
+  setpriv: "util-linux",
   setsid: "util-linux",
   ssh: "openssh-client",
   "ssh-keygen": "openssh-client",
@@ -24,6 +29,7 @@ const PACKAGES: Record<string, string> = {
   "systemd-socket-activate": "systemd",
   tcpclient: "ucspi-tcp",
   tcpserver: "ucspi-tcp",
+  unshare: "util-linux",
 };
 
 /** Where a program is; undefined where it is missing. */
@@ -40,51 +46,33 @@ export function find(program: string): string | undefined {
 }
 
 /**
- * A test that needs other programs. Where one is missing its name says so, and
- * what to install: a line on standard error does not show in a quiet run. It is a
- * failure where the environment variable CI is set.
+ * The name of a test that needs other programs, and whether it is skipped. Where
+ * one is missing the name says so, and what to install: a line on standard error
+ * does not show in a quiet run. Where the environment variable CI is set, a missing
+ * program is an error.
  */
+export function needing(
+  programs: readonly string[],
+  name: string,
+): { name: string; ignore: boolean } {
+  const missing = programs.filter((program) => !find(program));
+  if (missing.length === 0) return { name, ignore: false };
+  const packages = new Set(missing.map((program) => PACKAGES[program] ?? program));
+  const advice = `${missing.join(", ")} missing, apt-get install ${[...packages].join(" ")}`;
+  if (Deno.env.has("CI")) throw new Error(`${name}: ${advice}`);
+  return { name: `${name} SKIPPED: ${advice}`, ignore: true };
+}
+
+/** A test that needs other programs and a folder to start them in. */
 export function testWith(
   programs: readonly string[],
   name: string,
   test: (shop: Workshop) => Promise<void>,
 ): void {
-  const missing = [...new Set([...programs, "setsid"])].filter((program) => !find(program));
-  const packages = new Set(missing.map((program) => PACKAGES[program] ?? program));
-  const advice = `${missing.join(", ")} missing, apt-get install ${[...packages].join(" ")}`;
-  const skipped = missing.length > 0 && !Deno.env.has("CI");
-  Deno.test({
-    name: skipped ? `${name} SKIPPED: ${advice}` : name,
-    ignore: skipped,
-    fn: async () => {
-      if (missing.length) throw new Error(advice);
-      await using shop = new Workshop();
-      await test(shop);
-    },
+  Deno.test(needing([...new Set([...programs, "setsid"])], name), async () => {
+    await using shop = new Workshop();
+    await test(shop);
   });
-}
-
-/** Nothing that a test waits for takes longer, but for what hangs; in milliseconds. */
-const DEADLINE = 30_000;
-
-/** What `promise` comes to; throws, with what `tell` says, where that takes too long. */
-export async function within<T>(
-  promise: Promise<T>,
-  tell: () => string,
-  milliseconds = DEADLINE,
-): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new Error(`not within ${milliseconds} ms: ${tell()}`)),
-      milliseconds,
-    );
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** How a program is started. */
@@ -152,7 +140,7 @@ export class Program {
 
   /** Waits for a line like `pattern`, after the last one that was waited for. */
   async says(pattern: RegExp, milliseconds?: number): Promise<RegExpExecArray> {
-    return await within(this.#says(pattern), () => `${pattern}; ${this.story}`, milliseconds);
+    return await within(() => `${pattern}; ${this.story}`, this.#says(pattern), milliseconds);
   }
 
   async #says(pattern: RegExp): Promise<RegExpExecArray> {
@@ -172,7 +160,7 @@ export class Program {
    * `$?` has it: 128 and the signal's number where a signal ended it.
    */
   async ends(milliseconds?: number): Promise<number> {
-    await within(this.#over, () => `the end of ${this.story}`, milliseconds);
+    await within(() => `the end of ${this.story}`, this.#over, milliseconds);
     return (await this.#child.status).code;
   }
 

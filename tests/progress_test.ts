@@ -3,7 +3,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Progress } from "../cli/progress.ts";
 import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
 import { COMMAND, ROOT } from "./harness.ts";
-import { DEADLINE, iocopy, lacks, within } from "./probe.ts";
+import { DEADLINE, inFolder, iocopy, within } from "./probe.ts";
+import { needing } from "./programs.ts";
 import { lines, pause } from "./watching.ts";
 
 const CHANNEL = {
@@ -88,15 +89,15 @@ Deno.test("off a terminal: a line every ten seconds", async () => {
 });
 
 Deno.test("a regular file says itself how much there is, from where it is read", async () => {
-  const directory = await Deno.makeTempDir();
-  const path = `${directory}/file`;
-  await Deno.writeFile(path, new Uint8Array(100_000));
-  const file = open(path, O_RDONLY);
-  await file.readExactly(40_000);
-  using running = iocopy("p 0 1", { 0: file });
-  const { stderr } = await running.outcome;
-  assertMatch(words(stderr), / 0->1 60\.0 kB mean .* \[=+\] 100%\n$/);
-  await Deno.remove(directory, { recursive: true });
+  await inFolder(async (folder) => {
+    const path = `${folder}/file`;
+    await Deno.writeFile(path, new Uint8Array(100_000));
+    const file = open(path, O_RDONLY);
+    await file.readExactly(40_000);
+    using running = iocopy("p 0 1", { 0: file });
+    const { stderr } = await running.outcome;
+    assertMatch(words(stderr), / 0->1 60\.0 kB mean .* \[=+\] 100%\n$/);
+  });
 });
 
 /** A terminal of its own, in which iocopy runs. */
@@ -156,15 +157,12 @@ class Screen implements AsyncDisposable {
   }
 }
 
-const ignore = lacks("tmux");
-
 function isOver(lines: string[]): boolean {
   return lines.at(-1)?.startsWith("status ") ?? false;
 }
 
 Deno.test({
-  name: "the live line follows the bytes, and the width of the terminal",
-  ignore,
+  ...needing(["tmux"], "the live line follows the bytes, and the width of the terminal"),
   fn: async () => {
     await using screen = new Screen();
     await screen.start(100, "p --size=4000 0 1");
@@ -196,8 +194,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the live line does not mix with reports, errors and statistics",
-  ignore,
+  ...needing(["tmux"], "the live line does not mix with reports, errors and statistics"),
   fn: async () => {
     await using screen = new Screen();
     await screen.start(80, "vxps --size=10 0 1");

@@ -19,7 +19,8 @@ import {
   terminal,
   unixPair,
 } from "./ends.ts";
-import { hasBytes, iocopy, watched, within } from "./probe.ts";
+import { hasBytes, inFolder, iocopy, watched, within } from "./probe.ts";
+import { pause } from "./watching.ts";
 
 const decoder = new TextDecoder();
 
@@ -112,10 +113,9 @@ Deno.test("an eventfd as 0: the runtime's own, of the same inode, is not touched
 });
 
 Deno.test("a file is not copied to its own end", async () => {
-  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
-  const path = `${folder}/file`;
-  await Deno.writeTextFile(path, "hello");
-  try {
+  await inFolder(async (folder) => {
+    const path = `${folder}/file`;
+    await Deno.writeTextFile(path, "hello");
     const given = { 3: open(path, O_RDONLY), 4: open(path, O_WRONLY | O_APPEND) };
     using running = iocopy("3 4", given);
     const { code, stderr } = await running.outcome;
@@ -130,9 +130,7 @@ Deno.test("a file is not copied to its own end", async () => {
     using other = iocopy("3 4", { 3: open(path, O_RDONLY), 4: open(path, O_RDWR) });
     assertEquals((await other.outcome).code, 0);
     assertEquals(await Deno.readTextFile(path), "hello");
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 });
 
 Deno.test("a listening socket carries no bytes: wrong use", async () => {
@@ -171,7 +169,7 @@ Deno.test("forty terminals that nobody reads stop neither another channel nor SI
   using running = watched(`3 4 ${args}`, given);
   // Once all are full, and more than the runtime has threads would be stuck.
   for (const [master] of terminals) {
-    while (!await hasBytes(master)) await new Promise((resolve) => setTimeout(resolve, 1));
+    while (!await hasBytes(master)) await pause(1);
   }
   await stdin.write("hello");
   assertEquals(await within("the pipe", stdout.readText(5)), "hello");
@@ -191,7 +189,7 @@ Deno.test("a slow terminal is no silence: -t does not fire while bytes flow", as
   const until = performance.now() + 1500;
   while (performance.now() < until) {
     assert((await within("a piece", master.read(512))).length > 0);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await pause(20);
   }
   running.kill("SIGKILL");
   const { signal, stderr } = await running.outcome;

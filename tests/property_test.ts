@@ -4,11 +4,12 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { type End, pipe, tcpPair, unixPair } from "./ends.ts";
-import { handOver, type Running } from "./harness.ts";
+import { type End, pipe, SOCKETS } from "./ends.ts";
+import { succeeds } from "./expect.ts";
+import { iocopy, noise, numbered } from "./probe.ts";
 
-/** How long each property is tried, and after what a command hangs, in milliseconds. */
-const TIME = 6_000, DEADLINE = 30_000;
+/** How long each property is tried, in milliseconds. */
+const TIME = 6_000;
 
 /**
  * What happens to a channel, in order: a piece is sent, or so many bytes are
@@ -29,23 +30,13 @@ const steps: fc.Arbitrary<Step[]> = fc.array(
 const kind = fc.constantFrom("pipe" as const, "TCP" as const, "unix" as const);
 
 /** Each kind: [the end to read, the end to write]. */
-const PAIRS = { pipe, TCP: tcpPair, unix: unixPair };
+const PAIRS = { pipe, ...SOCKETS };
 
 /** Any bound of the buffer: from byte by byte to more than all that is sent. */
 const buffer = fc.oneof(fc.constantFrom(1, 2, 4095, 4096, 4097), length, fc.constant(4 * 2 ** 20));
 
 /** A byte buffer of one, and a lot to send: each byte is a system call or two. */
 const FEW = 2_000;
-
-/** Bytes of which no two pieces are alike (a linear congruential generator). */
-function noise(length: number, seed: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  for (let i = 0, n = seed; i < length; i++) {
-    n = Math.imul(n, 1103515245) + 12345 | 0;
-    bytes[i] = n >>> 16;
-  }
-  return bytes;
-}
 
 /** Does the steps of one direction, then ends it; checks what arrives. */
 async function drive(from: End, to: End, steps: readonly Step[], buffer: number, end: () => void) {
@@ -59,7 +50,7 @@ async function drive(from: End, to: End, steps: readonly Step[], buffer: number,
     if ("send" in step) {
       const piece = sent.subarray(asked, asked += sizes[i] ?? 0);
       sending = sending.then(() => from.write(piece));
-      sending.catch(() => {}); // is told below
+      sending.catch(() => {}); // it is awaited below
     } else {
       const piece = await to.readExactly(Math.min(step.read, asked - read));
       arrived.push(piece);
@@ -73,12 +64,6 @@ async function drive(from: End, to: End, steps: readonly Step[], buffer: number,
   assertEquals(all.length, sent.length, "the length of what arrived");
   const wrong = all.findIndex((byte, at) => byte !== sent[at]);
   assert(wrong < 0, `byte ${wrong} of ${sent.length} is another one`);
-}
-
-function bounded(running: Running): Running {
-  const timer = setTimeout(() => running.kill("SIGKILL"), DEADLINE);
-  running.outcome.finally(() => clearTimeout(timer));
-  return running;
 }
 
 async function holds<T extends [unknown, ...unknown[]]>(
@@ -103,14 +88,15 @@ Deno.test("any channels at one time, any pieces, any stalls, any buffer: all arr
       const [downstream, sink] = PAIRS[to]();
       return { source, upstream, sink, downstream, steps };
     });
-    const given = all.flatMap(({ source, sink }) => [source, sink]);
-    const numbered = Object.fromEntries(given.map((end, i) => [i + 3, end]));
-    using running = bounded(handOver(["-b", String(buffer), ...Object.keys(numbered)], numbered));
+    const { args, given } = numbered(
+      ...all.map(({ source, sink }) => [source, sink] as const),
+    );
+    using running = iocopy(`-b ${buffer} ${args}`, given);
     await Promise.all(all.map(async ({ upstream, downstream, steps }) => {
       await drive(upstream, downstream, steps, buffer, () => upstream.close());
       downstream.close();
     }));
-    assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+    await succeeds(running);
   }));
 });
 
@@ -120,12 +106,12 @@ Deno.test("both directions of two sockets at once: all arrives, either way", asy
   await holds(fc.asyncProperty(twoWays, buffer, async ({ near, far, there, back }, buffer) => {
     const [a, left] = PAIRS[near]();
     const [b, right] = PAIRS[far]();
-    using running = bounded(handOver(["-b", String(buffer), "3", "4", "4", "3"], { 3: a, 4: b }));
+    using running = iocopy(`-b ${buffer} 3 4 4 3`, { 3: a, 4: b });
     await Promise.all([
       drive(left, right, there, buffer, () => left.shutdownWrite()),
       drive(right, left, back, buffer, () => right.shutdownWrite()),
     ]);
-    assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+    await succeeds(running);
     left.close();
     right.close();
   }));

@@ -1,37 +1,11 @@
 /** One process for every connection: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { readAll, readText, writeAll } from "./connections.ts";
 import { type End, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
-import { iocopy, within } from "./probe.ts";
+import { inFolder, iocopy, within } from "./probe.ts";
 
-const encoder = new TextEncoder(), decoder = new TextDecoder();
-
-/** Reads until the end of file, or a reset. */
-async function readAll(conn: Deno.Conn): Promise<string> {
-  const pieces: string[] = [];
-  const bytes = new Uint8Array(65536);
-  for (;;) {
-    const length = await conn.read(bytes).catch(() => null);
-    if (!length) return pieces.join("");
-    pieces.push(decoder.decode(bytes.subarray(0, length)));
-  }
-}
-
-async function readText(conn: Deno.Conn, length: number): Promise<string> {
-  let text = "";
-  const bytes = new Uint8Array(length);
-  while (text.length < length) {
-    const read = await conn.read(bytes.subarray(0, length - text.length));
-    if (read === null) break;
-    text += decoder.decode(bytes.subarray(0, read));
-  }
-  return text;
-}
-
-async function writeAll(conn: Deno.Conn, text: string): Promise<void> {
-  const bytes = encoder.encode(text);
-  for (let at = 0; at < bytes.length;) at += await conn.write(bytes.subarray(at));
-}
+const decoder = new TextDecoder();
 
 /** A target that sends back what it gets once it has got all of it, behind `greeting`. */
 function echo(listener: Deno.Listener, greeting = ""): void {
@@ -89,21 +63,21 @@ Deno.test("each connection gets one of its own, and half-close is exact", async 
 });
 
 Deno.test("targets: a path, an abstract name, IPv6, a name of several addresses", async () => {
-  const folder = await Deno.makeTempDir();
-  const path = `${folder}/socket`;
-  const unix = Deno.listen({ transport: "unix", path });
-  echo(unix);
-  const { target, port } = listenTcp(); // localhost is ::1 as well, where nobody listens
-  echo(target);
-  const six = listenTcp(0, "::1");
-  echo(six.target);
-  for (const to of [path, `localhost:${port}`, `[::1]:${six.port}`]) {
-    await withService(() => `3 ${to}`, async (port) => {
-      assertEquals(await ask(port, "hello"), "hello", to);
-    });
-  }
-  for (const listener of [unix, target, six.target]) listener.close();
-  await Deno.remove(folder, { recursive: true });
+  await inFolder(async (folder) => {
+    const path = `${folder}/socket`;
+    const unix = Deno.listen({ transport: "unix", path });
+    echo(unix);
+    const { target, port } = listenTcp(); // localhost is ::1 as well, where nobody listens
+    echo(target);
+    const six = listenTcp(0, "::1");
+    echo(six.target);
+    for (const to of [path, `localhost:${port}`, `[::1]:${six.port}`]) {
+      await withService(() => `3 ${to}`, async (port) => {
+        assertEquals(await ask(port, "hello"), "hello", to);
+      });
+    }
+    for (const listener of [unix, target, six.target]) listener.close();
+  });
 });
 
 // What the engine loads of the C library in this process, it keeps.

@@ -2,9 +2,9 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { serving } from "./ends.ts";
 import { denoDir } from "./harness.ts";
-import { find, freePort, testWith, within, type Workshop } from "./programs.ts";
+import { find, freePort, testWith, type Workshop } from "./programs.ts";
 import { SSHD, startSshd } from "./sshd.ts";
-import { iocopy } from "./probe.ts";
+import { iocopy, within } from "./probe.ts";
 
 /** nginx with a page, and one that tells the client's address; a port for HTTP and one for the PROXY protocol. */
 async function startNginx(shop: Workshop): Promise<{ http: number; proxied: number }> {
@@ -145,11 +145,11 @@ testWith(["ab", "nginx", "curl"], "a rolling restart loses no connection", async
   const load = shop.start(["ab", "-q", "-n", "4000", "-c", "20", url]);
   using next = iocopy(args, { 3: listener });
   old.kill("SIGHUP");
-  const { code } = await within(old.outcome, () => "the old one's end");
+  const { code } = await within("the old one's end", old.outcome);
   await load.ends();
   assertEquals(await shop.run("curl", "-sS", url), "a page");
   next.kill("SIGHUP");
-  const ended = await within(next.outcome, () => "the new one's end");
+  const ended = await within("the new one's end", next.outcome);
   assertEquals([code, ended.code], [0, 0]);
   assertMatch(load.story, /Complete requests: +4000\n/);
   assertMatch(load.story, /Failed requests: +0\n/);

@@ -9,7 +9,6 @@ import {
   ignores,
   injecting,
   iocopy,
-  lacks,
   listens,
   noise,
   same,
@@ -17,6 +16,8 @@ import {
   watched,
   within,
 } from "./probe.ts";
+import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
 /** Reads `v`'s report until it says that `count` bytes were read from `fd`; answers what it says. */
 async function untilRead(log: End, fd: number, count = 1): Promise<string> {
@@ -97,48 +98,50 @@ Deno.test("a second signal ends it at once", async () => {
   for (const end of [from, source, to, sink, stdout, ...stdin]) end.close();
 });
 
-Deno.test("a signal in the first moment loses nothing and leaves no flag", {
-  ignore: lacks("strace"),
-}, async () => {
-  // It comes with the first splice, whichever call that is after the start.
-  const [from, source] = unixPair();
-  const [to, sink] = tcpPair();
-  const before = [source.flags, sink.flags];
-  await from.write("already there");
-  const command = injecting("splice:signal=SIGTERM:when=1");
-  using running = watched("6 7", { 6: source, 7: sink }, { command });
-  const outcome = await running.outcome;
-  assertEquals([source.flags, sink.flags], before);
-  assertEquals([outcome.code, outcome.signal], [143, null]);
-  sink.shutdownWrite();
-  const [left, delivered] = [await leftIn(source), (await to.readAll()).length];
-  assertEquals(left + delivered, 13, `${left} left, ${delivered} delivered`);
-  for (const end of [from, source, to, sink]) end.close();
-});
+Deno.test(
+  needing(["strace"], "a signal in the first moment loses nothing and leaves no flag"),
+  async () => {
+    // It comes with the first splice, whichever call that is after the start.
+    const [from, source] = unixPair();
+    const [to, sink] = tcpPair();
+    const before = [source.flags, sink.flags];
+    await from.write("already there");
+    const command = injecting("splice:signal=SIGTERM:when=1");
+    using running = watched("6 7", { 6: source, 7: sink }, { command });
+    const outcome = await running.outcome;
+    assertEquals([source.flags, sink.flags], before);
+    assertEquals([outcome.code, outcome.signal], [143, null]);
+    sink.shutdownWrite();
+    const [left, delivered] = [await leftIn(source), (await to.readAll()).length];
+    assertEquals(left + delivered, 13, `${left} left, ${delivered} delivered`);
+    for (const end of [from, source, to, sink]) end.close();
+  },
+);
 
 /** How many bytes are unread in a socket. */
 async function leftIn(end: End): Promise<number> {
   return await hasBytes(end) ? (await end.read()).length : 0;
 }
 
-Deno.test("what another thread is reading when the signal comes is delivered", {
-  ignore: lacks("strace"),
-}, async () => {
-  // A terminal is read on another thread; here its bytes take a while to come back.
-  const [master, slave] = terminal();
-  const [stdout, output] = pipe();
-  const path = await Deno.readLink(`/proc/self/fd/${slave.fd}`);
-  const delay = injecting("read:delay_exit=50000:when=1");
-  const command = ["strace", "-P", path, ...delay.slice(1)];
-  using running = watched("0 1", { 0: slave, 1: output }, { command });
-  output.close();
-  await master.write("a line\n");
-  await within("the read", drained(slave));
-  running.kill("SIGTERM");
-  assertEquals((await running.outcome).code, 143);
-  assertEquals(await stdout.readText(7), "a line\n");
-  for (const end of [master, slave, stdout]) end.close();
-});
+Deno.test(
+  needing(["strace"], "what another thread is reading when the signal comes is delivered"),
+  async () => {
+    // A terminal is read on another thread; here its bytes take a while to come back.
+    const [master, slave] = terminal();
+    const [stdout, output] = pipe();
+    const path = await Deno.readLink(`/proc/self/fd/${slave.fd}`);
+    const delay = injecting("read:delay_exit=50000:when=1");
+    const command = ["strace", "-P", path, ...delay.slice(1)];
+    using running = watched("0 1", { 0: slave, 1: output }, { command });
+    output.close();
+    await master.write("a line\n");
+    await within("the read", drained(slave));
+    running.kill("SIGTERM");
+    assertEquals((await running.outcome).code, 143);
+    assertEquals(await stdout.readText(7), "a line\n");
+    for (const end of [master, slave, stdout]) end.close();
+  },
+);
 
 Deno.test("SIGPIPE never kills it", async () => {
   const [input, stdin] = pipe();
@@ -211,7 +214,7 @@ Deno.test("SIGUSR1 opens no inspector", async () => {
   };
   await roundTrip();
   // The runtime begins to listen to it half a second after its start, which nothing shows.
-  if (!BINARY) await new Promise((resolve) => setTimeout(resolve, 1000));
+  if (!BINARY) await pause(1000);
   await roundTrip();
   if (!BINARY) assert(ignores(running.pid, 10), "SIGUSR1 is not ignored");
   if (!BINARY) running.kill("SIGUSR1");
@@ -235,7 +238,7 @@ Deno.test("interrupted by signals all the time, it copies every byte", async () 
   arrived.finally(() => done = true);
   while (!done) {
     running.kill("SIGCONT");
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await pause(0);
   }
   assert(same(await arrived, content), "other bytes");
   await sent;

@@ -12,9 +12,19 @@
  */
 import { parseArgs } from "@std/cli/parse-args";
 import { assert, assertEquals } from "@std/assert";
-import { type End, O_APPEND, O_WRONLY, open, pipe, tcpPair, unixPair } from "./ends.ts";
-import { BINARY, COMMAND, ROOT, type Running, start } from "./harness.ts";
-import { descriptors, noise, residentBytes, same } from "./probe.ts";
+import {
+  type End,
+  O_APPEND,
+  O_WRONLY,
+  open,
+  pipe,
+  reversedPipe,
+  tcpPair,
+  unixPair,
+} from "./ends.ts";
+import { BINARY, COMMAND, handOver, ROOT, type Running } from "./harness.ts";
+import { descriptors, inParallel, noise, residentBytes, same } from "./probe.ts";
+import { pause } from "./watching.ts";
 
 const GIGA = 1e9;
 
@@ -36,18 +46,13 @@ const PARTS: Record<string, () => Promise<void>> = {
 
 /** The paths that bytes can take, each with its two pairs of ends: [ours, the command's]. */
 const PATHS: Record<string, { source(): [End, End]; sink(): [End, End] | End }> = {
-  "pipe to pipe": { source: reversed, sink: pipe },
-  "pipe to TCP": { source: reversed, sink: tcpPair },
+  "pipe to pipe": { source: reversedPipe, sink: pipe },
+  "pipe to TCP": { source: reversedPipe, sink: tcpPair },
   "TCP to pipe": { source: tcpPair, sink: pipe },
   "TCP to TCP": { source: tcpPair, sink: tcpPair },
   "unix to unix": { source: unixPair, sink: unixPair },
   "through memory": { source: unixPair, sink: () => open("/dev/null", O_WRONLY | O_APPEND) },
 };
-
-function reversed(): [End, End] {
-  const [reading, writing] = pipe();
-  return [writing, reading];
-}
 
 async function bytes(gigabytes: number): Promise<void> {
   const total = Math.round(gigabytes * GIGA);
@@ -56,9 +61,13 @@ async function bytes(gigabytes: number): Promise<void> {
     const made = path.sink();
     const [eating, output] = Array.isArray(made) ? made : [undefined, made];
     const [counted, counting] = pipe();
-    using head = handed(["head", "-c", String(total), "/dev/zero"], { 1: feeding });
-    using copier = handed([...COMMAND, "--stats=json", "6", "7"], { 6: input, 7: output });
-    using count = eating && handed(["wc", "-c"], { 0: eating, 1: counting });
+    using head = handOver([], { 1: feeding }, {
+      command: ["head", "-c", String(total), "/dev/zero"],
+    });
+    using copier = handOver([], { 6: input, 7: output }, {
+      command: [...COMMAND, "--stats=json", "6", "7"],
+    });
+    using count = eating && handOver([], { 0: eating, 1: counting }, { command: ["wc", "-c"] });
     if (!eating) counting.close();
     const began = performance.now();
     const samples = watch(copier);
@@ -101,15 +110,9 @@ async function watch(running: Running): Promise<{ memory: number[]; open: number
         open.push(size);
       }
     } catch { /* it has just ended */ }
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await pause(50);
   }
   return { memory, open };
-}
-
-function handed(command: readonly string[], given: Record<number, End>): Running {
-  const running = start([], given, { command });
-  for (const end of Object.values(given)) end.close();
-  return running;
 }
 
 // ---- Many channels at once.
@@ -129,17 +132,17 @@ async function channels(count: number): Promise<void> {
     args.push(String(rfd), String(wfd));
     return { feeding, eating };
   });
-  using running = handed([...COMMAND, ...args], given);
+  using running = handOver([], given, { command: [...COMMAND, ...args] });
   // All of them are open, and each one works, again and again.
   for (let round = 0; round < 3; round++) {
-    await inPools(ends, async ({ feeding, eating }, i) => {
+    await inParallel(ends, async ({ feeding, eating }, i) => {
       await feeding.write(`channel ${i}`);
       assertEquals(await eating.readText(`channel ${i}`.length), `channel ${i}`);
-    });
+    }, 12);
   }
   const memory = residentBytes(running.pid);
   let total = 0;
-  await inPools(ends, async ({ feeding, eating }, i) => {
+  await inParallel(ends, async ({ feeding, eating }, i) => {
     const content = noise(10_000 + i * 50, i + 1);
     const [arrived] = await Promise.all([
       eating.readAll(),
@@ -148,7 +151,7 @@ async function channels(count: number): Promise<void> {
     assert(same(arrived, content), `other bytes in channel ${i}`);
     total += content.length;
     eating.close();
-  });
+  }, 12);
   assertEquals((await running.outcome).code, 0);
   say(
     `${count} channels at once: ${mega(total)} MB, each byte checked, in ${
@@ -157,25 +160,17 @@ async function channels(count: number): Promise<void> {
   );
 }
 
-/** A task for each item, some at a time. */
-async function inPools<T>(items: T[], task: (item: T, index: number) => Promise<void>) {
-  const queue = [...items.entries()];
-  await Promise.all(Array.from({ length: 12 }, async () => {
-    for (let next = queue.shift(); next; next = queue.shift()) await task(next[1], next[0]);
-  }));
-}
-
 // ---- Many starts and stops.
 
 async function starts(count: number): Promise<void> {
   const began = performance.now();
   const before = descriptors(Deno.pid).size;
   let total = 0;
-  await inPools(Array.from({ length: count }), async (_, i) => {
+  await inParallel(Array.from({ length: count }), async (_, i) => {
     const content = noise(1 + (i * 7919) % 100_000, i + 1);
-    const [from, source] = i % 2 ? unixPair() : reversed();
+    const [from, source] = i % 2 ? unixPair() : reversedPipe();
     const [to, sink] = i % 3 ? pipe() : tcpPair();
-    using running = handed([...COMMAND, "6", "7"], { 6: source, 7: sink });
+    using running = handOver([], { 6: source, 7: sink }, { command: [...COMMAND, "6", "7"] });
     const written = from.write(content);
     if (i % 4) written.then(() => from.close());
     const arrived = await to.readExactly(content.length);
@@ -186,7 +181,7 @@ async function starts(count: number): Promise<void> {
     assertEquals((await running.outcome).code, i % 4 ? 0 : 143);
     for (const end of [from, to]) end.close();
     total += content.length;
-  });
+  }, 12);
   assert(descriptors(Deno.pid).size <= before + 10, "descriptors are left in the test itself");
   say(
     `${count} starts and stops, a quarter of them by SIGTERM: ${mega(total)} MB, each byte ` +

@@ -97,7 +97,7 @@ Deno.test("the timeout never comes early, and only once", async () => {
   }
   while (times.length === 0 && performance.now() - start < 30_000) await pause();
   assert((times[0] ?? 0) - last >= 199, `${times} after ${last}`);
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await pause(300);
   assertEquals(times.length, 1);
   end();
 });

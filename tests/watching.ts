@@ -1,12 +1,91 @@
 /**
- * What the tests of statistics, dumps and the like share: lines of a log, and
- * processes that are ready for a signal.
+ * Standard error while the command runs: its lines, and what `v` reports there.
+ * And processes that are ready for a signal.
  *
  * @module
  */
-import type { End } from "./ends.ts";
+import { assert, assertEquals } from "@std/assert";
+import { type End, pipe } from "./ends.ts";
+import type { Running } from "./harness.ts";
+import { iocopy } from "./probe.ts";
 
-/** Answers the next line of `log` at each call, without its newline; "" at the end of file. */
+/** Standard error, read as it comes. */
+export class Log {
+  readonly lines: string[] = [];
+  readonly #end: End;
+  readonly #over: Promise<void>;
+  #isOver = false;
+  #news = Promise.withResolvers<void>();
+
+  constructor(end: End) {
+    this.#end = end;
+    this.#over = this.#pump();
+  }
+
+  async #pump(): Promise<void> {
+    let rest = "";
+    while (!this.#isOver) {
+      const piece = await this.#end.read();
+      const lines = (rest + new TextDecoder().decode(piece)).split("\n");
+      rest = lines.pop() ?? "";
+      this.lines.push(...lines);
+      this.#isOver = piece.length === 0;
+      this.#news.resolve();
+      this.#news = Promise.withResolvers();
+    }
+  }
+
+  /** Waits for a line. */
+  async until(line: string): Promise<void> {
+    while (!this.lines.includes(line)) {
+      assert(!this.#isOver, `it ended without "${line}", but with: ${this.lines.join("; ")}`);
+      await this.#news.promise;
+    }
+  }
+
+  /** All lines, once there will be no more. */
+  async all(): Promise<string[]> {
+    await this.#over;
+    this.#end.close();
+    return this.lines;
+  }
+}
+
+/** Starts the command, with its standard error to look at meanwhile. */
+export function logged(args: string, given: Record<number, End>): { running: Running; log: Log } {
+  const [log, logging] = pipe();
+  return { running: iocopy(args, { ...given, 2: logging }), log: new Log(log) };
+}
+
+/**
+ * Follows what `v` reports of one channel, and checks that it only read while
+ * it held nothing, and only wrote what it held.
+ */
+export function follow(lines: readonly string[], rfd: number, wfd: number) {
+  const sizes: number[] = [];
+  let held = 0, written = 0, ended = false;
+  for (const line of lines) {
+    const [, fd, operation, bytes] = /^iocopy: (\d+) ([<>]) (\d+)$/.exec(line) ?? [];
+    if (Number(fd) === rfd && operation === ">") {
+      assertEquals(held, 0, `read although ${held} bytes are not yet written: ${line}`);
+      assert(!ended, `read after the end of file: ${line}`);
+      held = Number(bytes);
+      if (held === 0) ended = true;
+      else sizes.push(held);
+    }
+    if (Number(fd) === wfd && operation === "<") {
+      assert(Number(bytes) > 0 && Number(bytes) <= held, `wrote what it does not hold: ${line}`);
+      held -= Number(bytes);
+      written += Number(bytes);
+    }
+  }
+  return { sizes, held, written, ended };
+}
+
+/**
+ * Each call returns the next line of `log`, without its newline, or "" at the end
+ * of file. Nothing is read in advance.
+ */
 export function lines(log: End): () => Promise<string> {
   let text = "";
   return async () => {
@@ -33,7 +112,7 @@ export async function catches(pid: number, signal: number): Promise<void> {
   }
 }
 
-/** A moment, in a loop that waits for what nobody tells of. */
+/** Waits a moment, in a loop that polls what sends no event. */
 export function pause(milliseconds = 5): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

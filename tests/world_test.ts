@@ -6,7 +6,9 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { type Program, testWith, within, type Workshop } from "./programs.ts";
+import { readExactly, writeAll } from "./connections.ts";
+import { within } from "./probe.ts";
+import { type Program, testWith, type Workshop } from "./programs.ts";
 import { SSHD, startSshd } from "./sshd.ts";
 import { joinMoonByExample } from "./tunnels.ts";
 
@@ -51,21 +53,6 @@ function random(size: number): Uint8Array<ArrayBuffer> {
   return bytes;
 }
 
-async function sendAll(connection: Deno.Conn, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-  for (let at = 0; at < bytes.length;) at += await connection.write(bytes.subarray(at));
-}
-
-async function receive(connection: Deno.Conn, length: number): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  while (at < length) {
-    const count = await connection.read(bytes.subarray(at));
-    if (count === null) break;
-    at += count;
-  }
-  return bytes.subarray(0, at);
-}
-
 testWith(UCSPI, "tcpserver: 20 connections at once, an iocopy each", async (shop) => {
   const { port: echoPort } = await echo(shop);
   const { server, port } = await forward(shop, echoPort);
@@ -75,16 +62,16 @@ testWith(UCSPI, "tcpserver: 20 connections at once, an iocopy each", async (shop
     // None ends before all have been served: so all are open at once.
     await Promise.all(connections.map(async (connection, i) => {
       const greeting = new Uint8Array([i]);
-      await sendAll(connection, greeting);
-      assertEquals(await within(receive(connection, 1), () => server.story), greeting);
+      await writeAll(connection, greeting);
+      assertEquals(await within(() => server.story, readExactly(connection, 1)), greeting);
     }));
     await Promise.all(connections.map(async (connection) => {
       const sent = random(300_000);
-      const received = receive(connection, sent.length + 1);
-      await sendAll(connection, sent);
+      const received = readExactly(connection, sent.length + 1);
+      await writeAll(connection, sent);
       await connection.closeWrite();
       // One byte more is asked for: the end of file has come through too.
-      assertEquals(await within(received, () => server.story), sent);
+      assertEquals(await within(() => server.story, received), sent);
     }));
   } finally {
     for (const connection of connections) connection.close();
@@ -116,10 +103,10 @@ testWith(
     await server.says(/^Listening on /);
     using connection = await Deno.connect({ transport: "unix", path: shop.path("socket") });
     const sent = random(100_000);
-    const received = receive(connection, sent.length + 1);
-    await sendAll(connection, sent);
+    const received = readExactly(connection, sent.length + 1);
+    await writeAll(connection, sent);
     await connection.closeWrite();
-    assertEquals(await within(received, () => server.story), sent);
+    assertEquals(await within(() => server.story, received), sent);
     const [, status] = await server.says(/^Child \d+ died with code (\d+)$/);
     assertEquals(status, "0", server.story);
   },
@@ -198,11 +185,11 @@ testWith(
     for (let i = 0; i < 5; i++) {
       const words = ["curl", "-sS", "-T", "sent", "-H", "Expect:", "-w", "%{http_code}"];
       const curl = shop.start([...words, `http://127.0.0.1:${port}/`]);
-      using connection = await within(http.accept(), () => server.story);
-      await receive(connection, 20_000);
+      using connection = await within(() => server.story, http.accept());
+      await readExactly(connection, 20_000);
       const answer =
         "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 9\r\n\r\ntoo large";
-      await sendAll(connection, new TextEncoder().encode(answer));
+      await writeAll(connection, new TextEncoder().encode(answer));
       connection.close(); // with most of it unread: TCP resets the connection
       await curl.ends();
       assertEquals(curl.lines, ["too large413"], curl.story);

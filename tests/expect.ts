@@ -1,0 +1,36 @@
+/**
+ * What tests expect of descriptors, and of how the command ends.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import type { End } from "./ends.ts";
+import type { Running } from "./harness.ts";
+
+/** Text written to one end arrives at the other. */
+export async function passes(from: End, to: End, text = "ping"): Promise<void> {
+  await from.write(text);
+  assertEquals(await to.readText(text.length), text);
+}
+
+/** The next that comes is the end of file. */
+export async function endOfFile(end: End): Promise<void> {
+  assertEquals(await end.read(), new Uint8Array(0), "more came in place of the end of file");
+}
+
+/** The command ends with this status, and has written exactly this to standard error. */
+export async function endsWith(
+  running: Running,
+  code: number,
+  stderr: string | RegExp,
+): Promise<void> {
+  const outcome = await running.outcome;
+  assertEquals([outcome.code, outcome.signal], [code, null], outcome.stderr);
+  if (typeof stderr === "string") assertEquals(outcome.stderr, stderr);
+  else assertMatch(outcome.stderr, stderr);
+}
+
+/** The command ends with status 0 and an empty standard error. */
+export async function succeeds(running: Running): Promise<void> {
+  await endsWith(running, 0, "");
+}

@@ -1,0 +1,246 @@
+/** Every kind of descriptor, to be read and to be written. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  type End,
+  O_APPEND,
+  O_CREAT,
+  O_NONBLOCK,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  open,
+  pipe,
+  SOCK_SEQPACKET,
+  SOCKETS,
+  tcpPair,
+  terminal,
+  unixPair,
+} from "./ends.ts";
+import { endOfFile, passes, succeeds } from "./expect.ts";
+import { inFolder, iocopy, numbered, prose, watched } from "./probe.ts";
+import { follow, logged } from "./watching.ts";
+
+/** A descriptor to be copied from: what it will give, and how to make it so. */
+interface Source {
+  given: End;
+  /** Puts the content into it, up to the end of file. */
+  feed(): Promise<void>;
+  content: string;
+}
+
+/** A descriptor to be copied to, and what came of it. */
+interface Sink {
+  given: End;
+  /** What arrived; waits for its end. */
+  collect(content: string): Promise<string>;
+}
+
+async function fifo(folder: string): Promise<[End, End]> {
+  const path = await Deno.makeTempDir({ dir: folder }) + "/fifo";
+  await new Deno.Command("mkfifo", { args: [path] }).output();
+  using both = open(path, O_RDWR); // so that opening either end does not wait for the other
+  assert(both.fd > 0);
+  return [open(path, O_RDONLY), open(path, O_WRONLY)];
+}
+
+/** More than any pipe or buffer holds, but for terminals: these have rules about long lines. */
+const MUCH = prose(1_500_000), LITTLE = prose(500);
+
+const SOURCES: Record<string, (folder: string) => Promise<Source> | Source> = {
+  "pipe": () => fedBy(pipe()),
+  "FIFO": async (folder) => fedBy(await fifo(folder)),
+  "TCP socket": () => fedBy(tcpPair()),
+  "unix socket": () => fedBy(unixPair()),
+  "terminal": () => {
+    const [master, slave] = terminal();
+    const feed = async () => {
+      await master.write(LITTLE + "\x04");
+      // What it echoes is of no interest, but has to go somewhere.
+      await master.readText(LITTLE.replaceAll("\n", "\r\n").length);
+    };
+    return { given: slave, content: LITTLE, feed };
+  },
+  "file": (folder) => fromFile(folder, O_RDONLY),
+  "file for reading and appending": (folder) => fromFile(folder, O_RDWR | O_APPEND),
+  "/dev/null": () => ({ given: open("/dev/null", O_RDONLY), content: "", feed: async () => {} }),
+};
+
+function fedBy([given, end]: [End, End]): Source {
+  const feed = async () => {
+    await end.write(MUCH);
+    end.close();
+  };
+  return { given, content: MUCH, feed };
+}
+
+function fromFile(folder: string, flags: number): Source {
+  const path = Deno.makeTempFileSync({ dir: folder });
+  Deno.writeTextFileSync(path, MUCH);
+  return { given: open(path, flags), content: MUCH, feed: async () => {} };
+}
+
+const SINKS: Record<string, (folder: string) => Promise<Sink> | Sink> = {
+  "pipe": () => collectedFrom(pipe()),
+  "FIFO": async (folder) => collectedFrom(await fifo(folder)),
+  "TCP socket": () => collectedFrom(tcpPair()),
+  "unix socket": () => collectedFrom(unixPair()),
+  "terminal": () => {
+    const [master, slave] = terminal();
+    const collect = async (content: string) => {
+      const text = await master.readText(content.replaceAll("\n", "\r\n").length);
+      return text.replaceAll("\r\n", "\n");
+    };
+    return { given: slave, collect };
+  },
+  "file": (folder) => intoFile(folder, ""),
+  "file for appending": (folder) => intoFile(folder, "what there was before\n"),
+  "/dev/null": () => {
+    return { given: open("/dev/null", O_WRONLY), collect: (content) => Promise.resolve(content) };
+  },
+};
+
+function collectedFrom([end, given]: [End, End]): Sink {
+  const collect = async () => {
+    const all = await end.readAll();
+    end.close();
+    return new TextDecoder().decode(all);
+  };
+  return { given, collect };
+}
+
+function intoFile(folder: string, before: string): Sink {
+  const path = Deno.makeTempFileSync({ dir: folder });
+  Deno.writeTextFileSync(path, before);
+  const collect = () => {
+    const text = Deno.readTextFileSync(path);
+    assert(text.startsWith(before), "what was there before is gone");
+    return Promise.resolve(text.slice(before.length));
+  };
+  return { given: open(path, O_WRONLY | (before ? O_APPEND : 0)), collect };
+}
+
+Deno.test("it copies from every kind of descriptor into every other", async (t) => {
+  await inFolder(async (folder) => {
+    for (const [kind, makeSource] of Object.entries(SOURCES)) {
+      await t.step(`from a ${kind}`, async () => {
+        const channels: [string, Source, Sink][] = [];
+        for (const [to, makeSink] of Object.entries(SINKS)) {
+          channels.push([to, await makeSource(folder), await makeSink(folder)]);
+        }
+        const { args, given } = numbered(
+          ...channels.map(([, source, sink]) => [source.given, sink.given] as const),
+        );
+        using running = iocopy(args, given);
+        const fed = channels.map(([, source]) => source.feed());
+        const collected = channels.filter(([to]) => !to.includes("file")).map(
+          async ([to, { content }, sink]) => {
+            assert(await sink.collect(content) === content, `${to}: not what was sent`);
+          },
+        );
+        await Promise.all([...fed, ...collected]);
+        await succeeds(running);
+        for (const [to, { content }, sink] of channels) {
+          if (!to.includes("file")) continue;
+          assert(await sink.collect(content) === content, `${to}: not what was sent`);
+        }
+      });
+    }
+  });
+});
+
+Deno.test("a device without an end is copied until its reader has enough", async (t) => {
+  for (const [kind, make] of Object.entries({ pipe, ...SOCKETS })) {
+    await t.step(`/dev/zero into a ${kind}`, async () => {
+      const [out, into] = make();
+      using running = iocopy("3 4", { 3: open("/dev/zero", O_RDONLY), 4: into });
+      const bytes = await out.readExactly(1_000_000);
+      assert(bytes.length === 1_000_000 && bytes.every((byte) => byte === 0));
+      if (kind === "TCP") out.resetOnClose();
+      out.close();
+      const { code, stderr } = await running.outcome;
+      assertEquals(code, 111);
+      assertMatch(stderr, /^iocopy: write 4: (Broken pipe|Connection reset by peer)\n$/);
+    });
+  }
+});
+
+Deno.test("messages keep their boundaries between sockets that have them", async () => {
+  const [source, upstream] = unixPair(SOCK_SEQPACKET);
+  const [sink, downstream] = unixPair(SOCK_SEQPACKET);
+  using running = iocopy("3 4", { 3: source, 4: sink });
+  const messages = ["one", "another", prose(150_000), "x"];
+  for (const message of messages) await upstream.write(message);
+  for (const message of messages) {
+    assertEquals(new TextDecoder().decode(await downstream.read(2 ** 20)), message);
+  }
+  upstream.close();
+  await endOfFile(downstream);
+  downstream.close();
+  await succeeds(running);
+});
+
+Deno.test("after a descriptor has refused splice(2), reads are as long as before", async () => {
+  await inFolder(async (folder) => {
+    const file = open(`${folder}/file`, O_WRONLY | O_CREAT | O_APPEND);
+    const [source, upstream] = unixPair();
+    const { running, log } = logged("v 3 4", { 3: source, 4: file });
+    using _ = running;
+    await upstream.write("hello");
+    await log.until("iocopy: 4 < 5");
+    await upstream.write(prose(100_000));
+    upstream.close();
+    assertEquals((await running.outcome).code, 0);
+    assert(Math.max(...follow(await log.all(), 3, 4).sizes) > 4096, "it reads piece by piece");
+    assertEquals(Deno.readTextFileSync(`${folder}/file`), "hello" + prose(100_000));
+  });
+});
+
+Deno.test("a file is written where its offset is, and the offset moves on", async () => {
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/from`, "skipped, copied");
+    using from = open(`${folder}/from`, O_RDONLY);
+    using to = open(`${folder}/to`, O_RDWR | O_CREAT);
+    assertEquals(await from.readText(9), "skipped, ");
+    await to.write("before ");
+    using running = watched("3 4", { 3: from, 4: to });
+    await succeeds(running);
+    await to.write(" after");
+    assertEquals(await Deno.readTextFile(`${folder}/to`), "before copied after");
+    await endOfFile(from);
+  });
+});
+
+Deno.test("no flag of a descriptor is changed, except a socket's while it is copied", async () => {
+  for (const nonBlocking of [false, true]) {
+    const [reading, writing] = pipe();
+    const [back, returning] = pipe();
+    const [tcp, peer] = tcpPair();
+    const [unix, far] = unixPair();
+    const [master, slave] = terminal();
+    const { args, given } = numbered(
+      [reading, tcp],
+      [tcp, returning],
+      [unix, slave],
+      [slave, unix],
+    );
+    for (const end of Object.values(given)) end.nonBlocking = nonBlocking;
+    const before = Object.values(given).map((end) => end.flags);
+    using running = watched(args, given);
+    await passes(writing, peer);
+    await passes(peer, back);
+    await passes(far, master);
+    await master.write("typed\n");
+    await far.readText(6);
+    for (const [fd, end] of Object.entries(given)) {
+      if (end === tcp || end === unix) continue;
+      assertEquals(end.flags & O_NONBLOCK, nonBlocking ? O_NONBLOCK : 0, `of ${fd}, meanwhile`);
+    }
+    writing.close();
+    peer.shutdownWrite();
+    far.shutdownWrite();
+    await master.write("\x04");
+    await running.outcome;
+    assertEquals(Object.values(given).map((end) => end.flags), before, "afterwards");
+    for (const end of [back, peer, far, master, ...Object.values(given)]) end.close();
+  }
+});
