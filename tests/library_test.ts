@@ -21,10 +21,10 @@ Deno.test("copy answers how each channel ended", async () => {
   const code = `
     for (const { bytes, ended, error } of await copy([[3, 4], [5, 6]])) say([bytes, ended, error]);
   `;
+  await second.write("lost"); // before it starts: it may close 5 as soon as it sees that 6 is dead
   using running = program(code, { 3: a, 4: b, 5: c, 6: d });
   await first.write("hello");
   first.close();
-  await second.write("lost");
   assertEquals(new TextDecoder().decode(await out.readAll()), "hello");
   const error = {
     name: "SystemError",
@@ -277,7 +277,7 @@ Deno.test("after an AbortSignal what was read is delivered, for a time of grace"
         const rest = reads ? new TextDecoder().decode(await out.readAll()) : "";
         const lines = new TextDecoder().decode(await log.readAll()).trimEnd().split("\n");
         if (reads) {
-          assertMatch(rest, /^x+hello$/);
+          assertMatch(rest, /^\0+hello$/);
           assertEquals(lines, ['"write"', '[5,"stopped","read 3: Operation canceled"]']);
         } else {
           assertEquals(lines, ['[0,"error","write 4: Operation canceled"]']);

@@ -166,10 +166,10 @@ for (const [name, args] of Object.entries(EXAMPLES)) {
     const env = { PATH: shop.path("bin"), IOCOPY: "no/iocopy" };
     Deno.mkdirSync(env.PATH);
     const first = name === "proxy-command" ? "tcpclient" : "tcpserver";
-    await says(111, `${name}: ${first} is not here: install ucspi-tcp`, args, env);
+    await says(111, `${name}: ${first} not found: install ucspi-tcp`, args, env);
     for (const program of ["tcpserver", "tcpclient"]) {
       Deno.writeTextFileSync(`${env.PATH}/${program}`, "#!/bin/sh\n", { mode: 0o755 });
     }
-    await says(111, `${name}: no/iocopy is not here: put it on PATH`, args, env);
+    await says(111, `${name}: no/iocopy not found: put it on PATH`, args, env);
   });
 }

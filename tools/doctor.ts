@@ -24,6 +24,7 @@ const PROGRAMS: Record<string, Record<string, string>> = {
     socat: "socat",
     ncat: "ncat",
     strace: "strace",
+    shellcheck: "shellcheck",
     mandoc: "mandoc",
     tmux: "tmux",
     procps: "ps",
