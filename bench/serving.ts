@@ -1,0 +1,634 @@
+/**
+ * Measures one process for every connection against other proxies, in one run:
+ * `deno task bench:serving --help`.
+ *
+ * @module
+ */
+import { resolve } from "node:path";
+import { parseArgs } from "@std/cli/parse-args";
+import { BINARY, SOURCE } from "./copiers.ts";
+import { Load } from "./load.ts";
+import { median, Progress } from "./measure.ts";
+import { digits, machine, markdown, type Table, text } from "./report.ts";
+
+const HELP = `usage: deno task bench:serving [options]
+
+Measures iocopy from source, the executable that the environment variable IOCOPY
+names, and the other proxies that are installed, in turn.
+
+  --quick           few of everything, once: whether it works, not how fast it is
+  --rounds=N        how often each is measured; 5 where not given
+  --tests=A,B       only these: ${
+  ["http", "kept", "churn", "bulk", "idle", "busy", "paced"].join(" ")
+}
+  --proxies=A,B     only these: iocopy source proxyd haproxy haproxy-mt socat tcpserver
+  --churn=N         connections one after the other; 20000 where not given
+  --json            print figures for machines
+  --write           write the table into doc/serving.md
+  --help            print this and end
+
+Exit status: 0 all was measured, 1 something failed, 100 wrong use, 111 it could
+not start.
+`;
+
+const OPTIONS = {
+  boolean: ["quick", "json", "write", "help"],
+  string: ["rounds", "tests", "proxies", "churn"],
+} as const;
+
+const ROOT = resolve(import.meta.dirname ?? ".", "..");
+
+class WrongUse extends Error {}
+
+/** A program that joins what comes to one port with another port. */
+interface Proxy {
+  id: string;
+  title: string;
+  /** The words that start it, between a port and a target; it gets a socket that listens as 3 where it is `given` one. */
+  words: (port: number, target: number, folder: string) => string[];
+  given?: boolean;
+  /** Whether it is a process for each connection: then there are fewer connections. */
+  forks?: boolean;
+  /** Programs that have to be there. */
+  needs: string[];
+}
+
+const PROXYD = "/lib/systemd/systemd-socket-proxyd";
+
+function ours(id: string, title: string, command: readonly string[]): Proxy {
+  const words = (_: number, target: number) => [...command, "-c", "10000", "3", here(target)];
+  return { id, title, words, given: true, needs: [] };
+}
+
+function haproxy(id: string, title: string, threads: string): Proxy {
+  return {
+    id,
+    title,
+    needs: ["haproxy"],
+    words: (port, target, folder) => {
+      const config = `${folder}/${id}.cfg`;
+      Deno.writeTextFileSync(
+        config,
+        `global\n  ${threads}\n  maxconn 9950\ndefaults\n  mode tcp\n  timeout client 1h\n` +
+          `  timeout server 1h\n  timeout connect 10s\nlisten all\n  bind ${here(port)}\n` +
+          `  server one ${here(target)}\n`,
+      );
+      return ["haproxy", "-db", "-f", config];
+    },
+  };
+}
+
+/** All that are measured. */
+function proxies(limit: string): Proxy[] {
+  return [
+    ...BINARY ? [ours("iocopy", "iocopy, compiled", [BINARY])] : [],
+    ours("source", "iocopy, deno run", SOURCE),
+    {
+      id: "proxyd",
+      title: "systemd-socket-proxyd",
+      words: (_, target) => [PROXYD, "--connections-max=10000", here(target)],
+      given: true,
+      needs: [PROXYD],
+    },
+    haproxy("haproxy", "haproxy, nbthread 1", "nbthread 1"),
+    haproxy("haproxy-mt", "haproxy as it comes", "# as many threads as it likes"),
+    {
+      id: "socat",
+      title: "socat, fork",
+      words: (port, target) => [
+        "socat",
+        `TCP-LISTEN:${port},bind=127.0.0.1,fork,reuseaddr,backlog=4096`,
+        `TCP:${here(target)}`,
+      ],
+      forks: true,
+      needs: ["socat"],
+    },
+    {
+      id: "tcpserver",
+      title: "tcpserver, tcpclient, splice in C",
+      words: (port, target) => [
+        ..."tcpserver -c 1000 -b 4096 -H -R -l 0 127.0.0.1".split(" "),
+        String(port),
+        ..."tcpclient -H -R -l 0 127.0.0.1".split(" "),
+        ...[String(target), limit, "0", "7", "6", "1"],
+      ],
+      forks: true,
+      needs: ["tcpserver", "tcpclient"],
+    },
+  ];
+}
+
+function here(port: number): string {
+  return `127.0.0.1:${port}`;
+}
+
+function isHere(program: string): boolean {
+  const args = ["-c", 'command -v "$0" || command -v "/usr/sbin/$0"', program];
+  return new Deno.Command("sh", { args, stdout: "null", stderr: "null" }).outputSync().success;
+}
+
+/** How much of everything. */
+interface Amount {
+  rounds: number;
+  requests: number;
+  churn: number;
+  bytes: number;
+  idle: number;
+  /** Idle ones beside a busy one: as many as 20,000 descriptors allow, which is a usual limit. */
+  beside: number;
+  trips: number;
+  paced: number;
+  seconds: number;
+}
+
+function amount(quick: boolean, rounds: number, churn: number): Amount {
+  return quick
+    ? {
+      rounds,
+      churn,
+      requests: 200,
+      bytes: 5e7,
+      idle: 100,
+      beside: 100,
+      trips: 200,
+      paced: 20,
+      seconds: 1,
+    }
+    : {
+      rounds,
+      churn,
+      requests: 8000,
+      bytes: 1.5e9,
+      idle: 5000,
+      beside: 9900,
+      trips: 5000,
+      paced: 200,
+      seconds: 3,
+    };
+}
+
+/** What is asked, by the column it fills. */
+type Column =
+  | "http"
+  | "httpCpu"
+  | "kept"
+  | "churn"
+  | "churnMemory"
+  | "churnDescriptors"
+  | "bulk"
+  | "idleMemory"
+  | "busyBulk"
+  | "busyTrip"
+  | "p50"
+  | "p99";
+
+type Figures = Map<string, Map<Column, number[]>>;
+
+/** A load of connections.c, what it prints. */
+interface Outcome {
+  seconds: number;
+  connections: number;
+  bytes: number;
+  p50: number;
+  p99: number;
+}
+
+/** One proxy that runs, and what is done to it. */
+class Bench {
+  readonly #folder: string;
+  readonly #program: string;
+  readonly #much: Amount;
+  readonly #children = new Set<Deno.ChildProcess>();
+  readonly http: number;
+
+  constructor(folder: string, much: Amount) {
+    this.#folder = folder;
+    this.#much = much;
+    this.#program = `${folder}/connections`;
+    this.http = freePort();
+    const source = resolve(import.meta.dirname ?? ".", "connections.c");
+    const args = ["-O2", "-w", "-pthread", "-o", this.#program, source];
+    const { success, stderr } = new Deno.Command("cc", { args }).outputSync();
+    if (!success) throw new Error(`cc connections.c: ${new TextDecoder().decode(stderr).trim()}`);
+  }
+
+  #start(words: readonly string[], piped = false): Deno.ChildProcess {
+    const [program = "", ...args] = words;
+    const child = new Deno.Command(program, {
+      args,
+      env: { DENO_NO_UPDATE_CHECK: "1", PATH: `${Deno.env.get("PATH")}:/usr/sbin` },
+      stdin: piped ? "piped" : "null",
+      stdout: piped ? "piped" : "null",
+      stderr: "null",
+    }).spawn();
+    this.#children.add(child);
+    void child.status.then(() => this.#children.delete(child));
+    return child;
+  }
+
+  /** nginx, with a small page. */
+  async serveHttp(): Promise<void> {
+    const folder = this.#folder;
+    await Deno.writeTextFile(`${folder}/index.html`, "a page\n");
+    await Deno.chmod(folder, 0o755);
+    const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+      .map((name) => `${name}_temp_path ${folder}/${name};`).join(" ");
+    await Deno.writeTextFile(
+      `${folder}/nginx.conf`,
+      `daemon off; worker_processes 1; pid ${folder}/pid; error_log /dev/null;
+      events { worker_connections 4096; }
+      http { ${temporary} access_log off; keepalive_requests 1000000;
+        server { listen 127.0.0.1:${this.http} backlog=4096; root ${folder}; } }`,
+    );
+    this.#start(["nginx", "-c", `${folder}/nginx.conf`, "-p", folder]);
+    await listens(this.http);
+  }
+
+  /** Starts a proxy, measures `tests` with it, ends it. */
+  async measure(proxy: Proxy, tests: readonly string[], figures: Figures): Promise<string[]> {
+    const failures: string[] = [];
+    const add = (column: Column, value: number) => {
+      const own = figures.get(proxy.id) ?? new Map<Column, number[]>();
+      figures.set(proxy.id, own);
+      own.set(column, [...own.get(column) ?? [], value]);
+    };
+    for (const test of tests) {
+      const port = freePort();
+      const target = test === "http" || test === "kept" ? this.http : freePort();
+      const words = proxy.words(port, target, this.#folder);
+      const child = this.#start(
+        proxy.given ? [this.#program, "bind", String(port), ...words] : words,
+      );
+      try {
+        await listens(port, test === "http" || test === "kept");
+        await this.#measure(test, { proxy, pid: child.pid, port, target, add });
+      } catch (error) {
+        failures.push(`${proxy.title}, ${test}: ${error instanceof Error ? error.message : error}`);
+      } finally {
+        for (const pid of family(child.pid)) kill(pid, "SIGKILL");
+        await child.status;
+      }
+    }
+    return failures;
+  }
+
+  async #measure(
+    test: string,
+    { proxy, pid, port, target, add }: {
+      proxy: Proxy;
+      pid: number;
+      port: number;
+      target: number;
+      add: (column: Column, value: number) => void;
+    },
+  ): Promise<void> {
+    const much = this.#much;
+    const run = (mode: string, ...args: (string | number)[]) =>
+      this.#run(mode, ["-p", port, "-t", target, ...args]);
+    const few = (count: number) => proxy.forks ? Math.min(count, 100) : count;
+    switch (test) {
+      case "http": {
+        await this.#ab(port, Math.min(2000, much.requests)); // a runtime compiles what it does often
+        const before = cpu(pid);
+        add("http", await this.#ab(port, much.requests));
+        if (!proxy.forks) add("httpCpu", (cpu(pid) - before) / much.requests * 1e6);
+        break;
+      }
+      case "kept":
+        await this.#ab(port, 200);
+        add("kept", await this.#ab(port, much.requests * 5, "-k"));
+        break;
+      case "churn": {
+        const count = proxy.forks ? Math.min(much.churn, 2000) : much.churn;
+        await run("churn", "-n", Math.min(1000, count));
+        const [memory, descriptors] = await settled(pid);
+        const { connections, seconds } = await run("churn", "-n", count);
+        const [memoryLater, descriptorsLater] = await settled(pid);
+        add("churn", connections / seconds);
+        add("churnMemory", (memoryLater - memory) / 1e6);
+        add("churnDescriptors", descriptorsLater - descriptors);
+        break;
+      }
+      case "bulk":
+        await run("bulk", "-n", 1e8);
+        add("bulk", gigabytes(await run("bulk", "-n", much.bytes)));
+        break;
+      case "idle": {
+        const count = few(much.idle);
+        await run("churn", "-n", few(200));
+        const [before] = await settled(pid);
+        const [after] = await this.#opened(port, target, count, () => settled(pid));
+        add("idleMemory", (after - before) / count / 1e3);
+        break;
+      }
+      case "busy": {
+        if (proxy.forks) break;
+        await run("bulk", "-n", 1e8);
+        const bulk = [await run("bulk", "-n", much.bytes)];
+        const trip = [await run("ping", "-n", much.trips)];
+        bulk.push(await run("bulk", "-n", much.bytes, "-i", much.beside));
+        trip.push(await run("ping", "-n", much.trips, "-i", much.beside));
+        const [alone, beside] = bulk.map(gigabytes), [quick, slow] = trip.map(({ p50 }) => p50);
+        add("busyBulk", (beside ?? NaN) / (alone ?? NaN));
+        add("busyTrip", (quick ?? NaN) / (slow ?? NaN));
+        break;
+      }
+      case "paced": {
+        const clients = few(much.paced);
+        const { p50, p99 } = await run("paced", "-n", much.seconds, "-c", clients, "-s");
+        add("p50", p50 / 1e3);
+        add("p99", p99 / 1e3);
+      }
+    }
+  }
+
+  async #run(mode: string, args: (string | number)[]): Promise<Outcome> {
+    const { success, stdout, stderr } = await new Deno.Command(this.#program, {
+      args: [mode, ...args.map(String)],
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr).trim());
+    return JSON.parse(new TextDecoder().decode(stdout));
+  }
+
+  /** What `look` sees while so many connections are open. */
+  async #opened<T>(port: number, target: number, count: number, look: () => Promise<T>) {
+    const args = ["open", "-p", port, "-t", target, "-n", count].map(String);
+    const child = this.#start([this.#program, ...args], true);
+    const reader = child.stdout.getReader();
+    const { done } = await reader.read();
+    if (done) throw new Error(`${count} connections cannot be opened`);
+    try {
+      return await look();
+    } finally {
+      await child.stdin.close();
+      await reader.cancel();
+      await child.status;
+    }
+  }
+
+  async #ab(port: number, requests: number, ...options: string[]): Promise<number> {
+    const url = `http://${here(port)}/index.html`;
+    const args = ["-q", "-n", String(requests), "-c", "20", ...options, url];
+    const { stdout, stderr } = await new Deno.Command("ab", { args }).output();
+    const said = new TextDecoder().decode(stdout);
+    const [, failed] = /^Failed requests: +(\d+)/m.exec(said) ?? [];
+    const [, rate] = /^Requests per second: +([\d.]+)/m.exec(said) ?? [];
+    if (failed !== "0") throw new Error(new TextDecoder().decode(stderr).trim() || "ab: failed");
+    return Number(rate);
+  }
+
+  close(): void {
+    for (const { pid } of this.#children) for (const one of family(pid)) kill(one, "SIGKILL");
+  }
+}
+
+function gigabytes({ bytes, seconds }: Outcome): number {
+  return bytes / seconds / 1e9;
+}
+
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+/** Until somebody listens at a port; with `reaches`, by a connection that goes through. */
+async function listens(port: number, reaches = false): Promise<void> {
+  const hex = port.toString(16).toUpperCase().padStart(4, "0");
+  for (let i = 0; i < 500; i++) {
+    const table = await Deno.readTextFile("/proc/net/tcp");
+    if (new RegExp(`:${hex} 00000000:0000 0A`).test(table)) {
+      if (!reaches) return;
+      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  throw new Error(`nobody listens at port ${port}`);
+}
+
+function kill(pid: number, signal: Deno.Signal): void {
+  try {
+    Deno.kill(pid, signal);
+  } catch {
+    // It has ended just now.
+  }
+}
+
+/** A process and all that it has started. */
+function family(pid: number): number[] {
+  const children = new Map<number, number[]>();
+  for (const name of names("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const [, parent] = /\) \S (\d+)/.exec(read(`/proc/${name}/stat`)) ?? [];
+    children.set(Number(parent), [...children.get(Number(parent)) ?? [], Number(name)]);
+  }
+  const all = [pid];
+  for (let i = 0; i < all.length; i++) all.push(...children.get(all[i] ?? -1) ?? []);
+  return all;
+}
+
+function read(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return ""; // it has ended just now
+  }
+}
+
+function names(folder: string): string[] {
+  try {
+    return [...Deno.readDirSync(folder)].map(({ name }) => name);
+  } catch {
+    return [];
+  }
+}
+
+/** CPU seconds of a process, all its threads. */
+function cpu(pid: number): number {
+  let nanoseconds = 0;
+  for (const name of names(`/proc/${pid}/task`)) {
+    nanoseconds += Number(read(`/proc/${pid}/task/${name}/schedstat`).split(" ")[0]);
+  }
+  return nanoseconds / 1e9;
+}
+
+/** Private memory, in bytes, and descriptors of a process and all that it has started. */
+function look(pid: number): [memory: number, descriptors: number] {
+  let memory = 0, descriptors = 0;
+  for (const one of family(pid)) {
+    const [, kilobytes = "0"] = /^Pss_Anon: +(\d+)/m.exec(read(`/proc/${one}/smaps_rollup`)) ?? [];
+    memory += Number(kilobytes) * 1024;
+    descriptors += names(`/proc/${one}/fd`).length;
+  }
+  return [memory, descriptors];
+}
+
+/** The same, once it does not change any more. */
+async function settled(pid: number): Promise<[memory: number, descriptors: number]> {
+  let before = look(pid), same = 0;
+  for (let i = 0; i < 40 && same < 4; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    const now = look(pid);
+    same = now.every((value, i) => Math.abs(value - (before[i] ?? 0)) < 65536) ? same + 1 : 0;
+    before = now;
+  }
+  return before;
+}
+
+const COLUMNS: [Column, title: string][] = [
+  ["http", "connections/s (ab)"],
+  ["httpCpu", "CPU each, µs"],
+  ["kept", "requests/s (ab -k)"],
+  ["churn", "connections/s, one byte"],
+  ["churnMemory", "memory after, MB"],
+  ["churnDescriptors", "descriptors after"],
+  ["idleMemory", "idle connection, kB"],
+  ["bulk", "one stream, GB/s"],
+  ["busyBulk", "beside idle: stream"],
+  ["busyTrip", "beside idle: trips"],
+  ["p50", "beside a stream: p50, ms"],
+  ["p99", "p99, ms"],
+];
+
+function table(figures: Figures, all: readonly Proxy[], columns: [Column, string][]): Table {
+  return {
+    title: "",
+    columns: columns.map(([, title]) => title),
+    rows: all.map(({ id, title }) => [
+      title,
+      ...columns.map(([column]) => digits(median(figures.get(id)?.get(column) ?? []))),
+    ]),
+  };
+}
+
+/** Connections, then bytes: a table that is as wide as a page. */
+function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] {
+  const measured = COLUMNS.filter(([column]) => [...figures.values()].some((f) => f.has(column)));
+  const [one, other] = [measured.filter((_, i) => i < 6), measured.filter((_, i) => i >= 6)];
+  return [
+    {
+      ...table(figures, all, one),
+      title: `${much.requests} connections from ab, 20 at a time, to a small page of nginx; ` +
+        `${much.churn} connections that carry a byte there and back, and by how much memory ` +
+        "and descriptors are more then than after the first thousand",
+    },
+    {
+      ...table(figures, all, other),
+      title: `Private memory of each of ${much.idle} idle connections; a stream of ` +
+        `${much.bytes / 1e9} GB; stream and round trips beside ${much.beside} idle connections, ` +
+        `as a ratio to those alone; round trip of ${much.paced} connections, 20 times a second ` +
+        "each, while a stream runs at full speed",
+    },
+  ].filter(({ columns }) => columns.length > 0);
+}
+
+async function main(args: string[]): Promise<number> {
+  const options = parseArgs(args, {
+    ...OPTIONS,
+    unknown: (word: string) => {
+      throw new WrongUse(`${word} is not known`);
+    },
+  });
+  if (options.help) return print(HELP);
+  const quick = options.quick === true;
+  const rounds = count("rounds", options.rounds, quick ? 1 : 5);
+  const much = amount(quick, rounds, count("churn", options.churn, quick ? 500 : 20_000));
+  const all = ["http", "kept", "churn", "idle", "bulk", "busy", "paced"];
+  const tests = options.tests === undefined ? all : chosen("tests", options.tests, all);
+  using load = new Load();
+  load.compile();
+  const known = proxies(load.limit);
+  const ids = known.map(({ id }) => id);
+  const wanted = options.proxies === undefined ? ids : chosen("proxies", options.proxies, ids);
+  const listed = known.filter(({ id }) => wanted.includes(id));
+  const found = listed.filter(({ needs }) => needs.every(isHere));
+  const missing = listed.filter((proxy) => !found.includes(proxy)).map(({ title }) => title);
+  if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
+  const hasHttp = isHere("nginx") && isHere("ab");
+  if (!hasHttp) say("bench: nginx or ab is missing: no figures of HTTP");
+  const todo = tests.filter((test) => hasHttp || test !== "http" && test !== "kept");
+  const bench = new Bench(load.folder, much);
+  const interrupted = () => {
+    bench.close();
+    load[Symbol.dispose]();
+    Deno.exit(130);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, interrupted);
+  const figures: Figures = new Map(), wrong: string[] = [];
+  try {
+    if (hasHttp) await bench.serveHttp();
+    const progress = new Progress();
+    for (let round = 1; round <= rounds; round++) {
+      progress.round(round, rounds);
+      for (const test of todo) {
+        for (const proxy of found) {
+          progress.step(`${test}, ${proxy.title}`);
+          wrong.push(...await bench.measure(proxy, [test], figures));
+        }
+      }
+    }
+    progress.end();
+  } finally {
+    bench.close();
+  }
+  const how = `${machine()}; medians of ${rounds} runs, in turn`;
+  const results = tables(figures, found, much);
+  if (options.json) print(JSON.stringify(data(figures, much, missing, wrong), null, 1) + "\n");
+  else print([how + "\n", ...results.map(text)].join("\n"));
+  if (options.write) writeTables(how, results, missing);
+  for (const line of wrong) say(`bench: ${line}`);
+  return wrong.length ? 1 : 0;
+}
+
+function data(figures: Figures, much: Amount, missing: string[], failures: string[]) {
+  const values = (of: Map<Column, number[]>) =>
+    Object.fromEntries([...of].map(([column, all]) => [column, { median: median(all), all }]));
+  const proxies = Object.fromEntries([...figures].map(([id, of]) => [id, values(of)]));
+  return { machine: machine(), ...much, missing, failures, proxies };
+}
+
+function writeTables(how: string, tables: Table[], missing: string[]): void {
+  const path = `${ROOT}/doc/serving.md`;
+  const text = Deno.readTextFileSync(path);
+  const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
+  if (!marked.test(text)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
+  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
+  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
+  Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
+  const args = ["fmt", "--quiet", "doc/serving.md"]; // as `deno task check` wants it
+  new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
+}
+
+function count(option: string, text: unknown, usual: number): number {
+  if (text === undefined) return usual;
+  if (/^[1-9]\d{0,6}$/.test(String(text))) return Number(text);
+  throw new WrongUse(`--${option}=${text} is not a number from 1`);
+}
+
+function chosen(option: string, text: unknown, all: readonly string[]): string[] {
+  return String(text).split(",").map((id) => {
+    if (all.includes(id)) return id;
+    throw new WrongUse(`--${option}: ${id} is none of ${all.join(", ")}`);
+  });
+}
+
+function print(text: string): number {
+  const bytes = new TextEncoder().encode(text);
+  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  return 0;
+}
+
+function say(line: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(line + "\n"));
+}
+
+if (import.meta.main) {
+  let status: number;
+  try {
+    status = await main(Deno.args);
+  } catch (error) {
+    say(`bench: ${error instanceof Error ? error.message : error}`);
+    status = error instanceof WrongUse ? 100 : 111;
+  }
+  Deno.exit(status);
+}
