@@ -1,39 +1,108 @@
-/** What is written for people: its links lead somewhere. */
-import { assert } from "@std/assert";
-import { dirname, resolve } from "node:path";
+/**
+ * The documentation: its links lead somewhere, every page is linked, and the
+ * options and tasks that it names exist.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { dirname, relative, resolve } from "node:path";
+import { HELP } from "../cli/help.ts";
+import { FLAGS, VALUES } from "../cli/options.ts";
+import project from "../deno.json" with { type: "json" };
 import { ROOT } from "./harness.ts";
 
-const pages = [
-  ...[...Deno.readDirSync(ROOT)].map(({ name }) => name),
-  ...[...Deno.readDirSync(resolve(ROOT, "doc"))].map(({ name }) => `doc/${name}`),
-].filter((name) => name.endsWith(".md")).map((name) => resolve(ROOT, name));
+/** The text of a file, by its path from the project's folder. */
+function read(path: string): string {
+  return Deno.readTextFileSync(resolve(ROOT, path));
+}
 
-/** The anchors of a page: its headings, as the places that show it make them. */
+/** The pages in Markdown, by their paths. */
+const PAGES = ["", "doc/"].flatMap((folder) =>
+  [...Deno.readDirSync(resolve(ROOT, folder))].map(({ name }) => folder + name)
+).filter((name) => name.endsWith(".md"));
+
+/** The anchors of a page: its headings, as GitHub makes them. */
 function anchors(page: string): string[] {
-  const headings = Deno.readTextFileSync(page).matchAll(/^#+ (.*)$/gm);
+  const headings = read(page).matchAll(/^#+ (.*)$/gm);
   return [...headings].map(([, heading = ""]) =>
     heading.toLowerCase().replaceAll(/[^\w\- ]/g, "").replaceAll(" ", "-")
   );
 }
 
+/** The links of a page to files of the project: the path, and what follows `#`. */
+function links(page: string): { link: string; path: string; anchor: string | undefined }[] {
+  const text = read(page).replaceAll(/^```[^]*?^```/gm, "");
+  return [...text.matchAll(/\]\(([^)\s]+)\)/g)]
+    .map(([, link = ""]) => link)
+    .filter((link) => !/^https?:/.test(link))
+    .map((link) => {
+      const [file = "", anchor] = link.split("#");
+      const path = file ? relative(ROOT, resolve(ROOT, dirname(page), file)) : page;
+      return { link, path, anchor };
+    });
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(resolve(ROOT, path));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 Deno.test("no link of the documentation is dead", () => {
-  let count = 0;
-  for (const page of pages) {
-    const text = Deno.readTextFileSync(page).replaceAll(/^```[^]*?^```/gm, "");
-    for (const [, link = ""] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
-      if (/^https?:/.test(link)) continue;
-      const [path = "", anchor] = link.split("#");
-      const target = path ? resolve(dirname(page), path) : page;
-      let isThere = true;
-      try {
-        Deno.statSync(target);
-      } catch {
-        isThere = false;
-      }
-      assert(isThere, `${page}: ${link} is dead`);
-      assert(!anchor || anchors(target).includes(anchor), `${page}: ${link} leads to no heading`);
-      count++;
+  const all = PAGES.flatMap((page) => links(page).map((link) => ({ page, ...link })));
+  for (const { page, link, path, anchor } of all) {
+    assert(exists(path), `${page}: ${link}: there is no such file`);
+    if (anchor) assert(anchors(path).includes(anchor), `${page}: ${link}: no such heading`);
+  }
+  assert(all.length > 30, `only ${all.length} links`);
+});
+
+Deno.test("every file of doc/ is linked from another page", () => {
+  for (const { name } of Deno.readDirSync(resolve(ROOT, "doc"))) {
+    const path = `doc/${name}`;
+    const pages = PAGES.filter((page) => page !== path);
+    const isLinked = pages.some((page) => links(page).some((link) => link.path === path));
+    assert(isLinked, `${path} is linked from nowhere`);
+  }
+});
+
+/** Options of other programs that the documentation shows. */
+const FOREIGN = [
+  "--allow-ffi",
+  "--check",
+  "--global",
+  "--ignore-missing",
+  "--lock",
+  "--frozen",
+  "--name",
+  "--no-prompt",
+  "--quick",
+  "--repo",
+];
+
+Deno.test("the documentation shows no option that does not exist", () => {
+  const own: readonly string[] = [...FLAGS, ...VALUES, "proxy-protocol"].map((name) => `--${name}`);
+  const manual = read("man/iocopy.1").replaceAll("Fl Fl ", "--");
+  const texts = [
+    ["--help", HELP],
+    ["man/iocopy.1", manual],
+    ...PAGES.map((page) => [page, read(page)]),
+  ];
+  const shown = new Set<string>();
+  for (const [where = "", text = ""] of texts) {
+    for (const [option] of text.matchAll(/(?<![\w-])--[a-z][a-z-]*/g)) {
+      assert(own.includes(option) || FOREIGN.includes(option), `${where}: no option ${option}`);
+      shown.add(option);
     }
   }
-  assert(count > 30, `${count} links`);
+  assertEquals(FOREIGN.filter((option) => !shown.has(option)), [], "foreign options nobody shows");
+});
+
+Deno.test("the documentation names no task that does not exist", () => {
+  for (const page of PAGES) {
+    for (const [, task = ""] of read(page).matchAll(/\bdeno task ([a-z][\w:-]*)/g)) {
+      assert(Object.hasOwn(project.tasks, task), `${page}: there is no task ${task}`);
+    }
+  }
 });

@@ -1,3 +1,4 @@
+/** The manual page, and what it has to say in common with --help and the README. */
 import { assert, assertEquals } from "@std/assert";
 import { HELP } from "../cli/help.ts";
 import { FLAGS, SHORT, VALUES } from "../cli/options.ts";
@@ -35,6 +36,19 @@ Deno.test("the manual page tells of every option", () => {
   const manual = Deno.readTextFileSync(MANUAL)
     .replaceAll("Fl Fl ", "--").replaceAll("Fl ", "-");
   assertEquals(optionsOf(manual, /^\.It -/), OPTIONS);
+});
+
+Deno.test("the manual page's SYNOPSIS lists every option", () => {
+  const [, synopsis = ""] = /^\.Sh SYNOPSIS\n([^]*?)^\.Sh /m.exec(Deno.readTextFileSync(MANUAL)) ??
+    [];
+  const long = [...synopsis.matchAll(/\bFl Fl ([\w-]+)/g)].map(([, name]) => `--${name}`);
+  const groups = [...synopsis.matchAll(/\bFl (?!Fl)(\w+)(?: \| (\w))?/g)];
+  const letters = groups.flatMap(([, first = "", second = ""]) => [...first + second]);
+  const listed = OPTIONS.filter((option) => {
+    const [, letter = "", name = ""] = /^(?:-(\w) )?(--.*)$/.exec(option) ?? [];
+    return long.includes(name) || letters.includes(letter);
+  });
+  assertEquals(listed, OPTIONS);
 });
 
 Deno.test("--help, the README and the manual page tell of the same exit statuses", () => {
