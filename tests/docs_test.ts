@@ -76,6 +76,7 @@ const FOREIGN = [
   "--lock",
   "--frozen",
   "--name",
+  "--no-code-cache",
   "--no-prompt",
   "--quick",
   "--repo",

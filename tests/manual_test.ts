@@ -42,7 +42,7 @@ Deno.test("the manual page's SYNOPSIS lists every option", () => {
   const [, synopsis = ""] = /^\.Sh SYNOPSIS\n([^]*?)^\.Sh /m.exec(Deno.readTextFileSync(MANUAL)) ??
     [];
   const long = [...synopsis.matchAll(/\bFl Fl ([\w-]+)/g)].map(([, name]) => `--${name}`);
-  const groups = [...synopsis.matchAll(/\bFl (?!Fl)(\w+)(?: \| (\w))?/g)];
+  const groups = [...synopsis.matchAll(/(?<!Fl )\bFl (?!Fl)(\w+)(?: \| (\w))?/g)];
   const letters = groups.flatMap(([, first = "", second = ""]) => [...first + second]);
   const listed = OPTIONS.filter((option) => {
     const [, letter = "", name = ""] = /^(?:-(\w) )?(--.*)$/.exec(option) ?? [];
