@@ -10,6 +10,7 @@ import * as libc from "../sys/libc.ts";
 import type { PipeBudget } from "./budget.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
+import { Pace } from "./pace.ts";
 import type { BufferPool } from "./pool.ts";
 import {
   bestRoute,
@@ -100,20 +101,13 @@ const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 /** Reads after which it is asked again, as there may be room for larger pipes by then. */
 const AGAIN = 4096;
 
-/** The most that a rate allows at once is what it allows in so many milliseconds. */
-const BURST = 50;
-
 /** A channel that has no endpoint to wait at. */
 const NOTHING = -1;
 
 /** One pair. */
 export class Channel implements ChannelStatus, Way {
-  readonly rfd: number;
-  readonly wfd: number;
   readonly source: Endpoint;
   readonly sink: Endpoint;
-  readonly loop: Loop;
-  readonly pool: BufferPool;
   readonly onData: ((bytes: Uint8Array) => void) | undefined;
   bytes = 0;
   operations = 0;
@@ -133,10 +127,8 @@ export class Channel implements ChannelStatus, Way {
   #reads = 0;
   #bytesThen = 0;
   #then = 0;
-  /** Bytes that may be read at this time, where there is a rate; and whether it waits for more. */
-  #allowed = 0;
-  #allowedAt = performance.now();
-  #isPaused = false;
+  /** How much may be read at this time; undefined where there is no rate. */
+  readonly #pace: Pace | undefined;
   readonly #host: Host;
   readonly #startedAt = performance.now();
   #endedAt = 0;
@@ -145,15 +137,24 @@ export class Channel implements ChannelStatus, Way {
   constructor(source: Endpoint, sink: Endpoint, host: Host) {
     this.source = source;
     this.sink = sink;
-    this.rfd = source.fd.fd;
-    this.wfd = sink.fd.fd;
-    this.loop = host.loop;
-    this.pool = host.pool;
     this.#host = host;
+    this.#pace = host.rate > 0 ? new Pace(host.rate) : undefined;
     this.onData = host.onData && ((bytes) => host.onData?.(this, bytes));
     this.#route = bestRoute(this);
   }
 
+  get rfd(): number {
+    return this.source.fd.fd;
+  }
+  get wfd(): number {
+    return this.sink.fd.fd;
+  }
+  get loop(): Loop {
+    return this.#host.loop;
+  }
+  get pool(): BufferPool {
+    return this.#host.pool;
+  }
   get route(): "splice" | "copy" {
     return this.#route.name;
   }
@@ -214,12 +215,12 @@ export class Channel implements ChannelStatus, Way {
     let more = route.held > 0;
     for (let times = 0; times < IN_A_ROW; times++) {
       if (route.held === 0) {
-        const most = this.#mayRead();
+        const most = this.#pace ? this.#pace.allows(this.pool.size) : this.pool.size;
         if (most === 0) return this.#pause();
         const length = route.fill(most);
         if (length <= 0) return this.#stalled(READ, length);
         this.#count("read", this.rfd, length);
-        this.#allowed -= length;
+        this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#growIfBusy();
         more = length >= MUCH;
       }
@@ -249,29 +250,10 @@ export class Channel implements ChannelStatus, Way {
     this.#route.grow(budget);
   }
 
-  /** How many bytes may be read now, so that it is no more than the rate in a second. */
-  #mayRead(): number {
-    const { rate } = this.#host;
-    if (rate === 0) return this.pool.size;
-    const now = performance.now();
-    // What was not used in a silence is gone: it gives no burst afterwards.
-    const most = Math.max(1, rate * BURST / 1000);
-    this.#allowed = Math.min(most, this.#allowed + rate * (now - this.#allowedAt) / 1000);
-    this.#allowedAt = now;
-    return Math.max(0, Math.min(this.pool.size, Math.floor(this.#allowed)));
-  }
-
-  /** Reads nothing until the rate allows half of a burst. */
+  /** Reads nothing until its pace allows it. */
   #pause(): void {
     this.#wait(NOTHING);
-    if (this.#isPaused) return;
-    this.#isPaused = true;
-    const { rate } = this.#host;
-    const wanted = Math.max(1, rate * BURST / 2000);
-    this.loop.after(Math.max(1, (wanted - this.#allowed) / rate * 1000), () => {
-      this.#isPaused = false;
-      this.loop.soon(this);
-    });
+    this.#pace?.whenAllowed(this.loop, this);
   }
 
   #count(operation: "read" | "write", fd: number, length: number): void {
@@ -360,7 +342,7 @@ export class Channel implements ChannelStatus, Way {
     if (!(events & (ERR | HUP))) return; // what was said is over
     // What it can read decides: an end of file is none the worse for it.
     if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) {
-      this.#allowed = Math.max(1, this.#allowed);
+      this.#pace?.allowOne();
       return this.run();
     }
     if (connection) connection.error ||= libc.pendingError(fd.fd);
@@ -457,7 +439,9 @@ export class Channel implements ChannelStatus, Way {
       this.error ??= new SystemError("read", this.rfd, ECANCELED, options);
     }
     this.#route.release();
-    this.#waitFor(NOTHING);
+    if (this.#waitsFor === READ) this.source.awaitNothing(READ);
+    if (this.#waitsFor === WRITE) this.sink.awaitNothing(WRITE);
+    this.#waitsFor = NOTHING;
     this.#phase = "ended";
     this.ended = how;
     this.#endedAt = performance.now();

@@ -196,7 +196,10 @@ export class Copier implements AsyncDisposable {
   }
 
   async #run(): Promise<ChannelStatus[]> {
-    const restore = () => this.#endpoints.restore();
+    const restore = () => {
+      this.#endpoints.restore();
+      for (const service of this.#services) service.restore();
+    };
     const abort = () => this.stop(this.#grace, this.#signal?.reason);
     globalThis.addEventListener("unload", restore);
     this.#signal?.addEventListener("abort", abort);

@@ -41,8 +41,9 @@ export class Endpoint implements Watcher {
   isAlwaysReady = false;
   readonly #loop: Loop;
   readonly #onClose: (endpoint: Endpoint) => void;
-  readonly #readers: Channel[] = [];
-  readonly #writers: Channel[] = [];
+  /** Made anew at each change: an array that has grown has room for 17, and a served connection has four. */
+  #readers: readonly Channel[] = NONE;
+  #writers: readonly Channel[] = NONE;
   /** How many of them wait to read, and to write. */
   #reading = 0;
   #writing = 0;
@@ -54,7 +55,7 @@ export class Endpoint implements Watcher {
     fd: Fd,
     connection: Connection | undefined,
     loop: Loop,
-    onClose: (endpoint: Endpoint) => void = () => {},
+    onClose: (endpoint: Endpoint) => void = ignored,
     watched = UNWATCHED,
   ) {
     this.#watched = watched;
@@ -80,18 +81,18 @@ export class Endpoint implements Watcher {
   // ---- Joining and leaving.
 
   addReader(channel: Channel): void {
-    this.#readers.push(channel);
+    this.#readers = this.#readers.concat(channel);
     this.connection?.addReader();
   }
 
   addWriter(channel: Channel): void {
-    this.#writers.push(channel);
+    this.#writers = this.#writers.concat(channel);
     this.connection?.addWriter();
   }
 
   /** A channel reads here no more. Returns what went wrong, if anything did. */
   removeReader(channel: Channel): SystemError | undefined {
-    remove(this.#readers, channel);
+    this.#readers = without(this.#readers, channel);
     // A unix peer learns of it; a TCP peer does not, and what it still sends
     // would be answered by a reset.
     const isLast = this.connection?.removeReader() && this.fd.isUnix;
@@ -100,9 +101,11 @@ export class Endpoint implements Watcher {
 
   /** A channel writes here no more. Returns what went wrong, if anything did. */
   removeWriter(channel: Channel): SystemError | undefined {
-    remove(this.#writers, channel);
+    this.#writers = without(this.#writers, channel);
     const isLast = this.connection?.removeWriter();
-    const error = isLast ? this.fd.tryShutdown(SHUT_WR) : undefined;
+    // Of a socket of ours that nobody reads any more, closing it tells the peer as well.
+    const isClosing = this.fd.isOurs && this.#readers.length === 0;
+    const error = isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined;
     if (isLast) this.connection?.startLingering(this.#loop);
     return first(error, this.#leave());
   }
@@ -131,6 +134,12 @@ export class Endpoint implements Watcher {
     this.rearm();
   }
 
+  /** A channel that waits here is about to leave, which rearms. */
+  awaitNothing(direction: typeof READ | typeof WRITE): void {
+    if (direction === READ) this.#reading--;
+    else this.#writing--;
+  }
+
   /** Whether readiness is told once only, so that who has moved bytes has to try again unasked. */
   get isEdgeTriggered(): boolean {
     return this.#edge !== 0;
@@ -153,27 +162,26 @@ export class Endpoint implements Watcher {
     this.#watched = wanted;
   }
 
-  /** As the loop calls it. Backwards: a channel that ends leaves the list meanwhile. */
+  /** As the loop calls it. */
   ready(events: number): void {
     if (events & ~OUT) {
-      for (let i = this.#readers.length - 1; i >= 0; i--) {
-        const channel = this.#readers[i];
-        if (channel?.waitsFor === READ) channel.run();
-      }
+      for (const channel of this.#readers) if (channel.waitsFor === READ) channel.run();
     }
     if (events & ~IN) {
-      for (let i = this.#writers.length - 1; i >= 0; i--) {
-        const channel = this.#writers[i];
-        if (channel?.waitsFor === WRITE) channel.run();
-        else if (events & (ERR | HUP)) channel?.sinkHungUp();
+      for (const channel of this.#writers) {
+        if (channel.waitsFor === WRITE) channel.run();
+        else if (events & (ERR | HUP)) channel.sinkHungUp();
       }
     }
   }
 }
 
-function remove(channels: Channel[], channel: Channel): void {
-  const last = channels.pop();
-  if (last !== undefined && last !== channel) channels[channels.indexOf(channel)] = last;
+const NONE: readonly Channel[] = [];
+
+function ignored(): void {}
+
+function without(channels: readonly Channel[], channel: Channel): readonly Channel[] {
+  return channels.length === 1 ? NONE : channels.filter((other) => other !== channel);
 }
 
 function first(
@@ -193,7 +201,7 @@ export class Connection {
   #writers = 0;
   #wasBlocking = false;
   /** Channels that only listen until the peer stops sending. */
-  readonly #lingering = new Set<Channel>();
+  #lingering: Channel[] | undefined;
 
   addReader(): void {
     this.#readers++;
@@ -220,14 +228,14 @@ export class Connection {
 
   /** A channel listens until the peer stops, or for some time once all is written. */
   linger(channel: Channel, loop: Loop): void {
-    this.#lingering.add(channel);
+    (this.#lingering ??= []).push(channel);
     if (this.#writers === 0) this.startLingering(loop);
   }
 
   /** All is written: the peer has some time to stop sending. */
   startLingering(loop: Loop): void {
-    for (const channel of this.#lingering) loop.after(LINGER, () => channel.endLingering());
-    this.#lingering.clear();
+    for (const channel of this.#lingering ?? []) loop.after(LINGER, () => channel.endLingering());
+    this.#lingering = undefined;
   }
 
   /**

@@ -67,6 +67,11 @@ export class Loop {
     return this.#epoll.watch(fd, before, after);
   }
 
+  /** Whether somebody watches `fd`. */
+  watches(fd: number): boolean {
+    return this.#watchers[fd] !== undefined;
+  }
+
   /** A descriptor of our own, which has no other number, is about to be closed: with it goes its watch (epoll(7)). */
   forget(fd: number): void {
     this.#watchers[fd] = undefined;

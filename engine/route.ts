@@ -9,6 +9,8 @@
  *
  * - {@linkcode Direct}: one splice(2) from pipe to pipe, which are buffers already.
  * - {@linkcode ThroughPipe}: two, through a pipe of ours, which is the buffer.
+ * - {@linkcode BetweenSockets}: the same between two sockets of ours, but for what
+ *   is little, which is received and sent.
  * - {@linkcode ThroughMemory}: read(2) and write(2), for what splice(2) refuses;
  *   on another thread, where the call may wait although poll(2) said ready.
  * - {@linkcode Messages}: the same for sockets that keep messages apart.
@@ -78,6 +80,7 @@ export function bestRoute(way: Way): Route {
     const isOne = (fd: Fd) => fd.kind === kind && (fd.mayBlock || kind === "terminal");
     if (isOne(from) || isOne(to)) return new ThroughMemory(way, kind);
   }
+  if (from.isOurs && to.isOurs) return new BetweenSockets(way);
   // What is not a pipe gives and takes more at once than a pipe of another's
   // making holds: through one of ours, larger, TCP to a pipe costs half.
   return from.kind === "pipe" && to.kind === "pipe" ? new Direct(way) : new ThroughPipe(way);
@@ -138,21 +141,27 @@ const empty = new Uint8Array(0);
 
 /** Two splices, through a pipe of ours. */
 export class ThroughPipe implements Route {
-  readonly name = "splice";
-  readonly reason = undefined;
-  readonly isUnderWay = false;
-  readonly hasReturned = false;
-  readonly #source: Endpoint;
-  readonly #sink: Endpoint;
-  readonly #pool: BufferPool;
+  readonly #way: Way;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
   pipeSize: number | undefined;
 
-  constructor({ source, sink, pool }: Way) {
-    this.#source = source;
-    this.#sink = sink;
-    this.#pool = pool;
+  constructor(way: Way) {
+    this.#way = way;
+  }
+
+  // Getters, as there are many of them where connections are served.
+  get name(): "splice" {
+    return "splice";
+  }
+  get reason(): undefined {
+    return undefined;
+  }
+  get isUnderWay(): boolean {
+    return false;
+  }
+  get hasReturned(): boolean {
+    return false;
   }
 
   get held(): number {
@@ -164,16 +173,16 @@ export class ThroughPipe implements Route {
   }
 
   fill(most: number): number {
-    const { fd, connection } = this.#source;
+    const { fd, connection } = this.#way.source;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
-    const pipe = this.#pipe ??= this.#pool.takePipe();
+    const pipe = this.#pipe ??= this.#way.pool.takePipe();
     if (pipe === undefined) return NO_PIPE;
     this.pipeSize = pipe.size;
     return pipe.fill(fd, most);
   }
 
   drain(): number {
-    const { fd, connection } = this.#sink;
+    const { fd, connection } = this.#way.sink;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
     return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
   }
@@ -187,8 +196,70 @@ export class ThroughPipe implements Route {
   }
 
   release(): void {
-    if (this.#pipe) this.#pool.givePipe(this.#pipe);
+    if (this.#pipe) this.#way.pool.givePipe(this.#pipe);
     this.#pipe = undefined;
+  }
+}
+
+/** So much is little, in bytes: to receive and to send it costs less than two splices. */
+const LITTLE = 16 * 1024;
+
+/** Where all that is little passes through: what was received is sent at once, or moved elsewhere. */
+const passage = new Uint8Array(LITTLE);
+
+/** Between two sockets of ours: what is little through memory, what is much through a pipe. */
+export class BetweenSockets extends ThroughPipe {
+  readonly #from: Fd;
+  readonly #to: Fd;
+  /** Bytes in the passage, from a call of fill to the next one of drain. */
+  #passing = 0;
+  /** What the sink did not take of them. */
+  #left = empty;
+  #isMuch = false;
+
+  constructor(way: Way) {
+    super(way);
+    this.#from = way.source.fd;
+    this.#to = way.sink.fd;
+  }
+
+  override get held(): number {
+    return this.#passing + this.#left.length + super.held;
+  }
+
+  override fill(most: number): number {
+    if (this.#isMuch) {
+      const length = super.fill(most);
+      this.#isMuch = length >= LITTLE;
+      return length;
+    }
+    const length = libc.receive(this.#from.fd, passage, Math.min(most, LITTLE));
+    this.#isMuch = length === LITTLE;
+    if (length > 0) this.#passing = length;
+    return length;
+  }
+
+  override drain(): number {
+    const { fd } = this.#to;
+    if (this.#passing > 0) {
+      const length = this.#passing, sent = libc.transmit(fd, passage, length);
+      this.#passing = 0;
+      if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
+      return sent;
+    }
+    if (this.#left.length === 0) return super.drain();
+    const sent = libc.transmit(fd, this.#left, this.#left.length);
+    if (sent > 0) this.#left = this.#left.slice(sent);
+    return sent;
+  }
+
+  override takeOut(): Uint8Array<ArrayBuffer> {
+    return this.#left.length > 0 ? this.#left : super.takeOut();
+  }
+
+  override release(): void {
+    super.release();
+    this.#left = empty;
   }
 }
 

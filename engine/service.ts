@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { ERR, F_DUPFD_CLOEXEC, HUP, IN, OUT } from "../sys/constants.ts";
+import { ERR, F_DUPFD_CLOEXEC, HUP, IN, OUT, RDHUP } from "../sys/constants.ts";
 import {
   EAGAIN,
   ECANCELED,
@@ -20,13 +20,13 @@ import {
   ETIMEDOUT,
 } from "../sys/errno.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
-import { DescriptorError, type SystemError } from "../sys/error.ts";
+import { DescriptorError, SystemError } from "../sys/error.ts";
 import type { Descriptor } from "../sys/descriptor.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import {
   accept,
-  type Address,
+  Address,
   connect,
   isPassing,
   localAddress,
@@ -134,7 +134,7 @@ class Listener implements Watcher {
   readonly isUnix: boolean;
   readonly #host: Host;
   readonly #connection = new Connection();
-  readonly #onAccepted: (fd: number, peer: Address) => void;
+  readonly #onAccepted: (fd: number, peer: string) => void;
   readonly #mayAccept: () => boolean;
   readonly #onShort: () => void;
   #watched = UNWATCHED;
@@ -144,7 +144,7 @@ class Listener implements Watcher {
     fd: Fd,
     host: Host,
     mayAccept: () => boolean,
-    onAccepted: (fd: number, peer: Address) => void,
+    onAccepted: (fd: number, peer: string) => void,
     onShort: () => void,
   ) {
     this.fd = fd;
@@ -153,8 +153,6 @@ class Listener implements Watcher {
     this.#mayAccept = mayAccept;
     this.#onAccepted = onAccepted;
     this.#onShort = onShort;
-    // Another process may take the connection between poll(2) and accept(2).
-    if (!fd.isOurs) this.#connection.makeNonBlocking(fd.fd);
   }
 
   /** Listens, or leaves who comes to the kernel's queue. */
@@ -173,21 +171,27 @@ class Listener implements Watcher {
   run(): void {
     for (let i = 0; i < AT_ONCE && !this.#isClosed; i++) {
       if (!this.#mayAccept()) return this.listen(false);
+      // Another process may take the connection before we do. It may put the flag
+      // back as well, when it ends: so it is looked at each time.
+      if (!this.fd.isOurs) this.#connection.makeNonBlocking(this.fd.fd);
       const accepted = accept(this.fd.fd);
       if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
-      else if (!isPassing(accepted)) {
-        this.listen(false);
-        return this.#onShort();
-      }
+      else if (isShortage(-accepted)) return this.#onShort();
+      else if (!isPassing(accepted)) throw new SystemError("accept", this.fd.fd, accepted);
     }
+  }
+
+  /** Puts the flag back that other processes share. */
+  restore(): void {
+    if (!this.#isClosed) this.#connection.restoreNow(this.fd.fd);
   }
 
   close(): SystemError | undefined {
     if (this.#isClosed) return undefined;
     this.listen(false);
+    this.restore();
     this.#isClosed = true;
-    this.#connection.restoreNow(this.fd.fd);
     return this.fd.tryClose();
   }
 }
@@ -196,15 +200,20 @@ class Listener implements Watcher {
 class Session implements SessionStatus, Watcher, Host {
   readonly id: number;
   readonly #service: Service;
-  readonly #peer: Address;
+  /** An {@linkcode Address}, packed: there are many sessions. */
+  readonly #peer: string;
   readonly #client: number;
   readonly #startedAt = performance.now();
   #endedAt = 0;
   /** The socket to the target, while it is being connected. */
   #connecting = -1;
-  #tries: readonly Address[] = [];
+  /** The target's addresses, and which one is tried now, as the so-manieth. */
+  #tries: readonly Address[] = NONE;
+  #at = 0;
   #tried = 0;
-  #target: string | undefined;
+  /** Whether the system had no descriptor or memory for the last try. */
+  #isShort = false;
+  #target: Address | string | undefined;
   #sending: Channel | undefined;
   #receiving: Channel | undefined;
   #isEnded = false;
@@ -213,7 +222,7 @@ class Session implements SessionStatus, Watcher, Host {
   #moved = 0;
   #since: number;
 
-  constructor(id: number, service: Service, client: number, peer: Address) {
+  constructor(id: number, service: Service, client: number, peer: string) {
     this.id = id;
     this.#service = service;
     this.#client = client;
@@ -222,10 +231,13 @@ class Session implements SessionStatus, Watcher, Host {
   }
 
   get peer(): string {
-    return this.#peer.toString();
+    return String(Address.unpack(this.#peer));
   }
   get target(): string | undefined {
-    return this.#target;
+    return this.#target?.toString();
+  }
+  get isConnecting(): boolean {
+    return this.#target === undefined;
   }
   get sent(): number {
     return this.#sending?.bytes ?? 0;
@@ -248,8 +260,8 @@ class Session implements SessionStatus, Watcher, Host {
 
   /** Looks for the target's addresses, and tries one after the other. */
   connect(target: Target): void {
-    this.#tries = target.addresses;
-    if (this.#tries.length > 0) return this.#tryNext();
+    this.#begin(target);
+    if (this.#tries.length > 0) return this.#try();
     let failed: string | undefined;
     const found = target.find().then((error) => {
       failed = error;
@@ -257,69 +269,93 @@ class Session implements SessionStatus, Watcher, Host {
     });
     this.#service.host.loop.onThread(found, () => {
       if (this.#isEnded) return;
-      this.#tries = target.addresses;
-      if (failed === undefined) this.#tryNext();
+      this.#begin(target);
+      if (failed === undefined) this.#try();
       else this.fail(`${target}: ${failed}`);
     });
   }
 
-  #tryNext(): void {
+  #begin(target: Target): void {
+    this.#tries = target.addresses;
+    this.#at = target.best;
+    this.#since = performance.now();
+  }
+
+  get #address(): Address | undefined {
+    return this.#tries[this.#at];
+  }
+
+  #try(): void {
+    if (this.#isEnded || this.#connecting >= 0 || this.#target !== undefined) return;
     for (;;) {
-      if (this.#isEnded) return;
-      const address = this.#tries[this.#tried];
-      if (!address) return this.fail(this.#lastError);
-      this.#since = performance.now();
+      const address = this.#address;
+      if (!address) return this.fail("the name has no address");
       const fd = connect(address);
-      if (fd >= 0) {
-        this.#connecting = fd;
-        this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
-        return;
-      }
+      this.#setShort(isShortage(-fd));
+      if (fd >= 0) return this.#watch(fd);
+      if (this.#isShort) return this.#tryLater(SHORT_OF);
       if (fd === -EAGAIN) return this.#tryLater(QUEUE_FULL);
-      if (isShortage(-fd)) {
-        this.#service.pause();
-        return this.#tryLater(SHORT_OF);
-      }
-      this.#failed(-fd);
+      if (!this.#failed(-fd)) return;
     }
   }
 
-  /** Its turn to try the next address. */
-  run(): void {
-    this.#tryNext();
+  #watch(fd: number): void {
+    this.#connecting = fd;
+    this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
   }
 
-  #lastError = "";
+  /** As long as it is, nobody else is accepted: what becomes free is for this one. */
+  #setShort(isShort: boolean): void {
+    if (isShort === this.#isShort) return;
+    this.#isShort = isShort;
+    this.#service.setShort(isShort);
+  }
 
-  #failed(errno: number): void {
-    this.#lastError = `${this.#tries[this.#tried]}: ${libc.strerror(errno)}`;
-    this.#tried++;
+  /** Its turn to try again, or the next address. */
+  run(): void {
+    this.#try();
+  }
+
+  /** One address was none. Returns whether there is another one; else it has ended. */
+  #failed(errno: number): boolean {
+    const error = `${this.#address}: ${libc.strerror(errno)}`;
+    this.#at = (this.#at + 1) % this.#tries.length;
+    this.#since = performance.now();
+    if (++this.#tried < this.#tries.length) return true;
+    this.fail(error);
+    return false;
   }
 
   #tryLater(milliseconds: number): void {
-    this.#service.host.loop.after(milliseconds, () => this.#tryNext());
+    this.#service.host.loop.after(milliseconds, () => {
+      if (this.#isShort) this.#since = performance.now(); // that is not the target's fault
+      this.#try();
+    });
   }
 
   /** The socket to the target is decided. */
   ready(events: number): void {
-    const fd = this.#connecting;
-    if (fd < 0) return;
-    const error = libc.pendingError(fd);
-    if (error || events & (ERR | HUP) && libc.getpeername(fd) < 0) {
-      this.#dropConnecting();
-      this.#failed(error || ECONNREFUSED);
-      return this.#service.host.loop.soon(this); // see Listener.ready
+    const fd = this.#connecting, address = this.#address;
+    if (fd < 0 || !address) return;
+    if (events & (ERR | HUP)) {
+      const error = libc.pendingError(fd);
+      if (error || libc.getpeername(fd) < 0) {
+        this.#dropConnecting();
+        // Its number must not be given away in this round: see Listener.ready.
+        if (this.#failed(error || ECONNREFUSED)) this.#service.host.loop.soon(this);
+        return;
+      }
     }
     this.#connecting = -1;
-    const address = this.#tries[this.#tried];
-    this.#joinEnds(new Fd(fd, { isUnix: address?.isUnix ?? false }), String(address), OUT);
+    this.#service.reached(address);
+    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, OUT);
   }
 
   #dropConnecting(): void {
     const fd = this.#connecting;
     if (fd < 0) return;
     this.#connecting = -1;
-    this.#service.host.loop.watch(fd, OUT, UNWATCHED, this);
+    this.#service.host.loop.forget(fd);
     libc.close(fd);
   }
 
@@ -331,16 +367,17 @@ class Session implements SessionStatus, Watcher, Host {
   }
 
   /** `watched` is what `to` is watched for already. */
-  #joinEnds(to: Fd, target: string, watched = UNWATCHED): void {
+  #joinEnds(to: Fd, target: Address | string, watched = UNWATCHED): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
+    if (options.proxyProtocol && !this.#sendsHeader(to, options.proxyProtocol)) {
+      if (watched !== UNWATCHED) host.loop.forget(to.fd);
+      to.tryClose();
+      return this.fail(`${target}: the PROXY header was not taken`);
+    }
     this.#target = target;
     if (!isUnix) setTcpOptions(this.#client);
     if (to.kind === "socket" && !to.isUnix) setTcpOptions(to.fd);
-    if (options.proxyProtocol) {
-      const header = proxyHeader(options.proxyProtocol, this.#peer, this.#client);
-      libc.send(to.fd, header); // it fits: nothing else was sent yet
-    }
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     this.#sending = new Channel(client, server, this);
@@ -350,8 +387,20 @@ class Session implements SessionStatus, Watcher, Host {
     Channel.beginBoth(this.#sending, this.#receiving);
   }
 
+  /** A part of it would make all that follows another text. It fits: nothing else was sent yet. */
+  #sendsHeader(to: Fd, version: 1 | 2): boolean {
+    const header = proxyHeader(version, Address.unpack(this.#peer), this.#client);
+    return libc.send(to.fd, header) === header.length;
+  }
+
   /** As {@linkcode join}, with what a function of the program gives. */
   joinWith(end: Fd): void {
+    const isGood = !end.isClosed && end.kind === "socket" && end.isStream && !end.isListening &&
+      !end.isUnconnected;
+    if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
+    if (this.#service.host.loop.watches(end.fd)) {
+      return this.fail(`descriptor ${end.fd} is another connection's`);
+    }
     this.#joinEnds(end, `descriptor ${end.fd}`);
   }
 
@@ -400,6 +449,7 @@ class Session implements SessionStatus, Watcher, Host {
   fail(error: string): void {
     if (this.#isEnded) return;
     this.error ??= error;
+    this.#setShort(false);
     this.#dropConnecting();
     if (!this.#sending) libc.close(this.#client);
     this.#end();
@@ -425,10 +475,12 @@ class Session implements SessionStatus, Watcher, Host {
     const { connectTimeout, timeout = 0, halfClosed = 0 } = this.#service.options;
     const isPast = (time: number) => time > 0 && now - this.#since >= time;
     if (!this.#sending || !this.#receiving) {
-      if (this.#connecting < 0 || !isPast(connectTimeout)) return;
+      if (this.#isShort || this.#service.isMeeting || !isPast(connectTimeout)) return;
       this.#dropConnecting();
-      this.#failed(ETIMEDOUT);
-      return this.#tryNext();
+      if (this.#tries.length === 0) {
+        this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
+      } else if (this.#failed(ETIMEDOUT)) this.#try();
+      return;
     }
     const moved = this.#sending.operations + this.#receiving.operations;
     if (moved !== this.#moved) {
@@ -441,9 +493,9 @@ class Session implements SessionStatus, Watcher, Host {
     }
   }
 
-  /** A client that waits for another one to come has gone. */
-  get waiting(): { fd: number; peer: Address } {
-    return { fd: this.#client, peer: this.#peer };
+  /** The client's socket, while it waits for another one to come. */
+  get client(): number {
+    return this.#client;
   }
 
   /** Gives its client away, to be joined with another one. */
@@ -463,6 +515,7 @@ class Waiting implements Watcher {
   readonly session: Session;
   readonly isUnix: boolean;
   readonly #onGone: (waiting: Waiting) => void;
+  #watched = RDHUP;
   readonly #host: Host;
 
   constructor(session: Session, isUnix: boolean, host: Host, onGone: (waiting: Waiting) => void) {
@@ -470,16 +523,24 @@ class Waiting implements Watcher {
     this.isUnix = isUnix;
     this.#host = host;
     this.#onGone = onGone;
-    host.loop.watch(session.waiting.fd, UNWATCHED, 0, this);
+    host.loop.watch(session.client, UNWATCHED, this.#watched, this);
   }
 
-  ready(): void {
+  ready(events: number): void {
+    // Half-close and close look alike. Who has said nothing has gone; what was
+    // said may be all there is to say.
+    if (!(events & (ERR | HUP)) && libc.bytesQueued(this.session.client) > 0) return this.#watch(0);
     this.#onGone(this);
+  }
+
+  #watch(events: number): void {
+    this.#host.loop.watch(this.session.client, this.#watched, events, this);
+    this.#watched = events;
   }
 
   /** Looks after it no more. */
   leave(): Session {
-    this.#host.loop.watch(this.session.waiting.fd, 0, UNWATCHED, this);
+    this.#watch(UNWATCHED);
     return this.session;
   }
 }
@@ -505,7 +566,12 @@ export class Service implements ServiceStatus {
   #most = 0;
   #isPaused = false;
   #isClosed = false;
-  #timer: ReturnType<typeof setInterval> | undefined;
+  /** Sessions that the system has no descriptor or memory for. */
+  #short = 0;
+  /** How often to look at them, in milliseconds; and whether there will be a look. */
+  #often = SELDOM;
+  #willLook = false;
+  #stopLooking: (() => void) | undefined;
   #idleSince = 0;
 
   /**
@@ -541,6 +607,11 @@ export class Service implements ServiceStatus {
     return this.#host;
   }
 
+  /** Whether it joins those who come to two listening sockets, who wait for each other for any time. */
+  get isMeeting(): boolean {
+    return this.#mate !== undefined;
+  }
+
   get sessions(): Iterable<SessionStatus> {
     return this.#sessions;
   }
@@ -563,54 +634,73 @@ export class Service implements ServiceStatus {
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
       const mayAccept = () => this.#mayAccept(side);
-      const onAccepted = (client: number, peer: Address) => this.#accepted(client, peer, side);
+      const onAccepted = (client: number, peer: string) => this.#accepted(client, peer, side);
       return new Listener(fd, host, mayAccept, onAccepted, () => this.pause());
     });
     host.loop.hold();
     for (const listener of this.#listeners) listener.listen(true);
     this.#idleSince = performance.now();
     const { connectTimeout, timeout, halfClosed, exitIdle } = this.options;
-    const shortest = Math.min(
-      ...[connectTimeout, timeout, halfClosed, exitIdle].map((time) => time || Infinity),
-    );
-    if (shortest < Infinity) {
-      const often = Math.max(OFTEN, Math.min(SELDOM, shortest / LOOKS));
-      this.#timer = setInterval(() => this.#look(), often);
-    }
+    const times = [connectTimeout, timeout, halfClosed, exitIdle].map((time) => time || Infinity);
+    this.#often = Math.max(OFTEN, Math.min(SELDOM, Math.min(...times) / LOOKS));
+    if (exitIdle) this.#lookLater();
   }
 
   /** Those that wait at the other listener are about to be joined with those that come to this one. */
   #mayAccept(side: number): boolean {
     const others = this.#waiting[1 - side]?.size ?? 0;
-    return !this.#isPaused && this.#sessions.size - others < this.#most;
+    return !this.#isPaused && this.#short === 0 && this.#sessions.size - others < this.#most;
+  }
+
+  /** Nobody looks where there is no time that may pass. */
+  #lookLater(): void {
+    if (this.#willLook || this.#isClosed && this.#sessions.size === 0) return;
+    this.#willLook = true;
+    this.#stopLooking = this.host.loop.after(this.#often, () => this.#look());
   }
 
   #look(): void {
+    this.#willLook = false;
     const now = performance.now();
-    for (const session of this.#sessions) session.look(now);
-    const { exitIdle = 0 } = this.options;
+    const { timeout, halfClosed, exitIdle = 0 } = this.options;
+    let isTimed = false;
+    for (const session of this.#sessions) {
+      session.look(now);
+      isTimed ||= Boolean(timeout || halfClosed) || session.isConnecting && !this.isMeeting;
+    }
     if (this.#sessions.size > 0) this.#idleSince = now;
-    else if (exitIdle > 0 && now - this.#idleSince >= exitIdle) this.drain();
-    this.host.loop.wake();
+    else if (exitIdle > 0 && now - this.#idleSince >= exitIdle) this.#endUnlessAsked();
+    if (isTimed || exitIdle > 0) this.#lookLater();
   }
 
-  #accepted(client: number, peer: Address, side: number): void {
+  /** Somebody may have come at the last moment. */
+  #endUnlessAsked(): void {
+    for (const listener of this.#listeners) listener.run();
+    if (this.#sessions.size === 0) this.drain();
+  }
+
+  #accepted(client: number, peer: string, side: number): void {
     const session = new Session(++this.connections, this, client, peer);
     this.#sessions.add(session);
     this.options.onAccept?.(session, this);
     const target = this.#target;
-    if (target === undefined) this.#waitForMate(session, side);
-    else if (target instanceof Target) session.connect(target);
-    else this.#ask(session, target, peer);
+    if (target === undefined) return this.#waitForMate(session, side);
+    if (target instanceof Target) session.connect(target);
+    else this.#ask(session, target);
+    this.#lookLater();
+  }
+
+  /** One of the addresses of the target was reached. */
+  reached(address: Address): void {
+    if (this.#target instanceof Target) this.#target.prefer(address);
   }
 
   async #ask(
     session: Session,
     target: (peer: string) => Descriptor | Promise<Descriptor>,
-    peer: Address,
   ) {
     try {
-      session.joinWith(await target(String(peer)));
+      session.joinWith(await target(session.peer));
     } catch (error) {
       session.fail(error instanceof Error ? error.message : String(error));
     }
@@ -644,6 +734,12 @@ export class Service implements ServiceStatus {
     this.host.loop.after(SHORT_OF, () => this.#resume());
   }
 
+  /** A session lacks a descriptor, or has one now. */
+  setShort(isShort: boolean): void {
+    this.#short += isShort ? 1 : -1;
+    if (!isShort && !this.#isPaused) this.#resume();
+  }
+
   #resume(): void {
     this.#isPaused = false;
     for (const listener of this.#listeners) listener.listen(true);
@@ -675,11 +771,16 @@ export class Service implements ServiceStatus {
   #endIfIdle(): void {
     if (this.#sessions.size > 0 || !this.#isHeld) return;
     this.#isHeld = false;
-    clearInterval(this.#timer);
+    this.#stopLooking?.();
     this.host.loop.release();
   }
 
   #isHeld = true;
+
+  /** Puts the flags of its listening sockets back. */
+  restore(): void {
+    for (const listener of this.#listeners) listener.restore();
+  }
 
   /** As {@linkcode drain}, and gives up what is not connected yet. */
   stop(): void {
@@ -690,6 +791,8 @@ export class Service implements ServiceStatus {
     }
   }
 }
+
+const NONE: readonly Address[] = [];
 
 function toListener(listener: number | Fd): Fd {
   const fd = typeof listener === "number" ? new Fd(listener) : listener;

@@ -19,6 +19,7 @@ export class Target {
   /** When they were found; Infinity for numbers and paths. */
   #foundAt = -Infinity;
   #asking: Promise<string | undefined> | undefined;
+  #best = 0;
 
   /** Throws a `RangeError` where the words are none, with the reason. */
   constructor(text: string) {
@@ -64,6 +65,16 @@ export class Target {
     return this.#addresses;
   }
 
+  /** Which of them is to be tried first. */
+  get best(): number {
+    return this.#best;
+  }
+
+  /** One was reached: it is the first to be tried, lest each connection wait for one that is dead. */
+  prefer(address: Address): void {
+    this.#best = Math.max(0, this.#addresses.indexOf(address));
+  }
+
   /** Asks for the addresses of the name; undefined once they are there, else in words why they are not. */
   find(): Promise<string | undefined> {
     return this.#asking ??= this.#ask().finally(() => this.#asking = undefined);
@@ -71,9 +82,10 @@ export class Target {
 
   async #ask(): Promise<string | undefined> {
     const found = await resolve(this.#host, this.#port);
+    this.#foundAt = performance.now(); // the old ones serve on where nothing was found
     if (typeof found === "string") return found;
     this.#addresses = found;
-    this.#foundAt = performance.now();
+    this.#best = 0;
     return found.length > 0 ? undefined : "the name has no address";
   }
 }

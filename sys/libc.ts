@@ -50,12 +50,17 @@ function compiledForServing() {
   return Deno.dlopen(LIBRARY, {
     close: { parameters: ["i32"], result: "i32" },
     getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
-    recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
+    recv: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
+    send: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
     shutdown: { parameters: ["i32", "i32"], result: "i32" },
   }).symbols;
 }
 
 let served: ReturnType<typeof compiledForServing> | undefined;
+
+function calls(): ReturnType<typeof compiledForServing> {
+  return served ??= compiledForServing();
+}
 
 /** As {@linkcode compile}, for what is called once in each connection: worth it where there are thousands. */
 export function compileForServing(): void {
@@ -150,10 +155,17 @@ export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 
 /** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */
 export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
-  const length = BigInt(bytes.byteLength), all = flags | MSG_DONTWAIT;
-  return moved(
-    served ? served.recv(socket, bytes, length, all) : c.recv(socket, bytes, length, all),
-  );
+  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), flags | MSG_DONTWAIT));
+}
+
+/** As {@linkcode recv}, the first `length` bytes at the most, for a service: see {@linkcode compileForServing}. */
+export function receive(socket: number, bytes: Uint8Array<ArrayBuffer>, length: number): number {
+  return moved(calls().recv(socket, bytes, length, MSG_DONTWAIT));
+}
+
+/** As {@linkcode send}, the first `length` bytes, for a service: see {@linkcode compileForServing}. */
+export function transmit(socket: number, bytes: Uint8Array<ArrayBuffer>, length: number): number {
+  return moved(calls().send(socket, bytes, length, MSG_DONTWAIT));
 }
 
 /** send(2) that never waits. */

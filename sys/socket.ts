@@ -45,9 +45,16 @@ export class Address {
   /** As the kernel has it: struct sockaddr_in, sockaddr_in6 or sockaddr_un. */
   readonly bytes: Uint8Array<ArrayBuffer>;
 
+  #text: string | undefined;
+
   /** The address that the kernel has so. */
   constructor(bytes: Uint8Array<ArrayBuffer>) {
     this.bytes = bytes;
+  }
+
+  /** The address that was packed so, a letter for each byte: it takes a tenth of the memory. */
+  static unpack(letters: string): Address {
+    return new Address(Uint8Array.from(letters, (letter) => letter.charCodeAt(0)));
   }
 
   /** Whether it is one of a unix socket. */
@@ -85,6 +92,10 @@ export class Address {
 
   /** For people: "192.0.2.1:22", "[2001:db8::7]:22", "/run/socket", "@abstract"; "unix" where it has no name. */
   toString(): string {
+    return this.#text ??= this.#toText();
+  }
+
+  #toText(): string {
     if (this.version) return `${this.version === 6 ? `[${this.host}]` : this.host}:${this.port}`;
     const name = this.bytes.subarray(2);
     if (name.length === 0) return "unix";
@@ -169,12 +180,20 @@ function toAddress(): Address {
   return new Address(room.slice(0, Math.min(length[0] ?? 0, LONGEST)));
 }
 
-/** The next connection that waits at a listening socket, and who made it; or a negative errno (accept4(2)). */
-export function accept(listener: number): { fd: number; peer: Address } | number {
+/**
+ * The next connection that waits at a listening socket, and the address of who
+ * made it, packed; or a negative errno (accept4(2)).
+ */
+export function accept(listener: number): { fd: number; peer: string } | number {
   length[0] = LONGEST;
   const fd = calls().accept4(listener, room, length, MADE);
-  return fd < 0 ? -errno() : { fd, peer: toAddress() };
+  if (fd < 0) return -errno();
+  // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)).
+  const bytes = room[0] === AF_INET ? ofIPv4 : room.subarray(0, Math.min(length[0], LONGEST));
+  return { fd, peer: String.fromCharCode(...bytes) };
 }
+
+const ofIPv4 = room.subarray(0, 8);
 
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
