@@ -68,8 +68,8 @@ export interface Host {
   readonly channels: Set<Channel>;
   /** The most bytes a second in each channel; 0 where there is no limit. */
   readonly rate: number;
-  /** Whether nothing more is to be read. */
-  readonly isStopping: boolean;
+  /** Set once nothing more is to be read, with the cause of the errors of what is cut off. */
+  readonly stopped: { readonly reason: unknown } | undefined;
   onOperation?:
     | ((
       operation: "read" | "write",
@@ -181,27 +181,28 @@ export class Channel implements ChannelStatus, Way {
     return { rfd, wfd, bytes, operations, seconds, route, reason, pipes, ended, error };
   }
 
-  /** Takes its places at its endpoints, and waits to read. */
-  begin(): void {
-    this.enter();
-    this.#wait(READ);
-    this.sink.rearm();
+  /**
+   * Channels take their places at their endpoints, and wait to read: first all
+   * the one, then the other, so that each descriptor is watched once for all of
+   * them. Throws a {@linkcode SystemError} where the system refuses to watch one;
+   * then all of these have ended.
+   */
+  static begin(channels: readonly Channel[]): void {
+    for (const channel of channels) channel.#enter();
+    try {
+      for (const channel of channels) channel.#wait(READ);
+      for (const channel of channels) channel.sink.rearm();
+    } catch (error) {
+      for (const channel of channels) channel.cut(ECANCELED);
+      throw error;
+    }
   }
 
-  /** Takes its places at its endpoints. */
-  enter(): void {
+  #enter(): void {
     this.#phase = "open";
     this.loop.hold();
     this.source.addReader(this);
     this.sink.addWriter(this);
-  }
-
-  /** Both directions of a connection begin: each descriptor is watched once for both. */
-  static beginBoth(one: Channel, other: Channel): void {
-    one.enter();
-    other.enter();
-    one.#wait(READ);
-    other.#wait(READ);
   }
 
   // ---- The way of a byte: from rfd into the buffer, from the buffer to wfd.
@@ -229,7 +230,7 @@ export class Channel implements ChannelStatus, Way {
       this.bytes += length;
       this.#count("write", this.wfd, length);
       if (route.held > 0) return this.#wait(WRITE, true);
-      if (!more || this.#host.isStopping) break;
+      if (!more || this.#host.stopped) break;
     }
     this.#wait(route.waitsFor, true);
   }
@@ -306,9 +307,9 @@ export class Channel implements ChannelStatus, Way {
   /** Waits for its next turn; `moved` says that there may be more without any news from epoll. */
   #wait(direction: number, moved = false): void {
     const route = this.#route;
-    if (route.held === 0 && !route.isUnderWay && !route.hasReturned) {
+    if (route.held === 0 && !route.isUnderWay) {
       route.release();
-      if (this.#host.isStopping && this.#phase === "open") return this.#end("stopped");
+      if (this.#host.stopped && this.#phase === "open") return this.#end("stopped");
     }
     if (direction !== this.#waitsFor) this.#waitFor(direction);
     if (direction === NOTHING) return;
@@ -337,7 +338,7 @@ export class Channel implements ChannelStatus, Way {
   sinkHungUp(): void {
     const { fd, connection } = this.sink;
     const route = this.#route;
-    if (this.#phase !== "open" || route.held > 0 || route.hasReturned) return;
+    if (this.#phase !== "open" || route.held > 0) return;
     const events = libc.poll(fd.io, 0);
     if (!(events & (ERR | HUP))) return; // what was said is over
     // What it can read decides: an end of file is none the worse for it.
@@ -372,7 +373,7 @@ export class Channel implements ChannelStatus, Way {
   /** Whether the peer that it reads waits for an answer on the same TCP connection. */
   get #peerAwaitsReply(): boolean {
     const { fd, connection } = this.source;
-    return !this.#host.isStopping && connection?.wasWritten === true && !fd.isUnix;
+    return !this.#host.stopped && connection?.wasWritten === true && !fd.isUnix;
   }
 
   /**
@@ -404,11 +405,9 @@ export class Channel implements ChannelStatus, Way {
   }
 
   /** Ends it unless it has something to deliver, or another thread may bring something. */
-  stop(reason?: unknown): void {
-    const { held, isUnderWay, hasReturned } = this.#route;
-    const delivers = held > 0 || isUnderWay || hasReturned;
-    this.#stopReason = reason;
-    if (!delivers || this.#phase === "lingering") this.#end("stopped");
+  stop(): void {
+    const { held, isUnderWay } = this.#route;
+    if (held === 0 && !isUnderWay || this.#phase === "lingering") this.#end("stopped");
   }
 
   /** Ends it if all that it waits for is a read on another thread. */
@@ -428,13 +427,11 @@ export class Channel implements ChannelStatus, Way {
     if (this.#phase !== "ended") this.#fail("write", ECANCELED);
   }
 
-  #stopReason: unknown;
-
   #end(how: "eof" | "hangup" | "error" | "stopped"): void {
     if (this.#phase === "ended") return;
     const wasLingering = this.#phase === "lingering";
     if (how === "stopped" && !wasLingering) {
-      const cause = this.#stopReason;
+      const cause = this.#host.stopped?.reason;
       const options = cause === undefined ? undefined : { cause };
       this.error ??= new SystemError("read", this.rfd, ECANCELED, options);
     }

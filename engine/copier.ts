@@ -6,13 +6,11 @@
  *
  * @module
  */
-import { F_GETFL, O_APPEND } from "../sys/constants.ts";
 import type { Descriptor } from "../sys/descriptor.ts";
-import { DescriptorError, type SystemError } from "../sys/error.ts";
-import { fcntl, offset } from "../sys/libc.ts";
+import type { SystemError } from "../sys/error.ts";
 import { PipeBudget } from "./budget.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
-import { Endpoints, READ, WRITE } from "./endpoint.ts";
+import { Endpoints } from "./endpoint.ts";
 import { Loop } from "./loop.ts";
 import { BufferPool } from "./pool.ts";
 import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./service.ts";
@@ -72,35 +70,41 @@ export interface CopyOptions {
 /** After this a read on another thread has come back, or still waits and holds nothing, in milliseconds. */
 const THREAD_RETURNS = 100;
 
-/** A copying that can be looked at, added to and stopped while it runs. {@linkcode copy} is the short form. */
+/**
+ * A copying that can be looked at, added to and stopped while it runs, once: it
+ * closes its descriptors at the end. One that will not run is to be disposed of.
+ *
+ * Between its creation and its end the numbers belong to it alone. Everything
+ * else that a callback or a caller may do while it runs is right: to add pairs, to
+ * stop it, to throw.
+ */
 export class Copier implements AsyncDisposable {
   readonly #loop: Loop;
   readonly #pool: BufferPool;
   readonly #endpoints: Endpoints;
-  readonly #host: Host & { isStopping: boolean };
+  readonly #host: Host & { stopped: Host["stopped"] };
   readonly #grace: number;
   readonly #signal: AbortSignal | undefined;
   /** Those of the constructor, in the order given. */
   readonly #given: readonly Channel[];
   readonly #open = new Set<Channel>();
   readonly #services: Service[] = [];
-  #isRunning = false;
+  #phase: "new" | "running" | "ended" = "new";
   #ended: Promise<ChannelStatus[]> | undefined;
   #stop: { grace: number; reason: unknown } | undefined;
 
   /**
    * Looks at the descriptors. Throws a {@linkcode DescriptorError} where one will
-   * not do, and a `RangeError` where an option is out of range.
+   * not do, and a `RangeError` where an option is out of range; then nothing has
+   * been opened, closed or changed.
    */
   constructor(pairs: Iterable<Pair>, options: CopyOptions = {}) {
     const { buffer = 1024 * 1024, grace = 5000, yieldAfter = 5, rate = 0 } = options;
     if (!(Number.isInteger(buffer) && buffer >= 1 && buffer <= 2 ** 30)) {
       throw new RangeError(`buffer: ${buffer} is not a whole number from 1 to 1 GiB`);
     }
-    if (!(grace >= 0)) throw new RangeError(`grace: ${grace} is not a time in milliseconds`);
-    if (!(yieldAfter >= 0)) {
-      throw new RangeError(`yieldAfter: ${yieldAfter} is not a time in milliseconds`);
-    }
+    mustBeTime("grace", grace);
+    mustBeTime("yieldAfter", yieldAfter);
     if (!(rate >= 0)) throw new RangeError(`rate: ${rate} is not a number of bytes a second`);
     this.#grace = grace;
     this.#signal = options.signal;
@@ -112,12 +116,12 @@ export class Copier implements AsyncDisposable {
       loop: this.#loop,
       pool: this.#pool,
       budget,
-      isStopping: false,
+      stopped: undefined,
       onOperation: options.onOperation,
       onData: options.onData,
       onError: options.onError,
       channels: this.#open,
-      rate,
+      rate: rate === Infinity ? 0 : rate,
       onEnd: (channel) => void this.#open.delete(channel),
     };
     try {
@@ -129,16 +133,7 @@ export class Copier implements AsyncDisposable {
   }
 
   #make(pairs: Iterable<Pair>): Channel[] {
-    const ends = Array.from(pairs, ([rfd, wfd]) => {
-      const source = this.#endpoints.get(rfd, READ), sink = this.#endpoints.get(wfd, WRITE);
-      if (source.fd.isRegular && source.fd.identity === sink.fd.identity && isEndless(rfd, wfd)) {
-        throw new DescriptorError(
-          `descriptor ${rfd} and descriptor ${wfd} are the same file, and the copy would never end`,
-        );
-      }
-      return [source, sink] as const;
-    });
-    return ends.map(([source, sink]) => {
+    return this.#endpoints.ofPairs(pairs).map(([source, sink]) => {
       const channel = new Channel(source, sink, this.#host);
       this.#open.add(channel);
       return channel;
@@ -152,21 +147,25 @@ export class Copier implements AsyncDisposable {
 
   /**
    * Adds pairs while it runs, or before. Returns how they stand, which goes on to
-   * tell. Throws as the constructor does, and an `Error` where it has ended or
-   * is being stopped.
+   * tell. Throws as the constructor does, a {@linkcode SystemError} where the
+   * system refuses to watch one, and an `Error` where it has ended or is being
+   * stopped: then none of them is added.
    */
   add(pairs: Iterable<Pair>): readonly ChannelStatus[] {
-    if (this.#stop) throw new Error("this Copier is stopped, or has ended");
+    if (this.#stop || this.#phase === "ended") {
+      throw new Error("this Copier is stopped, or has ended");
+    }
     const channels = this.#make(pairs);
-    if (!this.#isRunning) return channels;
-    for (const channel of channels) channel.begin();
-    this.#loop.wake();
+    if (this.#phase === "running") {
+      Channel.begin(channels);
+      this.#loop.wake();
+    }
     return channels;
   }
 
   /**
-   * Adds a service, before it runs: see {@linkcode serve}. Returns how it stands,
-   * which goes on to tell.
+   * Adds a service, before it runs: see `serve`. Returns how it stands, which
+   * goes on to tell. Rejects with an `Error` where it runs already.
    */
   async serve(
     listener: number | Descriptor,
@@ -174,8 +173,10 @@ export class Copier implements AsyncDisposable {
     options: ServeOptions = {},
   ): Promise<ServiceStatus> {
     const { Service } = await import("./service.ts");
+    if (this.#phase !== "new" || this.#stop) {
+      throw new Error("this Copier runs already, or has ended");
+    }
     const service = new Service(listener, target, options);
-    if (this.#isRunning || this.#stop) throw new Error("this Copier runs already, or has ended");
     this.#services.push(service);
     return service;
   }
@@ -187,11 +188,11 @@ export class Copier implements AsyncDisposable {
 
   /**
    * Copies until every channel has ended. Rejects where it was called before, as
-   * the numbers may be other files' by now.
+   * the numbers may be other files' by now; and as `copy` does.
    */
   async run(): Promise<ChannelStatus[]> {
-    if (this.#isRunning) throw new Error("this Copier has been run already");
-    this.#isRunning = true;
+    if (this.#phase !== "new") throw new Error("this Copier has been run already");
+    this.#phase = "running";
     return await (this.#ended = this.#run());
   }
 
@@ -204,14 +205,14 @@ export class Copier implements AsyncDisposable {
     globalThis.addEventListener("unload", restore);
     this.#signal?.addEventListener("abort", abort);
     try {
-      for (const channel of this.#open) channel.begin();
-      for (const service of this.#services) service.begin(this.#host);
-      if (this.#stop) this.#begunToStop(this.#stop);
       if (this.#signal?.aborted) abort();
+      Channel.begin([...this.#open]);
+      for (const service of this.#services) service.begin(this.#host);
+      if (this.#stop) this.#beginToStop(this.#stop);
       await this.#loop.run();
     } finally {
-      this.#stop ??= { grace: 0, reason: undefined }; // there is nothing left to stop
-      this.#host.isStopping = true;
+      this.#phase = "ended";
+      this.#host.stopped ??= { reason: undefined };
       this.#signal?.removeEventListener("abort", abort);
       globalThis.removeEventListener("unload", restore);
       // Something is left only where a callback threw.
@@ -227,18 +228,26 @@ export class Copier implements AsyncDisposable {
 
   /**
    * Reads nothing more; delivers what was read, for `grace` milliseconds at the
-   * most. `reason` becomes the cause of the errors of the channels that are cut off.
+   * most. `reason` becomes the cause of the errors of the channels that are cut
+   * off. A second call may only shorten that time; after the end a call does
+   * nothing. Throws a `RangeError` where `grace` is no time.
    */
   stop(grace: number = this.#grace, reason?: unknown): void {
-    if (this.#stop) return;
-    this.#stop = { grace, reason };
-    if (this.#isRunning) this.#begunToStop(this.#stop);
+    mustBeTime("grace", grace);
+    const before = this.#stop;
+    const stop = before ? { ...before, grace: Math.min(before.grace, grace) } : { grace, reason };
+    this.#stop = stop;
+    if (this.#phase !== "running") return;
+    this.#host.stopped = stop;
+    // In the next round: whoever calls may be in the midst of a channel's step.
+    this.#loop.soon({ run: () => this.#beginToStop(stop) });
+    this.#loop.wake();
   }
 
-  #begunToStop({ grace, reason }: { grace: number; reason: unknown }): void {
-    this.#host.isStopping = true;
+  #beginToStop(stop: { grace: number; reason: unknown }): void {
+    const { grace } = this.#host.stopped = stop;
     for (const service of this.#services) service.stop();
-    for (const channel of this.#open) channel.stop(reason);
+    for (const channel of this.#open) channel.stop();
     // A read on another thread may have bytes that have not come back yet.
     this.#loop.after(Math.min(THREAD_RETURNS, grace), () => {
       for (const channel of this.#open) channel.stopReading();
@@ -246,17 +255,20 @@ export class Copier implements AsyncDisposable {
     this.#loop.after(grace, () => {
       for (const channel of this.#open) channel.giveUp();
     });
-    this.#loop.wake();
   }
 
-  /** Stops it at once, and waits for its end. */
+  /**
+   * Stops it at once, and waits for its end; what went wrong {@linkcode run} has
+   * told, if it was called.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop(0);
-    await (this.#ended ?? this.run());
+    if (this.#ended) await this.#ended.catch(() => {});
+    else await this.run();
   }
 }
 
-/** Whether a file that is copied to another place of itself grows ahead of what is read. */
-function isEndless(rfd: number, wfd: number): boolean {
-  return (fcntl(wfd, F_GETFL) & O_APPEND) !== 0 || offset(wfd) > offset(rfd);
+function mustBeTime(name: string, milliseconds: number): void {
+  if (milliseconds >= 0) return;
+  throw new RangeError(`${name}: ${milliseconds} is not a time in milliseconds`);
 }

@@ -5,6 +5,7 @@ import {
   F_SETFL,
   HUP,
   IN,
+  O_APPEND,
   O_NONBLOCK,
   OUT,
   SHUT_RD,
@@ -197,6 +198,8 @@ export class Connection {
   wasWritten = false;
   /** An error that the kernel tells only once. */
   error = 0;
+  /** How many numbers of it are known. */
+  numbers = 0;
   #readers = 0;
   #writers = 0;
   #wasBlocking = false;
@@ -274,10 +277,33 @@ export class Endpoints {
     this.#budget = budget;
   }
 
-  /** The endpoint of an inherited number. Throws a {@linkcode DescriptorError} where it will not do. */
-  get(number: number, direction: typeof READ | typeof WRITE): Endpoint {
-    const known = this.#byNumber.get(number);
-    const endpoint = known ?? this.#open(number);
+  /**
+   * The endpoints of inherited numbers. Throws a {@linkcode DescriptorError} where
+   * one will not do, and then knows none that it did not know before.
+   */
+  ofPairs(
+    pairs: Iterable<readonly [rfd: number, wfd: number]>,
+  ): (readonly [source: Endpoint, sink: Endpoint])[] {
+    const opened: Endpoint[] = [];
+    try {
+      return Array.from(pairs, ([rfd, wfd]) => {
+        const source = this.#get(rfd, READ, opened), sink = this.#get(wfd, WRITE, opened);
+        mustEnd(source.fd, sink.fd);
+        return [source, sink] as const;
+      });
+    } catch (error) {
+      for (const endpoint of opened) this.#forget(endpoint);
+      throw error;
+    }
+  }
+
+  #get(number: number, direction: typeof READ | typeof WRITE, opened: Endpoint[]): Endpoint {
+    let endpoint = this.#byNumber.get(number);
+    if (!endpoint) {
+      endpoint = this.#open(number);
+      opened.push(endpoint);
+      this.#byNumber.set(number, endpoint);
+    }
     const { fd } = endpoint;
     if (direction === READ && !fd.isReadable) {
       throw new DescriptorError(`descriptor ${number} is not open for reading`);
@@ -289,26 +315,37 @@ export class Endpoints {
     if (fd.isUnconnected && (fd.isStream || direction === WRITE)) {
       throw new DescriptorError(`descriptor ${number} is not connected`);
     }
-    this.#byNumber.set(number, endpoint);
     return endpoint;
   }
 
   #open(number: number): Endpoint {
     const fd = new Fd(number);
-    if (fd.kind !== "socket") return new Endpoint(fd, undefined, this.#loop, this.#onClose);
+    const onClose = (endpoint: Endpoint) => this.#forget(endpoint);
+    if (fd.kind !== "socket") return new Endpoint(fd, undefined, this.#loop, onClose);
     const connection = this.#connections.get(fd.identity) ?? new Connection();
+    connection.numbers++;
     this.#connections.set(fd.identity, connection);
-    return new Endpoint(fd, connection, this.#loop, this.#onClose);
+    return new Endpoint(fd, connection, this.#loop, onClose);
   }
 
-  readonly #onClose = ({ fd, connection, grown }: Endpoint) => {
+  #forget({ fd, connection, grown }: Endpoint): void {
     this.#byNumber.delete(fd.fd);
     this.#budget.giveBack(grown);
-    if (connection && !connection.isUsed) this.#connections.delete(fd.identity);
-  };
+    if (connection && --connection.numbers === 0) this.#connections.delete(fd.identity);
+  }
 
   /** Puts the flags of all sockets back that are still open: at the end, however it comes. */
   restore(): void {
     for (const { fd, connection } of this.#byNumber.values()) connection?.restoreNow(fd.fd);
   }
+}
+
+/** Refuses a copy of a file to another place of itself that grows ahead of what is read. */
+function mustEnd(from: Fd, to: Fd): void {
+  if (!from.isRegular || from.identity !== to.identity) return;
+  const isAppended = (libc.fcntl(to.fd, F_GETFL) & O_APPEND) !== 0;
+  if (!isAppended && libc.offset(to.fd) <= libc.offset(from.fd)) return;
+  throw new DescriptorError(
+    `descriptor ${from.fd} and descriptor ${to.fd} are the same file, and the copy would never end`,
+  );
 }

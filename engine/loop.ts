@@ -28,6 +28,9 @@ export interface Task {
 /** As `yieldAfter`, in milliseconds, while a call is under way on another thread. */
 const THREAD_YIELD = 1;
 
+/** What setTimeout takes at the most, in milliseconds: 24 days. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 /**
  * Rounds in one call of {@linkcode Loop.run}'s inner function: V8 enters
  * optimized code at a call, and would compile an endless loop once more for it.
@@ -50,6 +53,7 @@ export class Loop {
   /** Calls under way on other threads. */
   #threads = 0;
   #rounds = 0;
+  #isClosed = false;
   /** Whether the event loop has its turn next; at first at once: the caller has more to do. */
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
@@ -91,13 +95,16 @@ export class Loop {
     this.#users--;
   }
 
-  /** Calls `callback` after so many milliseconds, unless the loop has ended; returns what cancels it. */
+  /**
+   * Calls `callback` in a round after so many milliseconds (LONGEST_TIMER at the
+   * most), unless the loop has ended; returns what cancels it.
+   */
   after(milliseconds: number, callback: () => void): () => void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      callback();
-      this.wake(); // even where nobody is left: the loop has to see it
-    }, milliseconds);
+      this.soon({ run: callback });
+      this.wake();
+    }, Math.min(milliseconds, LONGEST_TIMER));
     this.#timers.add(timer);
     return () => {
       clearTimeout(timer);
@@ -105,20 +112,20 @@ export class Loop {
     };
   }
 
-  /** Gives `task` a turn once `call`, on another thread, is over, with what it returned. */
+  /** Calls `done` in a round once `call`, on another thread, is over, with what it returned. */
   onThread(call: Promise<number>, done: (result: number) => void): void {
     this.#threads++;
     this.#epoll.alarm(THREAD_YIELD);
     call.then((result) => {
       this.#threads--;
-      done(result);
-      if (this.#users > 0) this.wake();
+      this.soon({ run: () => done(result) });
+      this.wake();
     });
   }
 
   /** Ends the wait, so that what has changed meanwhile is seen. */
   wake(): void {
-    this.#epoll.alarm(0);
+    if (!this.#isClosed) this.#epoll.alarm(0);
   }
 
   /** Runs until nobody needs it. */
@@ -169,6 +176,7 @@ export class Loop {
 
   /** Cancels all timers, and gives its descriptors back. */
   close(): void {
+    this.#isClosed = true;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#epoll.close();
   }

@@ -41,10 +41,8 @@ export interface Route {
   readonly reason: string | undefined;
   /** Bytes that are read and not yet written. */
   readonly held: number;
-  /** Whether another thread is at it. */
+  /** Whether a call on another thread is under way, or what it returned was not looked at yet. */
   readonly isUnderWay: boolean;
-  /** Whether another thread has returned what was not looked at yet. */
-  readonly hasReturned: boolean;
   /** What it waits for now: READ or WRITE. */
   readonly waitsFor: number;
   /** How much its own pipe holds, in bytes; undefined where it has none. */
@@ -99,7 +97,6 @@ export class Direct implements Route {
   readonly name = "splice";
   readonly reason = undefined;
   readonly isUnderWay = false;
-  readonly hasReturned = false;
   /** Always 0 between two calls: what is filled is written. */
   held = 0;
   waitsFor = READ;
@@ -158,9 +155,6 @@ export class ThroughPipe implements Route {
     return undefined;
   }
   get isUnderWay(): boolean {
-    return false;
-  }
-  get hasReturned(): boolean {
     return false;
   }
 
@@ -277,9 +271,8 @@ export class ThroughMemory implements Route {
   #memory: Uint8Array<ArrayBuffer> | undefined;
   /** What is held, in order. */
   #content: Uint8Array<ArrayBuffer> = empty;
-  isUnderWay = false;
-  /** What the call on another thread returned, until it is looked at. */
-  #returned: number | undefined;
+  /** What the call on another thread returned, {@linkcode UNDER_WAY} until it has; undefined where there is none. */
+  #call: number | undefined;
   /**
    * The errno of the splice before, as long as it may have been a true error: a
    * socket tells its error once, and is at its end afterwards.
@@ -298,8 +291,8 @@ export class ThroughMemory implements Route {
     return this.#content.length;
   }
 
-  get hasReturned(): boolean {
-    return this.#returned !== undefined;
+  get isUnderWay(): boolean {
+    return this.#call !== undefined;
   }
 
   get waitsFor(): number {
@@ -330,19 +323,19 @@ export class ThroughMemory implements Route {
     return result;
   }
 
-  /** Has the call made on another thread; what it returns, once it has. */
+  /** Has the call made on another thread; returns what it returned, once it has. */
   #onThread(call: () => Promise<number>): number {
-    const returned = this.#returned;
-    this.#returned = undefined;
-    if (returned !== undefined) return returned;
-    const { loop } = this.#way;
-    this.isUnderWay = true;
-    loop.onThread(threads.run(call), (result) => {
-      this.isUnderWay = false;
-      this.#returned = result;
-      loop.soon(this.#way);
-    });
-    return UNDER_WAY;
+    const result = this.#call;
+    if (result === undefined) {
+      this.#call = UNDER_WAY;
+      this.#way.loop.onThread(threads.run(call), (returned) => {
+        this.#call = returned;
+        this.#way.run(); // which asks again
+      });
+      return UNDER_WAY;
+    }
+    if (result !== UNDER_WAY) this.#call = undefined;
+    return result;
   }
 
   /** What a read may write to, while nothing is held. */

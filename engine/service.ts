@@ -384,7 +384,7 @@ class Session implements SessionStatus, Watcher, Host {
     this.#receiving = new Channel(server, client, this);
     host.channels.add(this.#sending).add(this.#receiving);
     options.onConnect?.(this, this.#service);
-    Channel.beginBoth(this.#sending, this.#receiving);
+    Channel.begin([this.#sending, this.#receiving]);
   }
 
   /** A part of it would make all that follows another text. It fits: nothing else was sent yet. */
@@ -421,8 +421,8 @@ class Session implements SessionStatus, Watcher, Host {
   get channels(): Set<Channel> {
     return this.#service.host.channels;
   }
-  get isStopping(): boolean {
-    return this.#service.host.isStopping;
+  get stopped(): Host["stopped"] {
+    return this.#service.host.stopped;
   }
   get onOperation(): Host["onOperation"] {
     return this.#service.host.onOperation;

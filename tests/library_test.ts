@@ -350,10 +350,13 @@ Deno.test("what a caller may get wrong has an answer, and closes nobody's files"
         say([error.constructor.name, error.message]);
       }
     };
-    for (const options of [{ buffer: NaN }, { buffer: 0 }, { grace: -1 }, { yieldAfter: NaN }]) {
-      await tried(() => copy([[3, 4]], options));
-    }
-    const copier = new Copier([[3, 4]]);
+    const wrong = [
+      ...[NaN, 0, -1, 1.5, 2 ** 30 + 1, Infinity].map((buffer) => ({ buffer })),
+      ...[NaN, -1].flatMap((time) => [{ grace: time }, { yieldAfter: time }, { rate: time }]),
+    ];
+    for (const options of wrong) await tried(() => copy([[3, 4]], options));
+    const copier = new Copier([[3, 4]], { buffer: 2 ** 30, rate: Infinity, yieldAfter: 1e300 });
+    await tried(() => copier.stop(NaN));
     const running = copier.run();
     await tried(() => copier.run());
     say(results(await running));
@@ -365,10 +368,16 @@ Deno.test("what a caller may get wrong has an answer, and closes nobody's files"
   first.close();
   assertEquals(await out.readText(6), "hello");
   assertEquals(await said(running), [
-    ["RangeError", "buffer: NaN is not a whole number from 1 to 1 GiB"],
-    ["RangeError", "buffer: 0 is not a whole number from 1 to 1 GiB"],
-    ["RangeError", "grace: -1 is not a time in milliseconds"],
-    ["RangeError", "yieldAfter: NaN is not a time in milliseconds"],
+    ...[NaN, 0, -1, 1.5, 2 ** 30 + 1, Infinity].map((buffer) => [
+      "RangeError",
+      `buffer: ${buffer} is not a whole number from 1 to 1 GiB`,
+    ]),
+    ...[NaN, -1].flatMap((time) => [
+      ["RangeError", `grace: ${time} is not a time in milliseconds`],
+      ["RangeError", `yieldAfter: ${time} is not a time in milliseconds`],
+      ["RangeError", `rate: ${time} is not a number of bytes a second`],
+    ]),
+    ["RangeError", "grace: NaN is not a time in milliseconds"],
     ["Error", "this Copier has been run already"],
     [{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }],
     ["Error", "this Copier has been run already"],
@@ -377,27 +386,242 @@ Deno.test("what a caller may get wrong has an answer, and closes nobody's files"
   out.close();
 });
 
-Deno.test("a callback that throws ends every channel, and copy rejects with what it threw", async () => {
+/** What tells which descriptors a program has left: those it was given, and the engine's own. */
+const LEFT = `
+  const left = () => [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => {
+    try {
+      return [Number(name), Deno.readLinkSync("/proc/self/fd/" + name)];
+    } catch {
+      return [0, ""]; // the folder itself, closed meanwhile
+    }
+  }).filter(([fd, what]) => fd >= 3 && fd <= 8 && given.includes(fd) || what.includes("timerfd")).map(([fd]) => fd);
+`;
+
+/** Callbacks that throw, each with the call, and the numbers that it closes; 7 has no reader, and that of 8 is stuck. */
+const THROWING: Record<string, [call: string, closed: readonly number[]]> = {
+  "onOperation of a read": ["copy(pairs, { onOperation: (o) => o === 'read' && thrown() })", [
+    3,
+    4,
+    5,
+    6,
+  ]],
+  "onOperation of a write": ["copy(pairs, { onOperation: (o) => o === 'write' && thrown() })", [
+    3,
+    4,
+    5,
+    6,
+  ]],
+  "onOperation of the end": ["copy(pairs, { onOperation: (o, fd, n) => n === 0 && thrown() })", [
+    3,
+    4,
+    5,
+    6,
+  ]],
+  "onData": ["copy(pairs, { onData: thrown })", [3, 4, 5, 6]],
+  "onError": ["copy([[3, 7], [5, 6]], { onError: thrown })", [3, 5, 6, 7]],
+  "onError when the grace is over": ["stuck({ grace: 1, onError: thrown })", [3, 5, 6, 8]],
+  "onError when it is stopped at once": ["stuck({ grace: 0, onError: thrown })", [3, 5, 6, 8]],
+  "onWait": ["copy(pairs, { onWait: thrown })", [3, 4, 5, 6]],
+  "onWait that rejects": ["copy(pairs, { onWait: async () => thrown() })", [3, 4, 5, 6]],
+};
+
+Deno.test("a callback that throws ends every channel, and run rejects with what it threw", async (t) => {
+  for (const [name, [call, closed]] of Object.entries(THROWING)) {
+    await t.step(name, async () => {
+      const [a, first] = pipe();
+      const [out, b] = pipe();
+      const [c, second] = unixPair();
+      const [other, d] = tcpPair();
+      const [gone, e] = pipe();
+      gone.close();
+      const [slow, stuck] = unixPair();
+      await stuck.fillUp();
+      const kept = d.duplicate();
+      const { flags } = d;
+      const code = `
+        const given = ${JSON.stringify(closed)};
+        ${LEFT}
+        const pairs = [[3, 4], [5, 6]];
+        const thrown = () => { throw new Error("mine") };
+        const stuck = (options) => {
+          const controller = new AbortController();
+          const onOperation = () => controller.abort();
+          return copy([[3, 8], [5, 6]], { ...options, onOperation, signal: controller.signal });
+        };
+        await ${call}.catch((error) => say([error.message, left()]));
+      `;
+      using running = program(code, { 3: a, 4: b, 5: c, 6: d, 7: e, 8: stuck });
+      await first.write("hello");
+      if (name.endsWith("the end")) first.close();
+      assertEquals(await said(running), [["mine", []]]);
+      assertEquals(kept.flags, flags);
+      for (const end of [first, out, second, other, kept, slow]) end.close();
+    });
+  }
+});
+
+Deno.test("a Copier can be stopped, and added to, in any callback", async (t) => {
+  const callbacks: Record<string, string> = {
+    onOperation: "(operation, fd, bytes) => bytes > 0 && act()",
+    "onOperation ": "(operation) => operation === 'write' && act()",
+    onData: "() => act()",
+    onWait: "() => copier?.channels[0].bytes > 0 && act()",
+  };
+  for (const [name, callback] of Object.entries(callbacks)) {
+    await t.step(`${name}: ${callback}`, async () => {
+      const [a, first] = pipe();
+      const [out, b] = unixPair();
+      const [c, second] = unixPair();
+      const [other, d] = pipe();
+      const code = `
+        let copier, added, acted = false;
+        const act = () => {
+          if (acted) return;
+          acted = true;
+          added = copier.add([[5, 6]]);
+          copier.stop(20_000, "enough");
+        };
+        copier = new Copier([[3, 4]], { ${name}: ${callback} });
+        const [{ bytes, ended, error }] = await copier.run();
+        say([bytes, ended, error.cause, added[0].ended]);
+      `;
+      using running = program(code, { 3: a, 4: b, 5: c, 6: d });
+      await first.write("hello");
+      assertEquals(await out.readText(5), "hello");
+      assertEquals(await said(running), [[5, "stopped", "enough", "stopped"]]);
+      for (const end of [first, out, second, other]) end.close();
+    });
+  }
+});
+
+Deno.test("a stop may be shortened by another one, and by disposal, which waits for the end", async (t) => {
+  for (const how of ["copier.stop(0);", "await copier[Symbol.asyncDispose]();"]) {
+    await t.step(how, async () => {
+      const [a, first] = unixPair();
+      const [slow, b] = unixPair();
+      await b.fillUp();
+      const code = `
+        const copier = new Copier([[3, 4]], {
+          onOperation: () => {
+            copier.stop(Infinity, "enough");
+            copier.stop(3e9);
+            setTimeout(async () => {
+              say(copier.channels[0].ended ?? "open");
+              ${how}
+            }, 100);
+          },
+        });
+        say(results(await copier.run()));
+        copier.stop();
+        await copier[Symbol.asyncDispose]();
+        await copier.run().catch((error) => say(error.message));
+      `;
+      using running = program(code, { 3: a, 4: b });
+      await first.write("hello");
+      assertEquals(await said(running), [
+        "open",
+        [{ rfd: 3, wfd: 4, bytes: 0, ended: "error", error: "write 4: Operation canceled" }],
+        "this Copier has been run already",
+      ]);
+      for (const end of [first, slow]) end.close();
+    });
+  }
+});
+
+Deno.test("pairs of which one will not do are not added at all, and their numbers are free", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
-  const [c, second] = unixPair();
-  const [other, d] = tcpPair();
-  const { flags } = d;
+  const [c, second] = pipe();
+  const [socket, peer] = unixPair();
   const code = `
-    try {
-      await copy([[3, 4], [5, 6]], { onOperation: () => { throw new Error("mine") } });
-    } catch (error) {
-      say(error.message);
+    const given = [];
+    ${LEFT}
+    const { symbols: { dup2 } } = Deno.dlopen("libc.so.6", { dup2: { parameters: ["i32", "i32"], result: "i32" } });
+    const tried = async (call) => {
+      try {
+        say(await call());
+      } catch (error) {
+        say([error.constructor.name, error.message]);
+      }
+    };
+    const before = left().length;
+    function* pairs() {
+      yield [5, 4];
+      throw new Error("mine");
     }
+    await tried(() => copy(pairs()));
+    await tried(() => new Copier([[5, 4], [4, 5]]));
+    await tried(() => copy([[5, 1.5]]));
+    await tried(() => copy([[NaN, 4]]));
+    await tried(() => copy([]));
+    say(left().length - before);
+    const copier = new Copier([[3, 4]], {
+      onWait: () => {
+        if (copier.channels[0].bytes === 0 || channel) return;
+        try {
+          copier.add([[5, 4], [63, 4]]);
+        } catch (error) {
+          say(error.message);
+        }
+        dup2(6, 5); // now it is another file's
+        [channel] = copier.add([[5, 4]]);
+        say(channel.pipes.read ?? "no pipe");
+      },
+    });
+    let channel;
+    say(results(await copier.run()));
+    say(results([channel]));
   `;
-  using running = program(code, { 3: a, 4: b, 5: c, 6: d.duplicate() });
+  using running = program(code, { 3: a, 4: b, 5: c, 6: socket });
+  await peer.write(" and more");
+  peer.shutdownWrite();
   await first.write("hello");
-  await out.readAll();
-  assertEquals(await other.read(), new Uint8Array(0));
-  assertEquals(await second.read(), new Uint8Array(0));
-  assertEquals(await said(running), ["mine"]);
-  assertEquals(d.flags, flags);
-  for (const end of [first, out, second, other, d]) end.close();
+  assertEquals(await out.readText(14), "hello and more");
+  first.close();
+  assertEquals(await said(running), [
+    ["Error", "mine"],
+    ["DescriptorError", "descriptor 4 is not open for reading"],
+    ["DescriptorError", "descriptor 1.5 is not open"],
+    ["DescriptorError", "descriptor NaN is not open"],
+    [],
+    0,
+    "descriptor 63 is not open",
+    "no pipe",
+    [{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }],
+    [{ rfd: 5, wfd: 4, bytes: 9, ended: "eof" }],
+  ]);
+  for (const end of [out, second, peer]) end.close();
+});
+
+Deno.test("where the system refuses to watch a descriptor run rejects, and the others are closed", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const [c, second] = pipe();
+  const [other, d] = unixPair();
+  const code = `
+    const given = [3, 4, 5, 6];
+    ${LEFT}
+    const copier = new Copier([[3, 4], [5, 4], [3, 6]]);
+    new Descriptor(5).close(); // which nobody should do
+    await copier.run().catch((error) => say([error.constructor.name, error.message]));
+    say(left());
+  `;
+  using running = program(code, { 3: a, 4: b, 5: c, 6: d });
+  assertEquals(await said(running), [["SystemError", "epoll_ctl 5: Bad file descriptor"], []]);
+  for (const end of [first, out, second, other]) end.close();
+});
+
+Deno.test("a pair given twice is two channels: each byte goes through one of them", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  using running = program("say(results(await copy([[3, 4], [3, 4]])));", { 3: a, 4: b });
+  await first.write("hello");
+  assertEquals(await out.readText(5), "hello");
+  first.close();
+  const [channels] = await said(running) as [{ bytes: number; ended: string }[]];
+  assertEquals(channels?.map(({ ended }) => ended), ["eof", "eof"]);
+  assertEquals(channels?.reduce((sum, { bytes }) => sum + bytes, 0), 5);
+  out.close();
 });
 
 Deno.test("a Copier that was stopped before, or is disposed of, reads nothing and closes all", async (t) => {
@@ -416,6 +640,22 @@ Deno.test("a Copier that was stopped before, or is disposed of, reads nothing an
       for (const end of [first, out]) end.close();
     });
   }
+});
+
+Deno.test("disposal tells no error that run has told", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const code = `
+    try {
+      await using copier = new Copier([[3, 4]], { onWait: () => { throw new Error("mine") } });
+      await copier.run();
+    } catch (error) {
+      say([error.constructor.name, error.message]);
+    }
+  `;
+  using running = program(code, { 3: a, 4: b });
+  assertEquals(await said(running), [["Error", "mine"]]);
+  for (const end of [first, out]) end.close();
 });
 
 Deno.test("pairs are added while it runs, and leave nothing behind when they end", async () => {
