@@ -191,11 +191,16 @@ export class Channel implements ChannelStatus, Way {
     for (const channel of channels) channel.#enter();
     try {
       for (const channel of channels) channel.#wait(READ);
-      for (const channel of channels) channel.sink.rearm();
+      for (const channel of channels) channel.#watchSink();
     } catch (error) {
       for (const channel of channels) channel.cut(ECANCELED);
       throw error;
     }
+  }
+
+  /** Watches for the death of who reads the sink, unless it has ended: it does so at once while all are stopped. */
+  #watchSink(): void {
+    if (this.#phase === "open") this.sink.rearm();
   }
 
   #enter(): void {

@@ -11,7 +11,7 @@ import { iocopy } from "./probe.ts";
 
 /** What every program here begins with. What it says is a line of JSON on standard error. */
 export const BEGINNING = `
-  import { copy, Copier, Descriptor, DescriptorError, SystemError } from "./engine.ts";
+  import { copy, Copier, Descriptor, DescriptorError, serve, SystemError } from "./engine.ts";
   const say = (value) => console.error(JSON.stringify(value, (key, value) =>
     value instanceof Error ? { ...value, name: value.name, message: value.message } : value));
   const results = (channels) => channels.map((c) => ({

@@ -435,7 +435,7 @@ Deno.test("a callback that throws ends every channel, and run rejects with what 
       const [gone, e] = pipe();
       gone.close();
       const [slow, stuck] = unixPair();
-      await stuck.fillUp();
+      fillUp(stuck);
       const kept = d.duplicate();
       const { flags } = d;
       const code = `
@@ -494,12 +494,38 @@ Deno.test("a Copier can be stopped, and added to, in any callback", async (t) =>
   }
 });
 
+Deno.test("a service can be stopped in any of its callbacks", async (t) => {
+  for (const name of ["onAccept", "onConnect", "onEnd"]) {
+    await t.step(name, async () => {
+      const code = `
+        const controller = new AbortController();
+        const path = "@iocopy-test-" + crypto.randomUUID();
+        const target = Descriptor.listen(path);
+        const service = path + "-service";
+        const done = serve(Descriptor.listen(service), path, {
+          signal: controller.signal,
+          ${name}: (session) => {
+            controller.abort();
+            say(session.id);
+          },
+        });
+        const client = await Descriptor.connect(service);
+        if (${name === "onEnd"}) client.close();
+        await done;
+        say("end");
+      `;
+      using running = program(code, {});
+      assertEquals(await said(running), [1, "end"]);
+    });
+  }
+});
+
 Deno.test("a stop may be shortened by another one, and by disposal, which waits for the end", async (t) => {
   for (const how of ["copier.stop(0);", "await copier[Symbol.asyncDispose]();"]) {
     await t.step(how, async () => {
       const [a, first] = unixPair();
       const [slow, b] = unixPair();
-      await b.fillUp();
+      fillUp(b);
       const code = `
         const copier = new Copier([[3, 4]], {
           onOperation: () => {
