@@ -12,10 +12,10 @@ import type { ChannelStatus } from "./engine.ts";
 import { Copier } from "./engine/copier.ts";
 import { DescriptorError } from "./sys/error.ts";
 
-/** All channels ended well; wrong use; the system refused something; a signal, plus its number. */
+/** No error; wrong use; the system refused something; a signal, plus its number. */
 const OK = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
 
-/** How long the event loop waits for the copying at a stretch, in milliseconds: signals wait with it. */
+/** How long copying can keep the event loop, and with it the handling of signals, waiting; in milliseconds. */
 const YIELD_AFTER = 25;
 
 async function main(args: readonly string[]): Promise<number> {
@@ -51,7 +51,7 @@ async function run(settings: Settings): Promise<number> {
       onOperation: (operation, descriptor, bytes) =>
         log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
     },
-    // What follows is loaded when it is asked for.
+    // These modules are loaded only if they are used, which makes the start faster.
     ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
   });
   const services = await serving?.serveAll(copier, settings, listeners, log) ?? [];
@@ -82,7 +82,7 @@ async function run(settings: Settings): Promise<number> {
     if (pairs.length > 0) log.keep(statistics(channels, settings.json));
     log.flush();
   };
-  // Before a byte moves: a signal that nobody listens to ends the process as it is.
+  // Before a byte moves: until there is a listener, a signal kills the process.
   onEndingSignal((signal) => {
     status = SIGNALLED + signal;
     copier.stop();
@@ -90,7 +90,7 @@ async function run(settings: Settings): Promise<number> {
   onAskingSignal(() => void report());
   ignoreOthers();
   const running = copier.run();
-  void import("./cli/stats.ts"); // now, as a signal is not to wait for it
+  void import("./cli/stats.ts"); // now, so that no signal has to wait for it
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
   await log.end();
@@ -119,7 +119,7 @@ function say(text: string, status: number): number {
   try {
     Deno.stderr.writeSync(new TextEncoder().encode(`iocopy: ${text}\n`));
   } catch {
-    // Nobody listens: the status has to say it.
+    // Standard error is closed: the exit status has to do.
   }
   return status;
 }

@@ -1,5 +1,5 @@
 /**
- * The traffic itself, in hexadecimal and ASCII.
+ * The bytes that are copied, in hexadecimal and ASCII.
  *
  * @module
  */
@@ -13,9 +13,9 @@ const BLOCK = 16 * 1024;
 const ROW = 16;
 
 /**
- * The options of a copying whose traffic goes to `log`: one block for each
- * read, headed by the time and the channel. It goes no faster than the log's
- * reader, as long as that reads at all.
+ * Options for a copy that writes its bytes to `log`: one block for each read,
+ * below a line with the time and the channel. Copying goes no faster than the
+ * log's reader, as long as that reads at all.
  */
 export function dumping(log: Log): CopyOptions {
   const offsets = new WeakMap<ChannelStatus, number>();
@@ -41,7 +41,7 @@ export function hexdump(bytes: Uint8Array, offset = 0): string {
   for (let at = 0; at < bytes.length; at += ROW) {
     const end = Math.min(at + ROW, bytes.length);
     const row = toRow(bytes, at, end);
-    // Rows that repeat the one above are one asterisk; the last one, cut short, is none of them.
+    // Rows that repeat the row above become one asterisk; a shorter last row never does.
     const repeats = row === before && end - at === ROW;
     if (!repeats) text += `${address(offset + at)}  ${row}\n`;
     else if (!squeezed) text += "*\n";

@@ -1,5 +1,5 @@
 /**
- * What goes to standard error: lines, each behind the program's name.
+ * What is printed to standard error: lines, each beginning with the program's name.
  *
  * @module
  */
@@ -9,55 +9,55 @@ import { EAGAIN } from "../sys/errno.ts";
 import { pollOnThread } from "../sys/libc.ts";
 
 /**
- * What is kept for a reader that does not read, in characters, up to which
- * there is room for lines (which take ten times the memory, each being so
- * small), for blocks, and for what matters.
+ * How much can be pending, in characters, for another line, block or message to be
+ * added. Lines have the lowest limit, since they are so short that each takes ten
+ * times its length in memory; messages, which matter most, have the highest.
  */
 const KEPT = { line: 1 << 20, block: 16 << 20, message: 17 << 20 };
 
-/** A dump waits for its reader when there is more than this, in characters. */
+/** With more than this pending, in characters, a dump waits for its reader. */
 const MUCH = 64 * 1024;
 
-/** A reader that takes nothing for so long is not waited for, in milliseconds. */
+/** A reader that has taken nothing for so long is not waited for, in milliseconds. */
 const PATIENCE = 1000;
 
 /**
- * The log. It never holds the copying up for a reader that does not read: what
- * is too much for that reader is dropped, and counted.
+ * The log. If its reader does not read, copying still goes on: what exceeds the
+ * limits is dropped and counted.
  */
 export class Log {
   #text = "";
   #lost = 0;
   #rest: Uint8Array<ArrayBuffer> = new Uint8Array(0);
-  /** Bytes that the reader has taken so far, and whether it has stopped taking any. */
+  /** Counts the writes that succeeded; and whether the reader has stopped reading. */
   #taken = 0;
   #stuck = false;
-  /** A write that another thread is at, and whether the reader is waited for. */
+  /** A write that is under way on another thread; and whether a poll(2) is. */
   #writing: Promise<void> | undefined;
   #polling = false;
-  /** The line below all others, the one on the screen, and how wide that is. */
+  /** The line below all others; the one that is on the screen now; and the screen's width. */
   #live = "";
   #shown = "";
   #columns = 80;
-  /** Standard error, from the first line on; null where nobody listens. */
+  /** Standard error, once something was written; null if it is closed. */
   #descriptor: Fd | null | undefined;
 
-  /** Adds a line behind the program's name, to be written by the next {@linkcode flush}, or dropped. */
+  /** Adds the program's name and a line, for the next {@linkcode flush}; or drops it. */
   line(text: string): void {
     this.#add(`iocopy: ${text}\n`, KEPT.line);
   }
 
-  /** Adds many lines at once, as they are. */
+  /** Adds many lines as they are; or drops them. */
   block(text: string): void {
     this.#add(text, KEPT.block);
   }
 
-  /** Adds whole lines for which there is room when all other is dropped. */
+  /** Adds whole lines that matter: there is still room for them when others are dropped. */
   keep(text: string): void {
     this.#add(text, KEPT.message);
   }
 
-  /** As {@linkcode keep}, one line behind the program's name. */
+  /** As {@linkcode keep}: the program's name and one line. */
   message(text: string): void {
     this.keep(`iocopy: ${text}\n`);
   }
@@ -74,15 +74,15 @@ export class Log {
   }
 
   /**
-   * Sets the line that stays below all others, on a terminal that is `columns`
-   * wide now. Shorter than that, and printable ASCII; "" is none.
+   * Sets the line that stays below all others, on a terminal with `columns` columns.
+   * It has to be shorter than that, and printable ASCII; "" removes it.
    */
   live(text: string, columns: number): void {
     this.#live = text;
     this.#columns = columns;
   }
 
-  /** Writes as much as is taken without waiting; more once the reader is ready. */
+  /** Writes as much as possible without waiting, and the rest once the reader is ready. */
   flush(): void {
     if (this.#writing || this.#isEmpty) return;
     if (this.#descriptor === undefined) this.#descriptor = standardError();
@@ -97,15 +97,15 @@ export class Log {
   }
 
   /**
-   * As {@linkcode flush}. Where much is left, answers when the reader has taken
-   * it, or has taken nothing for a second.
+   * As {@linkcode flush}. If much is left, returns a promise that resolves when the
+   * reader has taken it, or has taken nothing for a second.
    */
   settle(): Promise<void> | undefined {
     this.flush();
     return this.#pending > MUCH && !this.#stuck ? this.#wait(MUCH) : undefined;
   }
 
-  /** Writes all there is, waiting for the reader for as long as it reads on. */
+  /** Writes everything, and waits as long as the reader keeps reading. */
   end(): Promise<void> {
     this.flush();
     this.#stuck = false;
@@ -123,7 +123,7 @@ export class Log {
   #take(): void {
     this.#noteLoss();
     if (this.#isEmpty) return;
-    // A terminal that was made narrower has wrapped the line that it shows.
+    // A terminal that became narrower has wrapped the line that it shows.
     const up = Math.ceil(this.#shown.length / this.#columns) - 1;
     const erase = this.#shown && `${up > 0 ? `\x1b[${up}A` : ""}\r\x1b[J`;
     this.#rest = encoder.encode(erase + this.#text + this.#live);
@@ -131,7 +131,7 @@ export class Log {
     this.#shown = this.#live;
   }
 
-  /** Whether it goes on. A log that cannot be written is no reason to stop copying. */
+  /** Takes note of a write; returns whether more can be written. An error drops the text. */
   #wrote(length: number): boolean {
     if (length === 0 || length === -EAGAIN) return false;
     if (length < 0) this.#drop();
@@ -154,7 +154,7 @@ export class Log {
     this.#writing = descriptor.writeOnThread(this.#rest).then(written);
   }
 
-  /** There may be no turn of the engine that flushes again. */
+  /** Writes the rest when the reader is ready: the engine may have no reason to flush again. */
   #writeLater({ fd }: Fd): void {
     if (this.#polling) return;
     this.#polling = true;
@@ -164,7 +164,7 @@ export class Log {
     });
   }
 
-  /** Waits until at most `most` characters are left, or the reader takes no more. */
+  /** Waits until at most `most` characters are pending, or the reader has stopped reading. */
   async #wait(most: number): Promise<void> {
     while (this.#descriptor && this.#pending > most && !this.#stuck) {
       const taken = this.#taken;
@@ -174,7 +174,7 @@ export class Log {
     }
   }
 
-  /** Waits until the reader is ready, or has not been for too long. */
+  /** Waits until the reader is ready, or for the time after which it counts as stuck. */
   async #ready({ fd }: Fd): Promise<void> {
     if (!this.#writing) return void await pollOnThread(fd, OUT, PATIENCE);
     const late = Promise.withResolvers<void>();

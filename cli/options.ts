@@ -6,48 +6,48 @@
 
 /** What the command line asks for. */
 export interface Settings {
-  /** The descriptors, two by two. */
+  /** The pairs of descriptors: rfd, wfd. */
   pairs: [number, number][];
-  /** Listening descriptors, and where what comes to them goes. */
+  /** Listening descriptors and their targets. */
   services: [number, string][];
-  /** How to serve: connections at one time; times in seconds, 0 being never. */
+  /** How to serve: the most connections at a time; times in seconds, 0 for never. */
   connections: number;
   connectTimeout: number;
   exitIdle: number;
-  /** The version of the PROXY protocol to begin each connection with; 0 is none. */
+  /** The version of the PROXY protocol to use; 0 for none. */
   proxyProtocol: 0 | 1 | 2;
-  /** After how many seconds without a byte a half-closed connection is ended; 0 is never. */
+  /** After how many seconds without a byte to end a half-closed connection; 0 for never. */
   halfClosed: number;
-  /** The most bytes a second in each channel; 0 is no limit. */
+  /** The most bytes per second in each channel; 0 for no limit. */
   rate: number;
   /** Report every operation. */
   verbose: boolean;
   /** The most bytes in flight in a channel. */
   buffer: number;
-  /** Print statistics at the end, as JSON or for people. */
+  /** Print statistics at the end, as JSON or in words. */
   stats: boolean;
   json: boolean;
-  /** Show the progress, of so many bytes in all; 0 where that is not said. */
+  /** Show the progress, and the number of bytes to copy; 0 if that is unknown. */
   progress: boolean;
   size: number;
-  /** After how many seconds without a byte to give up; 0 is never. */
+  /** After how many seconds without a byte to give up; 0 for never. */
   timeout: number;
-  /** Show the bytes themselves. */
+  /** Show the bytes. */
   dump: boolean;
   /** Print the help, or the version, and do nothing else. */
   help: boolean;
   version: boolean;
 }
 
-/** A command line that cannot be followed. Its message says what is wrong, and where. */
+/** An error in the command line. Its message says what is wrong, and where. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-/** The options that take no value: GNU's names, the first letter being the short one. */
+/** Options without a value. */
 export const FLAGS = ["verbose", "stats", "progress", "dump", "help", "version"] as const;
 
-/** Flags in the original's spelling, without a dash: `v`. */
+/** Flags that need no dash, as in the original iocopy: `v`. */
 export const LETTERS: Record<string, typeof FLAGS[number]> = {
   v: "verbose",
   s: "stats",
@@ -55,7 +55,7 @@ export const LETTERS: Record<string, typeof FLAGS[number]> = {
   x: "dump",
 };
 
-/** Options that take a value. */
+/** Options with a value. */
 export const VALUES = [
   "buffer",
   "timeout",
@@ -67,7 +67,7 @@ export const VALUES = [
   "rate",
 ] as const;
 
-/** The short names, with one dash. */
+/** Short options, with one dash. */
 export const SHORT: Record<string, string> = {
   ...LETTERS,
   h: "help",
@@ -77,10 +77,10 @@ export const SHORT: Record<string, string> = {
   c: "connections",
 };
 
-/** The largest descriptor: they are C's int. */
+/** The largest descriptor: it has to fit C's int. */
 const LAST_DESCRIPTOR = 2 ** 31 - 1;
 
-/** What a letter behind a number stands for. */
+/** The suffixes of sizes. */
 const UNITS: Record<string, number> = {
   "": 1,
   k: 2 ** 10,
@@ -90,13 +90,13 @@ const UNITS: Record<string, number> = {
   T: 2 ** 40,
 };
 
-/** The most that each size may be: memory that nothing gains from, and what a number can count. */
+/** The largest values: more memory gains nothing, and more bytes cannot be counted exactly. */
 const MOST = { buffer: "64M", size: "8192T", rate: "8192T" } as const;
 
-/** The most connections that may be asked for. */
+/** The largest number of connections. */
 const CONNECTIONS = 1_000_000;
 
-/** The shortest timeout and the longest, in seconds: less is no time, more no use. */
+/** The shortest and the longest timeout, in seconds. */
 const SECONDS = { least: 0.001, most: 1e9 };
 
 /** Reads the command line. Throws a {@linkcode UsageError}. */
@@ -126,11 +126,11 @@ export function parse(args: readonly string[]): Settings {
   return settings;
 }
 
-/** Takes the options with dashes out; returns what is left. */
+/** Reads the options with dashes; returns the other words. */
 function parseOptions(args: readonly string[], settings: Settings): string[] {
   const words: string[] = [];
   const rest = [...args];
-  // What follows an option is its value, unless it is an option itself: -1 is none.
+  // The next word is the value, unless it is an option; -1 is not one.
   const next = () => /^-(?!\d)/.test(rest[0] ?? "") ? "" : rest.shift() ?? "";
   for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
     if (arg === "--") return [...words, ...rest];
@@ -146,7 +146,7 @@ function parseOptions(args: readonly string[], settings: Settings): string[] {
   return words;
 }
 
-/** Short options behind one dash: `-vs`, `-b64k`, `-vb 64k`. */
+/** Short options after one dash: `-vs`, `-b64k`, `-vb 64k`. */
 function parseShort(arg: string, next: () => string, settings: Settings): void {
   for (let at = 1; at < arg.length; at++) {
     const name = Object.hasOwn(SHORT, arg.charAt(at)) ? SHORT[arg.charAt(at)] : undefined;
@@ -214,7 +214,7 @@ function unknown(option: string): UsageError {
   return new UsageError(`unknown option ${quote(option)}`);
 }
 
-/** The number of bytes that `text` says. */
+/** A number of bytes, with or without a suffix. */
 function parseSize(option: keyof typeof MOST, text: unknown): number {
   const size = toBytes(String(text));
   if (size >= 1 && size <= toBytes(MOST[option])) return size;
@@ -226,7 +226,7 @@ function toBytes(text: string): number {
   return Number(digits) * (UNITS[unit] ?? NaN);
 }
 
-/** The number of seconds that `text` says, fractions and all. */
+/** A number of seconds, which can have a fraction. */
 function parseSeconds(option: string, text: unknown): number {
   const seconds = /^(\d+\.?|\d*\.\d+)$/.test(String(text)) ? Number(text) : NaN;
   const { least, most } = SECONDS;
@@ -235,7 +235,7 @@ function parseSeconds(option: string, text: unknown): number {
   throw new UsageError(`--${option}: ${quote(text)} is not ${wanted}`);
 }
 
-/** Reads descriptors two by two, and before or between the pairs options in the original's spelling. */
+/** Reads the pairs, and flags without a dash before and between them. */
 function parsePairs(words: readonly string[], settings: Settings): void {
   const { pairs, services } = settings;
   let rfd: number | undefined;
@@ -254,7 +254,7 @@ function parsePairs(words: readonly string[], settings: Settings): void {
   if (pairs.length + services.length === 0) throw new UsageError("no descriptors to copy");
 }
 
-/** Whether a word is meant as a target, be it right or wrong: HOST:PORT, a path, @name. */
+/** Whether a word is meant to be a target, valid or not: HOST:PORT, a path, @name. */
 function isTarget(word: string): boolean {
   return /[:/]|^@/.test(word);
 }
@@ -272,11 +272,11 @@ function parseDescriptor(word: string): number {
   throw new UsageError(`${quote(word)} is not a descriptor`);
 }
 
-/** Puts what the user wrote on one line, whatever it is. */
+/** Quotes a word of the user on one line, whatever it contains. */
 function quote(word: unknown): string {
   const text = String(word);
   const json = JSON.stringify(text.length > 40 ? text.slice(0, 40) + "..." : text);
-  // JSON leaves these as they are, and a terminal takes U+009B for an escape sequence.
+  // JSON does not escape these, and U+009B begins an escape sequence on a terminal.
   return json.replace(/[\x7f-\x9f\u2028\u2029]/g, (letter) => {
     return `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
   });

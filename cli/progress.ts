@@ -1,5 +1,5 @@
 /**
- * The progress: a live line on a terminal, a plain one now and then elsewhere.
+ * The progress: a live line on a terminal; otherwise a plain line now and then.
  *
  * @module
  */
@@ -9,21 +9,22 @@ import { offset } from "../sys/libc.ts";
 import type { Log } from "./log.ts";
 import { forPeople } from "./stats.ts";
 
-/** How often the line is drawn on a terminal, and elsewhere, in milliseconds. */
+/** How often the line is drawn on a terminal, and printed otherwise, in milliseconds. */
 const REDRAWN = 250, REPEATED = 10_000;
 
-/** Over how long the current rate is the mean, in milliseconds. */
+/** The current rate is the mean of so many milliseconds. */
 const RECENTLY = 2000;
 
-/** More channels than this are one sum. */
+/** More channels than this are shown as one sum. */
 const FEW = 4;
 
-/** The narrowest bar that says something, and the widest. */
+/** The narrowest bar that is of use, and the widest. */
 const BAR = { least: 12, most: 40 };
 
 /**
- * Shows how the channels come along, of `size` bytes in all (0: of as many as
- * the files among the rfds have). Answers what ends it, with a last line.
+ * Shows how much the channels have copied of `size` bytes; with 0, of the bytes of
+ * all rfds that are regular files. Returns a function that prints a last line and
+ * ends it.
  */
 export function showProgress(
   channels: readonly ChannelStatus[],
@@ -34,7 +35,7 @@ export function showProgress(
   const onScreen = channels.filter(({ wfd }) => isTerminal && new Fd(wfd).kind === "terminal");
   const progress = new Progress(channels, size);
   const draw = () => {
-    // Once the data itself goes to a terminal, a line drawn over and over is in its way.
+    // The line would be mixed with data that goes to a terminal.
     if (isTerminal) log.live(sum(onScreen) ? "" : progress.line(width() - 1), width());
     else log.message(progress.line(Infinity));
     log.flush();
@@ -54,27 +55,27 @@ function width(): number {
   try {
     return Deno.consoleSize().columns || 80;
   } catch {
-    return 80; // it is no terminal any more
+    return 80; // the terminal has hung up
   }
 }
 
-/** A piece of the line, and when it has to go: the higher, the earlier. */
+/** A piece of the line. If it is too wide, pieces are dropped, those of the highest rank first. */
 type Piece = [rank: number, text: string];
 
-/** The rank of what goes last. */
+/** The rank of the percentage, which is dropped last. */
 const PERCENTAGE = 0;
 
-/** What there is to show, as a line of text. */
+/** The progress as a line of text. */
 export class Progress {
   readonly #channels: readonly ChannelStatus[];
-  /** The channels whose bytes are known to come to {@linkcode #goal} in the end. */
+  /** The channels that copy {@linkcode #goal} bytes in the end. */
   readonly #counted: readonly ChannelStatus[];
   readonly #goal: number;
-  /** Moments, and the bytes that all channels had carried by then. */
+  /** Times, and the bytes that all channels had copied by then. */
   readonly #samples: { at: number; bytes: number }[] = [];
   readonly #startedAt: number;
 
-  /** The progress of `channels`, from the time `now` on. */
+  /** The progress of `channels` since the time `now`. */
   constructor(channels: readonly ChannelStatus[], size: number, now = performance.now()) {
     this.#channels = channels;
     const files = size ? [] : channels.filter((channel) => toCome(channel.rfd) > 0);
@@ -84,7 +85,7 @@ export class Progress {
     this.#samples.push({ at: now, bytes: sum(channels) });
   }
 
-  /** The line as it is `now`, in at most `columns` characters; the `last` one looks back only. */
+  /** The line at the time `now`, with at most `columns` characters; `last` leaves out the current rate and the time left. */
   line(columns: number, last = false, now = performance.now()): string {
     const seconds = (now - this.#startedAt) / 1000;
     const bytes = sum(this.#channels);
@@ -113,7 +114,7 @@ export class Progress {
   }
 }
 
-/** Puts as many pieces on a line as there is room for, and a bar in front of the percentage. */
+/** Puts as many pieces on a line as fit, and a bar in front of the percentage. */
 function fit(pieces: Piece[], columns: number, done: number | undefined): string {
   const toText = () => pieces.map(([, text]) => text).join("  ");
   while (pieces.length > 1 && toText().length > columns) {
@@ -134,7 +135,7 @@ function bar(width: number, done: number): string {
   return `[${("=".repeat(full) + head).padEnd(width - 2)}]`;
 }
 
-/** So many bytes, as wide as any other number of them. */
+/** A number of bytes, always with the same width. */
 function size(bytes: number): string {
   return forPeople(bytes).padStart(7);
 }
@@ -153,7 +154,7 @@ function sum(channels: readonly ChannelStatus[]): number {
   return channels.reduce((sum, channel) => sum + channel.bytes, 0);
 }
 
-/** How much of a regular file is still to be read; 0 of anything else. */
+/** How much of a regular file is still to be read; 0 for anything else. */
 function toCome(fd: number): number {
   const { size } = new Fd(fd);
   return size && Math.max(0, size - offset(fd));

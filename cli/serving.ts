@@ -1,5 +1,5 @@
 /**
- * What is told of the connections that are served.
+ * Serving connections, and reporting them.
  *
  * @module
  */
@@ -9,15 +9,15 @@ import type { Settings } from "./options.ts";
 import type { Log } from "./log.ts";
 import { forPeople } from "./stats.ts";
 
-/** How often the progress is shown on a terminal, and elsewhere, in milliseconds. */
+/** How often the progress is drawn on a terminal, and printed otherwise, in milliseconds. */
 const REDRAWN = 250, REPEATED = 10_000;
 
-/** The same line about a target is printed once in so many milliseconds, and counted meanwhile. */
+/** An identical error is printed once in so many milliseconds, and counted meanwhile. */
 const REPEATED_ERROR = 1000;
 
 /**
- * Has `copier` serve what the command line asks for, telling `log` of it.
- * `listeners` are pairs that both listen.
+ * Makes `copier` serve what the command line asks for, and report it to `log`.
+ * `listeners` are the pairs of which both descriptors listen.
  */
 export async function serveAll(
   copier: Copier,
@@ -90,7 +90,7 @@ function toObject(session: SessionStatus, service: string) {
   };
 }
 
-/** Lines that are counted where they would be the same again and again. */
+/** Prints a line once, and counts its repetitions. */
 class Counted {
   readonly #log: Log;
   readonly #counts = new Map<string, number>();
@@ -114,7 +114,7 @@ class Counted {
   }
 }
 
-/** One line a service: what it has done so far. */
+/** One line for each service: what it has done so far. */
 export function sums(services: readonly ServiceStatus[], json: boolean): string {
   return services.map((service) => {
     const { address, target, connections, open, errors } = service;
@@ -131,7 +131,7 @@ export function sums(services: readonly ServiceStatus[], json: boolean): string 
   }).join("");
 }
 
-/** Shows how many connections there are, and how fast. Returns what ends it. */
+/** Shows how many connections there are, and the rates. Returns a function that ends it. */
 export function showServing(services: readonly ServiceStatus[], log: Log): () => void {
   const isTerminal = Deno.stderr.isTerminal();
   let before = { at: performance.now(), connections: 0, bytes: 0 };

@@ -1,18 +1,18 @@
 /**
- * The signals that end the program, and the ones that ask it how it comes along.
+ * The signals that end the program, and those that ask for statistics.
  *
  * @module
  */
 import { ignore, isIgnored } from "../sys/libc.ts";
 
-/** Signals that end it, and their numbers (signal(7)). */
+/** Signals that end the program, and their numbers (signal(7)). */
 const ENDING = [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] as const;
 
 /**
- * Calls `stop` with the number of the first signal that asks the program to
- * end; the second one ends it at once, with 128 and its number. A signal that
- * is ignored from the start stays so: nohup(1) relies on it. Where there is a
- * `drain`, SIGHUP calls that instead, as often as it comes.
+ * Calls `stop` with the number of the first signal that ends the program. The
+ * second one exits at once, with 128 plus its number. A signal that was ignored at
+ * the start stays ignored, as nohup(1) requires. If there is a `drain`, SIGHUP
+ * calls that instead, each time.
  */
 export function onEndingSignal(stop: (signal: number) => void, drain?: () => void): void {
   const ignored = ENDING.filter(([, number]) => isIgnored(number));
@@ -25,32 +25,31 @@ export function onEndingSignal(stop: (signal: number) => void, drain?: () => voi
       stop(number);
     });
   }
-  // Listening to one of them makes the runtime catch all three.
+  // A listener for one of them makes the runtime catch all three.
   for (const [, number] of ignored) ignore(number);
 }
 
 /**
- * Signals that ask for statistics, and their numbers: one that is free, and in
- * an executable dd(1)'s, which the runtime takes for its inspector otherwise.
- * (SIGINFO, BSD's, is unknown to Linux.)
+ * Signals that ask for statistics, and their numbers. SIGUSR1, which dd(1) uses,
+ * is free in an executable only: otherwise the runtime opens its inspector at it.
+ * (Linux does not have BSD's SIGINFO.)
  */
 const ASKING: [Deno.Signal, number][] = [["SIGUSR2", 12]];
 if (Deno.build.standalone) ASKING.push(["SIGUSR1", 10]);
 
-/** Calls `answer` at each signal that asks for statistics, but for those ignored from the start. */
-export function onAskingSignal(answer: () => void): void {
+/** Calls `report` at each signal that asks for statistics, unless it was ignored at the start. */
+export function onAskingSignal(report: () => void): void {
   for (const [name, number] of ASKING) {
-    if (!isIgnored(number)) Deno.addSignalListener(name, answer);
+    if (!isIgnored(number)) Deno.addSignalListener(name, report);
   }
 }
 
 /**
- * Signals that would do what nobody asked for. SIGXFSZ ends the process at a
- * file that has reached its limit, which write(2) tells as an error as well.
- * SIGUSR1 makes the runtime open its inspector, which is a TCP port: it begins
- * to listen half a second after the start, and whoever listens second to a
- * signal finds a handler in place and sets none. So we listen first, and then
- * have the signal ignored. An executable has no inspector.
+ * Ignores signals that would do harm. SIGXFSZ kills the process if a file reaches
+ * its size limit, which write(2) reports as an error anyway. SIGUSR1 makes the
+ * runtime open its inspector on a TCP port. The runtime installs that handler half
+ * a second after the start, unless there is one already: so we add a listener
+ * first, and then ignore the signal. An executable has no inspector.
  */
 export function ignoreOthers(): void {
   ignore(25);

@@ -1,11 +1,11 @@
 /**
- * Statistics: how much each channel has carried, and how it ended.
+ * Statistics: how much each channel has copied, and how it ended.
  *
  * @module
  */
 import type { ChannelStatus, SystemError } from "../engine.ts";
 
-/** One line a channel, and one for all together: for people, or as JSON. */
+/** One line for each channel and one for all together, in words or as JSON. */
 export function statistics(channels: readonly ChannelStatus[], json: boolean): string {
   const total = {
     channels: channels.length,
@@ -52,8 +52,8 @@ function amount({ bytes, seconds }: { bytes: number; seconds: number }): string 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
 /**
- * So many bytes for people: "1.03 MB". @std/fmt/bytes does the same, and takes
- * 10 ms to load, which is too much for the answer to a signal.
+ * A number of bytes with three digits: "1.03 MB". @std/fmt/bytes does the same, but
+ * takes 10 ms to load, which is too long when a signal asks for statistics.
  */
 export function forPeople(bytes: number): string {
   let unit = 0;
@@ -67,7 +67,7 @@ function ending(channel: ChannelStatus): string {
   return failure(channel)?.message ?? (channel.ended ? ENDINGS[channel.ended] : "open");
 }
 
-/** What went wrong; that it was stopped is no failure. */
+/** What went wrong; being stopped is not an error here. */
 function failure({ ended, error }: ChannelStatus): SystemError | undefined {
   return ended === "stopped" && error?.code === "ECANCELED" ? undefined : error;
 }

@@ -1,18 +1,18 @@
 /**
- * The timeout: to give up when nothing moves any more.
+ * The timeout: giving up when nothing moves any more.
  *
  * @module
  */
 import type { ChannelStatus } from "../engine.ts";
 
-/** How many looks there are in a timeout, but not more often or seldom than that, in milliseconds. */
+/** How often the counts are compared during a timeout, and the bounds of that interval in milliseconds. */
 const LOOKS = 20, OFTEN = 10, SELDOM = 1000;
 
 /**
- * Calls `giveUp` once no byte has moved in any channel for `seconds`; never
- * earlier, and at most a twentieth later. It looks at what is counted anyway,
- * so that the bytes need not be watched. Returns what ends it. Time counts only
- * while `counts` says so.
+ * Calls `giveUp` once no byte has moved in any channel for `seconds`, never earlier
+ * and at most a twentieth later. It compares what the channels count anyway, so that
+ * it costs nothing for each byte. Time passes only while `counts` returns true.
+ * Returns a function that ends it.
  */
 export function onTimeout(
   channels: readonly ChannelStatus[],

@@ -1,12 +1,12 @@
 /**
- * Makes the executable: the runtime, and behind it our modules as JavaScript, in
- * a few files.
+ * Makes the executable: the runtime with our modules, bundled to a few files of
+ * JavaScript.
  *
  *     deno task compile
  *
- * The environment variable DENO_COMPILE names the deno to compile with where
- * it is not the one that runs this, and DENORT_BIN the runtime's base binary
- * where it cannot be downloaded.
+ * The environment variable DENO_COMPILE is the path of the deno to compile with, if
+ * it is not the one that runs this; DENORT_BIN is the path of the base binary, if it
+ * cannot be downloaded.
  *
  * @module
  */
@@ -15,37 +15,37 @@ import { resolve } from "node:path";
 /** The project's folder. */
 export const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
-/** How the executable's V8 compiles what it runs. */
+/** How V8 compiles in the executable. */
 const V8_FLAGS = [
-  // One compiler less to have in memory: 3 MB less from the start on.
+  // Without its middle compiler V8 needs 3 MB less memory from the start.
   "--no-maglev",
-  // Copied into each other our functions are no faster, and 15 % of the CPU of
-  // the first GB would go into compiling them.
+  // Inlining makes our functions no faster, and compiling them so would take 15 % of
+  // the processor time of the first GB.
   "--no-turbo-inlining",
-  // On another thread the first compiler is in the way of four starts in ten:
-  // where both want one lock, V8 measures its clock first, which takes 3 ms.
+  // On another thread, the first compiler delays four starts of ten by 3 ms: when it
+  // and the main thread compete for a lock, V8 first calibrates its clock.
   "--no-concurrent-sparkplug",
 ];
 
 /**
- * Compiles main.ts into `output`. `target` is a Rust triple; this machine's
- * where not given. Throws where that cannot be done.
+ * Compiles main.ts to `output`. `target` is a Rust triple, by default this machine's.
+ * Throws if that fails.
  */
 export async function compile(output: string, target: string = Deno.build.target): Promise<void> {
   const work = await Deno.makeTempDir();
   try {
-    // Embedded as they are, the modules would come with the whole cache of npm
-    // packages: 2.8 MB more to ship, and 7 MB more in memory. What is loaded only
-    // when asked for stays apart, and no name is longer than it must be: each
-    // start has a third to read of what it would have otherwise.
+    // Without bundling, the executable would contain the whole cache of npm packages:
+    // 2.8 MB more to download, and 7 MB more memory. Modules that are loaded only if
+    // they are used stay separate, and names are shortened: each start reads a third
+    // of what it would read otherwise.
     const files = ["--minify", "--code-splitting", "--outdir", work];
     await deno(Deno.execPath(), ["bundle", "--quiet", ...files, `${ROOT}/main.ts`]);
     for await (const { name } of Deno.readDir(work)) {
-      await Deno.utime(`${work}/${name}`, 0, 0); // is embedded too: the same source gives the same bytes
+      await Deno.utime(`${work}/${name}`, 0, 0); // it is embedded: the same source has to give the same bytes
     }
     await deno(Deno.env.get("DENO_COMPILE") ?? Deno.execPath(), [
       ...["compile", "--quiet", "--no-config", "--target", target],
-      ...["--allow-ffi", "--no-prompt"], // all that it may do
+      ...["--allow-ffi", "--no-prompt"], // the only permission
       "--no-code-cache", // which would be a file of a known name in /tmp
       `--v8-flags=${V8_FLAGS.join()}`,
       ...["--output", resolve(output), `${work}/main.js`],
@@ -59,7 +59,7 @@ async function deno(program: string, args: string[]): Promise<void> {
   const { success, stderr } = await new Deno.Command(program, { args, cwd: ROOT }).output();
   if (success) return;
   const said = new TextDecoder().decode(stderr);
-  // Deno's way to say that something could not be downloaded has six lines, and changes.
+  // Deno's own message about a failed download has six lines, and varies.
   if (args[0] === "compile" && /denort|download|sending request/i.test(said)) {
     throw new Error(
       "the runtime's base binary cannot be downloaded: take denort of this Deno along, and name it " +

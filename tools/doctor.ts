@@ -1,19 +1,19 @@
 /**
- * Says what iocopy needs and does not find here, and how to get it.
+ * Reports what iocopy and its tests need and this machine lacks, and how to get it.
  *
- *     deno task doctor               what is there, what is missing, for what
- *     deno task doctor --packages    the Debian packages of it all
+ *     deno task doctor               what is there, what is missing, and for what
+ *     deno task doctor --packages    the names of all Debian packages
  *
- * The exit status is 1 where iocopy itself would not run.
+ * The exit status is 1 if iocopy itself would not run.
  *
  * @module
  */
 import { LIBRARY } from "../sys/ffi.ts";
 
-/** The oldest Deno that it is tested with: the base of the executable. */
+/** The oldest Deno that it is tested with, which is the base of the executable. */
 const OLDEST = [2, 6];
 
-/** Programs, by what they are for: their Debian packages and what each is known by. */
+/** Programs by purpose: their Debian packages, and a file by which each is recognized. */
 const PROGRAMS: Record<string, Record<string, string>> = {
   "the tunnels": { "ucspi-tcp": "tcpserver", "openssh-client": "ssh" },
   "all tests": {
@@ -50,7 +50,7 @@ function isThere(program: string): boolean {
   });
 }
 
-/** What iocopy itself needs: whether it is there, what it is, what to do about it. */
+/** What iocopy itself needs: whether it is there, what it is, and what to do if not. */
 function necessities(): [boolean, string, string][] {
   const { os } = Deno.build;
   const [major = 0, minor = 0] = Deno.version.deno.split(".").map(Number);
