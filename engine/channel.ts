@@ -290,9 +290,10 @@ export class Channel implements ChannelStatus, Way {
   #notReady(): void {
     if (++this.#stalls > UNTRUE) {
       this.#stalls = 0;
-      // First splice(2) is suspected, then readiness itself.
-      if (!this.#fallBack(EAGAIN)) {
-        const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
+      const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
+      // Where it is not said now, somebody else was quicker each time. Otherwise
+      // first splice(2) is suspected, then readiness itself.
+      if (waitsAt.isSaidReady(this.#route.waitsFor) && !this.#fallBack(EAGAIN)) {
         waitsAt.makeEdgeTriggered();
       }
     }
@@ -339,25 +340,33 @@ export class Channel implements ChannelStatus, Way {
     this.#end("eof");
   }
 
+  get #isOpen(): boolean {
+    return this.#phase === "open";
+  }
+
   /** The sink says ERR or HUP, while this channel does not wait to write it. */
   sinkHungUp(): void {
     const { fd, connection } = this.sink;
     const route = this.#route;
-    if (this.#phase !== "open" || route.held > 0) return;
+    if (!this.#isOpen || route.held > 0) return;
     const events = libc.poll(fd.io, 0);
     if (!(events & (ERR | HUP))) return; // what was said is over
+    if (connection && !(events & HUP)) {
+      // ERR alone proves nothing: it may be an error queue, to which the endpoint sees.
+      connection.error ||= libc.pendingError(fd.fd);
+      if (!connection.error) return;
+    }
     // What it can read decides: an end of file is none the worse for it.
     if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) {
       this.#pace?.allowOne();
-      return this.run();
+      this.run();
+      // A datagram that was refused is told once only: the next one is sent well.
+      if (connection?.error && this.#isOpen) this.#fail("write", connection.error);
+      return;
     }
     if (connection) connection.error ||= libc.pendingError(fd.fd);
-    if (connection && !connection.error) {
-      // ERR alone proves nothing: it may be an error queue that nobody reads.
-      if (!(events & HUP)) return this.sink.makeEdgeTriggered();
-      // A peer that has closed a unix socket has gone, but nothing is lost.
-      return this.#end("hangup");
-    }
+    // A peer that has closed a unix socket has gone, but nothing is lost.
+    if (connection && !connection.error) return this.#end("hangup");
     // A program that closes both its pipes (ssh's ProxyCommand) has ended the
     // session: an error only if the peer still sends, see #discard.
     if (!connection && this.#peerAwaitsReply) return this.#linger();

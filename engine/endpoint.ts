@@ -49,7 +49,7 @@ export class Endpoint implements Watcher {
   #reading = 0;
   #writing = 0;
   #watched: number;
-  /** EDGE once readiness has proved to be untrue, as an error queue's is: then it is told once. */
+  /** EDGE once readiness has proved to be untrue: then it is told once. */
   #edge = 0;
 
   constructor(
@@ -146,6 +146,12 @@ export class Endpoint implements Watcher {
     return this.#edge !== 0;
   }
 
+  /** Whether it is said to be ready for `direction` at this moment. */
+  isSaidReady(direction: number): boolean {
+    const events = libc.poll(this.fd.io, direction === READ ? IN : OUT);
+    return (this.connection ? events & ~ERR : events) !== 0;
+  }
+
   /** Has readiness told once only: it is said again and again, and is not true. */
   makeEdgeTriggered(): void {
     this.#edge = EDGE;
@@ -174,6 +180,15 @@ export class Endpoint implements Watcher {
         else if (events & (ERR | HUP)) channel.sinkHungUp();
       }
     }
+    if (events & ERR) this.#stillHasErrors();
+  }
+
+  /** ERR that stays when any error has been told is a socket's error queue. It must not be told for ever. */
+  #stillHasErrors(): void {
+    const isUsed = this.#readers.length + this.#writers.length > 0;
+    if (!isUsed || !this.connection || libc.poll(this.fd.io, 0) !== ERR) return;
+    this.fd.emptyErrorQueue();
+    if (libc.poll(this.fd.io, 0) === ERR) this.makeEdgeTriggered();
   }
 }
 

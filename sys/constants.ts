@@ -74,12 +74,18 @@ export const SO_ERROR = 4;
 export const SO_ACCEPTCONN = 30;
 /** The family of its addresses. */
 export const SO_DOMAIN = 39;
+/** The protocol that it speaks: TCP's number, and so on. */
+export const SO_PROTOCOL = 38;
 /** The type of a socket that carries a stream. */
 export const SOCK_STREAM = 1;
 /** The type of a connection that keeps messages apart. */
 export const SOCK_SEQPACKET = 5;
 /** Unix sockets. */
 export const AF_UNIX = 1;
+/** The Internet's, version 4. */
+export const AF_INET = 2;
+/** The Internet's, version 6. */
+export const AF_INET6 = 10;
 
 /** For recv(2) and send(2): do not wait. */
 export const MSG_DONTWAIT = 0x40;
@@ -87,6 +93,8 @@ export const MSG_DONTWAIT = 0x40;
 export const MSG_TRUNC = 0x20;
 /** Leave what is received where it is. */
 export const MSG_PEEK = 2;
+/** Receive from the error queue (recv(2)). */
+export const MSG_ERRQUEUE = 0x2000;
 
 /** For shutdown(2). */
 export const SHUT_RD = 0;

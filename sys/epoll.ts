@@ -31,7 +31,6 @@ export class Epoll {
   readonly timer: number = opened("timerfd_create", libc.timerfdCreate());
   readonly #events = new Int32Array(MOST * WORDS);
   readonly #event = new Int32Array(WORDS);
-  readonly #ignored = new Int32Array(WORDS);
 
   constructor() {
     // Edge-triggered, so that nobody has to read how often it rang.
@@ -77,9 +76,13 @@ export class Epoll {
     return this.#events[index * WORDS] ?? 0;
   }
 
-  /** Waits on another thread until something is ready; what it is the next {@linkcode wait} tells. */
+  /**
+   * Waits on another thread until something is ready; what it is the next
+   * {@linkcode wait} tells. By poll(2), as epoll_wait(2) would take away what is
+   * told once only (EDGE).
+   */
   async waitOnThread(): Promise<void> {
-    await libc.epollWaitOnThread(this.#epoll, this.#ignored, 1, -1);
+    await libc.pollOnThread(this.#epoll, IN, -1);
   }
 
   /** Ends a wait once, after `milliseconds`: any earlier alarm is off. */

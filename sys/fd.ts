@@ -5,6 +5,8 @@
  * @module
  */
 import {
+  AF_INET,
+  AF_INET6,
   AF_UNIX,
   F_DUPFD_CLOEXEC,
   F_GETFD,
@@ -12,6 +14,7 @@ import {
   FD_CLOEXEC,
   HUP,
   IN,
+  MSG_ERRQUEUE,
   MSG_PEEK,
   MSG_TRUNC,
   O_ACCMODE,
@@ -29,6 +32,7 @@ import {
   S_IFSOCK,
   SO_ACCEPTCONN,
   SO_DOMAIN,
+  SO_PROTOCOL,
   SO_TYPE,
   SOCK_STREAM,
 } from "./constants.ts";
@@ -222,6 +226,17 @@ export class Fd {
     return -EAGAIN;
   }
 
+  /**
+   * Takes out what lies in a socket's error queue: notes for who had the socket
+   * before (MSG_ZEROCOPY, SO_TIMESTAMPING), of which poll(2) says ERR. What they
+   * occupy is missing in the receive buffer, and once it is full nothing more
+   * comes in. A pending error is to be asked for first, as this may clear it.
+   */
+  emptyErrorQueue(): void {
+    if (this.kind !== "socket" || !hasErrorQueue(this.fd)) return;
+    for (let i = 0; i < NOTES && libc.recv(this.fd, nothing, MSG_ERRQUEUE) >= 0; i++);
+  }
+
   /** Reads on another thread, which may wait. Results as of {@linkcode tryRead}. */
   async readOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
     const result = await libc.readOnThread(this.io, bytes);
@@ -295,6 +310,19 @@ function kindOf(fd: number, type: number): Kind {
   if (type === S_IFSOCK) return "socket";
   if (type === S_IFCHR) return libc.isatty(fd) ? "terminal" : "device";
   return type === 0 ? "device" : "file"; // an eventfd, a timerfd and the like have no type
+}
+
+/** So many notes are taken out of an error queue at a time, as new ones may come all the time. */
+const NOTES = 256;
+
+const nothing = new Uint8Array(0);
+
+/** Whether recv(2) with MSG_ERRQUEUE is sure to take no data: other sockets do not know that flag. */
+function hasErrorQueue(socket: number): boolean {
+  const TCP = 6, UDP = 17;
+  const domain = libc.getsockopt(socket, SO_DOMAIN);
+  const protocol = libc.getsockopt(socket, SO_PROTOCOL);
+  return (domain === AF_INET || domain === AF_INET6) && (protocol === TCP || protocol === UDP);
 }
 
 /** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */

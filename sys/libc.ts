@@ -93,7 +93,6 @@ const c = {
 };
 
 const thread = {
-  epoll_wait: onThread("epoll_wait", "i32", "buffer", "i32", "i32"),
   poll: onThread("poll", "buffer", "u64", "i32"),
   read: onThread("read", "i32", "buffer", "usize"),
   usleep: onThread("usleep", "u32"),
@@ -273,16 +272,6 @@ export function epollWait(
       ? hot.epoll_wait(epoll, events, most, milliseconds)
       : cold.epoll_wait(epoll, events, most, milliseconds),
   );
-}
-
-/** epoll_wait(2) on another thread; what it finds goes into `events`, -1 gives no reason. */
-export function epollWaitOnThread(
-  epoll: number,
-  events: Int32Array<ArrayBuffer>,
-  most: number,
-  milliseconds: number,
-): Promise<number> {
-  return thread.epoll_wait(epoll, events, most, milliseconds);
 }
 
 /** A descriptor that becomes readable at a time that is set (timerfd_create(2)). */

@@ -1,0 +1,209 @@
+/**
+ * A socket's error queue: notes that the kernel has left there for who had the
+ * socket before. poll(2) says ERR of it, and there is no error.
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { End, pipe, tcpPair, unixPair } from "./ends.ts";
+import { type Running } from "./harness.ts";
+import { cpuSeconds, injecting, iocopy, lacks, noise, same, watched, within } from "./probe.ts";
+import { pause } from "./watching.ts";
+
+const libc = Deno.dlopen("libc.so.6", {
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+}).symbols;
+
+function set(end: End, level: number, option: number, value: number): void {
+  assertEquals(libc.setsockopt(end.fd, level, option, new Int32Array([value]), 4), 0);
+}
+
+/** Resolves once poll(2) says ERR, and neither HUP nor IN. */
+async function hasNotes(end: End): Promise<void> {
+  const ERR = 8;
+  const request = new Int32Array([end.fd, 1]);
+  for (;;) {
+    libc.poll(request, 1n, 1000);
+    if ((request[1] ?? 0) >> 16 === ERR) return;
+    await pause();
+  }
+}
+
+const SOL_SOCKET = 1, SO_TIMESTAMPING = 37;
+
+/** Has the kernel note when each piece is sent and acknowledged, from now on. */
+function stampAll(end: End): void {
+  const TX_SOFTWARE = 1 << 1, SOFTWARE = 1 << 4, OPT_ID = 1 << 7, TX_SCHED = 1 << 8;
+  const TX_ACK = 1 << 9, OPT_TSONLY = 1 << 11;
+  const flags = TX_SOFTWARE | SOFTWARE | OPT_ID | TX_SCHED | TX_ACK | OPT_TSONLY;
+  set(end, SOL_SOCKET, SO_TIMESTAMPING, flags);
+}
+
+/** How notes get into the queue of a TCP socket: `peer` gets "before". */
+const NOTES: Record<string, (end: End) => void> = {
+  "MSG_ZEROCOPY is done": (end) => {
+    const SO_ZEROCOPY = 60, MSG_ZEROCOPY = 0x4000000;
+    set(end, SOL_SOCKET, SO_ZEROCOPY, 1);
+    end.send("before", MSG_ZEROCOPY);
+  },
+  "SO_TIMESTAMPING": (end) => {
+    stampAll(end);
+    end.send("before");
+  },
+};
+
+/** Two TCP sockets; the second has notes in its error queue. */
+async function withNotes(leave: (end: End) => void): Promise<[End, End]> {
+  const [peer, socket] = tcpPair();
+  leave(socket);
+  assertEquals(await peer.readText(6), "before");
+  await hasNotes(socket);
+  return [peer, socket];
+}
+
+/** Seconds of processor time in a third of a second, after the process has started. */
+async function idle(running: Running): Promise<number> {
+  const before = cpuSeconds(running.pid);
+  await pause(300);
+  return cpuSeconds(running.pid) - before;
+}
+
+async function staysIdle(running: Running): Promise<void> {
+  const used = await idle(running);
+  assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
+}
+
+for (const [kind, leave] of Object.entries(NOTES)) {
+  Deno.test(`${kind}, as wfd: nothing ends, nothing spins, all arrives`, async () => {
+    const [peer, socket] = await withNotes(leave);
+    const [input, stdin] = pipe();
+    using running = iocopy("--stats=json 0 3", { 0: input, 3: socket });
+    await stdin.write("one");
+    assertEquals(await within("the first piece", peer.readText(3)), "one");
+    await staysIdle(running);
+    await stdin.write("two");
+    assertEquals(await within("the second", peer.readText(3)), "two");
+    const content = noise(3_000_000);
+    void stdin.write(content).then(() => stdin.close());
+    assert(same(await within("the rest", peer.readAll()), content), "other bytes");
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 0);
+    assertStringIncludes(stderr, '"reason":null');
+    assertStringIncludes(stderr, '"ended":"eof","error":null');
+    peer.close();
+  });
+
+  Deno.test(`${kind}, as rfd: nothing ends, nothing spins, all arrives`, async () => {
+    const [peer, socket] = await withNotes(leave);
+    const [stdout, output] = pipe();
+    using running = iocopy("--stats=json 3 1", { 3: socket, 1: output });
+    await peer.write("one");
+    assertEquals(await within("the first piece", stdout.readText(3)), "one");
+    await staysIdle(running);
+    await peer.write("two");
+    assertEquals(await within("the second", stdout.readText(3)), "two");
+    const content = noise(3_000_000);
+    void peer.write(content).then(() => peer.close());
+    assert(same(await within("the rest", stdout.readAll()), content), "other bytes");
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 0);
+    assertStringIncludes(stderr, '"reason":null');
+    assertStringIncludes(stderr, '"ended":"eof","error":null');
+    stdout.close();
+  });
+
+  Deno.test(`${kind}, as wfd: a reset is told all the same`, async () => {
+    const [peer, socket] = await withNotes(leave);
+    const [input, stdin] = pipe();
+    using running = iocopy("0 3", { 0: input, 3: socket });
+    await stdin.write("one");
+    assertEquals(await within("the first piece", peer.readText(3)), "one");
+    peer.resetOnClose();
+    peer.close();
+    const { code, stderr } = await running.outcome;
+    assertEquals([code, stderr], [111, "iocopy: write 3: Connection reset by peer\n"]);
+    stdin.close();
+  });
+
+  Deno.test(`${kind}, as wfd: a rate stays what it is`, async () => {
+    const [peer, socket] = await withNotes(leave);
+    const [input, stdin] = pipe();
+    const started = performance.now();
+    using running = watched("--rate=2000 0 3", { 0: input, 3: socket });
+    await stdin.write(new Uint8Array(50_000));
+    for (const end of [input, socket]) end.close();
+    let arrived = 0;
+    while (performance.now() - started < 1000) {
+      arrived += (await within("a piece", peer.read())).length;
+    }
+    const seconds = (performance.now() - started) / 1000;
+    assert(arrived <= 2000 * (seconds + 0.1), `${arrived} bytes in ${seconds} s`);
+    await staysIdle(running);
+    running.kill("SIGKILL");
+    await running.outcome;
+    for (const end of [peer, stdin]) end.close();
+  });
+}
+
+Deno.test("notes do not pile up until nothing more can be received", async () => {
+  const [peer, socket] = tcpPair();
+  const [far, other] = unixPair();
+  stampAll(socket);
+  using running = iocopy("--stats=json 3 4 4 3", { 3: socket, 4: other });
+  for (let i = 0; i < 3000; i++) { // each leaves three notes, of which the buffer holds hundreds
+    far.send("x");
+    assertEquals((await peer.read()).length, 1);
+  }
+  const content = noise(2_000_000);
+  void peer.write(content).then(() => peer.shutdownWrite());
+  assert(same(await within("the other way", far.readAll()), content), "other bytes");
+  far.shutdownWrite();
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertEquals(stderr.match(/"reason":null/g)?.length, 2, stderr);
+  for (const end of [peer, far]) end.close();
+});
+
+Deno.test("a datagram that is refused is an error, whoever asked for notes of it", async () => {
+  const AF_INET = 2, SOCK_DGRAM = 2, SOCK_CLOEXEC = 0o2000000, IPPROTO_IP = 0, IP_RECVERR = 11;
+  const nobody = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const address = new Uint8Array(16);
+  address.set([AF_INET, 0, 0, 0, 127, 0, 0, 1]);
+  assertEquals(libc.bind(nobody, address, 16), 0);
+  libc.getsockname(nobody, address, new Uint32Array([16]));
+  const socket = new End(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  set(socket, IPPROTO_IP, IP_RECVERR, 1);
+  assertEquals(libc.connect(socket.fd, address, 16), 0);
+  libc.close(nobody);
+  const [input, stdin] = pipe();
+  using running = iocopy("0 3", { 0: input, 3: socket });
+  await stdin.write("to nobody");
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: write 3: Connection refused\n"]);
+  stdin.close();
+});
+
+Deno.test("readiness that was untrue too often is told once, and then nothing is missed", {
+  ignore: lacks("strace"),
+}, async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  // First splice(2) is given up for it, then readiness itself.
+  const untrue = ["splice:error=EAGAIN:when=1..1001", "preadv2:error=EAGAIN:when=1..1001"];
+  const command = injecting(...untrue);
+  using running = iocopy("--stats=json 0 1", { 0: input, 1: output }, { command });
+  for (let i = 0; i < 5; i++) {
+    await stdin.write("again");
+    assertEquals(await within("a piece", stdout.readText(5)), "again");
+    await staysIdle(running); // so that it waits on another thread
+  }
+  stdin.close();
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertStringIncludes(stderr, '"reason":"splice: Resource temporarily unavailable"');
+  stdout.close();
+});
