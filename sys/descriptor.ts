@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { IN, OUT } from "./constants.ts";
+import { ERR, IN, OUT } from "./constants.ts";
 import { EAGAIN, EBADF } from "./errno.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
@@ -92,11 +92,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
    */
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>;
-    for (;;) {
+    for (let events = 0;;) {
       this.#mustBeOpen("read");
       const result = this.mayBlock ? await this.readOnThread(bytes) : this.tryRead(bytes);
       if (result !== -EAGAIN) return this.#length("read", result, p);
-      await libc.pollOnThread(this.fd, IN, -1);
+      if (events === ERR) this.emptyErrorQueue();
+      events = await libc.pollOnThread(this.fd, IN, -1);
     }
   }
 
@@ -121,11 +122,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
    */
   async write(p: Uint8Array): Promise<number> {
     const bytes = p as Uint8Array<ArrayBuffer>;
-    for (;;) {
+    for (let events = 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
       if (result !== -EAGAIN) return this.#checked("write", result);
-      await libc.pollOnThread(this.fd, OUT, -1);
+      if (events === ERR) this.emptyErrorQueue();
+      events = await libc.pollOnThread(this.fd, OUT, -1);
     }
   }
 

@@ -4,7 +4,9 @@
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { End, pipe, tcpPair, unixPair } from "./ends.ts";
-import { type Running } from "./harness.ts";
+import { endsWith } from "./expect.ts";
+import type { Running } from "./harness.ts";
+import { program, said } from "./library.ts";
 import { cpuSeconds, injecting, iocopy, lacks, noise, same, watched, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
@@ -182,9 +184,23 @@ Deno.test("a datagram that is refused is an error, whoever asked for notes of it
   const [input, stdin] = pipe();
   using running = iocopy("0 3", { 0: input, 3: socket });
   await stdin.write("to nobody");
-  const { code, stderr } = await running.outcome;
-  assertEquals([code, stderr], [111, "iocopy: write 3: Connection refused\n"]);
+  await endsWith(running, 111, "iocopy: write 3: Connection refused\n");
   stdin.close();
+});
+
+Deno.test("the library's Descriptor: notes do not keep it busy", async () => {
+  const [peer, socket] = await withNotes(NOTES["SO_TIMESTAMPING"] ?? stampAll);
+  const code = `
+    const bytes = new Uint8Array(9);
+    const length = await new Descriptor(3).read(bytes);
+    say(new TextDecoder().decode(bytes.subarray(0, length)));
+  `;
+  using running = program(code, { 3: socket });
+  await pause(500); // its start
+  await staysIdle(running);
+  await peer.write("one");
+  assertEquals(await said(running), ["one"]);
+  peer.close();
 });
 
 Deno.test("readiness that was untrue too often is told once, and then nothing is missed", {
