@@ -7,7 +7,8 @@ import { End, pipe, tcpPair, unixPair } from "./ends.ts";
 import { endsWith } from "./expect.ts";
 import type { Running } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { cpuSeconds, injecting, iocopy, lacks, noise, same, watched, within } from "./probe.ts";
+import { cpuSeconds, injecting, iocopy, noise, same, watched, within } from "./probe.ts";
+import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
 const libc = Deno.dlopen("libc.so.6", {
@@ -203,9 +204,8 @@ Deno.test("the library's Descriptor: notes do not keep it busy", async () => {
   peer.close();
 });
 
-Deno.test("readiness that was untrue too often is told once, and then nothing is missed", {
-  ignore: lacks("strace"),
-}, async () => {
+const UNTRUE = "readiness that was untrue too often is told once, and then nothing is missed";
+Deno.test(needing(["strace"], UNTRUE), async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   // First splice(2) is given up for it, then readiness itself.
