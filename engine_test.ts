@@ -39,7 +39,7 @@ import { follow, logged, pause } from "./tests/watching.ts";
 Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => {
   const sources: Record<string, () => [End, End]> = { ...SOCKETS, "terminal": terminal };
   for (const [kind, make] of Object.entries(sources)) {
-    await t.step(`what came from a ${kind} waits for a socket that is full`, async () => {
+    await t.step(`bytes from a ${kind} wait for a socket that is full`, async () => {
       const [upstream, source] = make();
       const [sink, downstream] = unixPair();
       const [other, far] = unixPair();
@@ -67,10 +67,10 @@ Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => 
 
 // ---- 2. It masks the readable event unless the buffer is empty.
 
-/** What is sent against a stuck reader: more than the system keeps on the way (tcp(7), pipe(7)). */
+/** More bytes than the kernel buffers on the way to a stuck reader (tcp(7), pipe(7)). */
 const FLOOD = 2 * 1024 * 1024, TCP_FLOOD = 16 * 1024 * 1024;
 
-/** Ways to a reader that does not read. */
+/** Descriptors whose reader does not read. */
 const STUCK: Record<string, () => [sink: End, downstream: End]> = {
   "pipe": reversedPipe,
   "unix socket": unixPair,
@@ -103,7 +103,7 @@ Deno.test("2: it reads only while it holds nothing; a reader that is stuck stops
             upstream.close();
           });
           sending.catch(() => {}); // it is awaited below
-          // Once it is stuck the other channel goes on, for as long as we like.
+          // When it is stuck, the other channel goes on.
           for (let before = -1, still = 0; still < 20;) {
             await passes(far, back);
             const { length } = log.lines.filter((line) => / [34] [<>] /.test(line));
@@ -216,7 +216,7 @@ Deno.test("5: the write side is shut down after the end of file, once the buffer
       await passes(far, back);
       far.close();
       await endOfFile(back);
-      // Now only what is held keeps it.
+      // The held bytes are now the only reason to go on.
       const expected = kind === "terminal" ? sent.replaceAll("\n", "\r\n") : sent;
       const all = kind === "terminal"
         ? await downstream.readText(expected.length)
@@ -420,7 +420,7 @@ Deno.test("5 7 6 8, two numbers of one socket: it is shut down when the last cha
   }
 });
 
-Deno.test("one rfd in several channels: each byte goes to one of them, and the end to all", async (t) => {
+Deno.test("one rfd in several channels: each byte goes to one of them, and the end of file to all", async (t) => {
   for (const kind of ["pipe", "unix", "terminal"]) {
     await t.step(`a ${kind}`, async () => {
       const [given, feed] = kind === "pipe"
@@ -500,7 +500,7 @@ Deno.test("0, 1 and 2 are really closed while other channels run", async (t) => 
 
 // ---- Errors.
 
-Deno.test("an error ends its own channel only: upstream learns of it, others deliver", async (t) => {
+Deno.test("an error ends its own channel only: its writer learns of it, other channels deliver", async (t) => {
   const upstreams = { pipe, ...SOCKETS };
   for (const [kind, make] of Object.entries(upstreams)) {
     for (const [downKind, makeDown] of Object.entries(upstreams)) {
@@ -514,7 +514,7 @@ Deno.test("an error ends its own channel only: upstream learns of it, others del
         await passes(upstream, downstream);
         if (downKind === "TCP") downstream.resetOnClose();
         downstream.close();
-        // It may see the hang-up on its own; what is sent into it makes sure that it does.
+        // It can notice the hang-up on its own; bytes sent through it make sure of that.
         await assertRejects(
           async () => {
             for (;;) await upstream.write("more");
@@ -544,7 +544,7 @@ Deno.test("an idle writer learns at once that its reader has gone", async (t) =>
   const all: [kind: string, make: () => [End, End], code: number, says: string][] = [
     ["pipe", pipe, 111, "iocopy: write 4: Broken pipe\n"],
     ["TCP socket", tcpPair, 111, "iocopy: write 4: Connection reset by peer\n"],
-    ["unix socket", unixPair, 0, ""], // it says that its peer left, and nothing is lost
+    ["unix socket", unixPair, 0, ""], // epoll reports that its peer has gone, and nothing is lost
     ["terminal", terminal, 111, "iocopy: write 4: Input/output error\n"],
   ];
   for (const [kind, make, code, stderr] of all) {
@@ -568,7 +568,7 @@ Deno.test("a read of a terminal that still waits does not keep a channel that ha
   const [other, second] = pipe();
   const { running, log } = logged("v 3 4 3 5", { 3: typed, 4: first, 5: second });
   using _ = running;
-  // Both wake up for this line, one gets it, and the other waits in its read.
+  // Both channels wake up for this line; one gets it, and the other blocks in read(2).
   await typing.write("hello\n");
   await log.until("iocopy: 3 > 6");
   one.close();

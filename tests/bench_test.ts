@@ -41,7 +41,7 @@ interface Row {
 }
 
 Deno.test({
-  name: "the bench measures, and says it to machines",
+  name: "the benchmark measures, and prints JSON",
   ignore,
   async fn() {
     const copiers = ["direct", "limit", OURS];
@@ -66,7 +66,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a copier that changes, loses or adds bytes, or fails, is found out",
+  name: "a copier that changes, loses or adds bytes, or fails, is detected",
   ignore,
   async fn() {
     const wrong: Record<string, [words: string, found: RegExp]> = {
@@ -89,7 +89,7 @@ Deno.test({
   },
 });
 
-Deno.test("the bench is told what it does not know", async () => {
+Deno.test("the benchmark refuses what it does not know", async () => {
   for (const arg of ["--quack", "--paths=tcp-moon", "--copiers=nobody", "--rounds=0", "12"]) {
     const { code, out, err } = await bench(arg);
     assertEquals([code, out], [100, ""], arg);
@@ -113,7 +113,7 @@ function figures(seconds: Record<string, number[]>): Figures {
   return all;
 }
 
-Deno.test("figures are medians, and ratios medians of the runs side by side", () => {
+Deno.test("figures are medians; ratios are medians of ratios within each round", () => {
   assertEquals([median([3, 1, 2]), median([4, 1, 2, 3]), median([])], [2, 2.5, NaN]);
   // The machine is three times slower in the second and third round.
   const both = figures({ one: [1, 3, 3.3], two: [2, 6, 6.6] });
@@ -126,7 +126,7 @@ Deno.test("figures are medians, and ratios medians of the runs side by side", ()
   assertEquals([failed.value(wrong, speed), failed.ratio(well, wrong, speed)], [NaN, NaN]);
 });
 
-Deno.test("the plot has a bar as long as each copier is fast", () => {
+Deno.test("the length of a bar in the plot is the copier's speed", () => {
   const image = plot(figures({ fast: [1], slow: [4] }), [copier("fast"), copier("slow")], [TCP]);
   const lengths = [...image.matchAll(/<rect [^>]*width='([\d.]+)'/g)].map(([, width]) =>
     Number(width)

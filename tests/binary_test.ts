@@ -1,7 +1,6 @@
 /**
- * The executable wherever people may put it: it needs nothing but itself and
- * the C library. All other tests are of it too, where the environment variable
- * IOCOPY names it.
+ * The executable by itself: it needs nothing but the C library. All other tests
+ * test it too, if the environment variable IOCOPY has its path.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
@@ -16,7 +15,7 @@ if (!BINARY) {
 
 const PATH = BINARY ?? "";
 
-/** Defines a test of the executable; it gets a folder that is gone afterwards. */
+/** Defines a test of the executable, with a folder that is removed afterwards. */
 function test(name: string, fn: (folder: string) => Promise<void>, ignore = false): void {
   Deno.test({
     ...only("executable", `the executable ${name}`),
@@ -29,7 +28,7 @@ function test(name: string, fn: (folder: string) => Promise<void>, ignore = fals
   });
 }
 
-/** `command`, iocopy if not given, has to be cat. */
+/** The command of `options`, by default iocopy, copies 0 to 1. */
 async function isCat(options: StartOptions): Promise<void> {
   const [input, feeding] = pipe();
   const [draining, output] = pipe();
@@ -82,7 +81,7 @@ test("runs by a relative path, and found on PATH", async (folder) => {
 
 test("runs where there is nothing but it and its libraries", async (folder) => {
   if (Deno.uid() !== 0) throw new Error("chroot(2) takes root");
-  // No /tmp, /sys, /dev, /etc, no home; of /proc only what tells the runtime its own path.
+  // There is no /tmp, /sys, /dev, /etc or home, and of /proc only the link to the executable.
   const { stdout } = await new Deno.Command("ldd", { args: [PATH] }).output();
   const libraries = new TextDecoder().decode(stdout).match(/\/\S+/g) ?? [];
   assert(libraries.some((path) => path.includes("libc.so.6")), libraries.join(" "));

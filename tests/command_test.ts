@@ -21,11 +21,11 @@ Deno.test("without v nothing is reported", async () => {
   assertEquals(await run(["0", "1"], "hello"), { code: 0, stdout: "hello", stderr: "" });
 });
 
-Deno.test("no input at all is an end of file", async () => {
+Deno.test("empty input is an end of file", async () => {
   assertEquals(await run(["v", "0", "1"]), { code: 0, stdout: "", stderr: "iocopy: 0 > 0\n" });
 });
 
-Deno.test("options are taken in the original's and in GNU's spelling", async () => {
+Deno.test("options are accepted without a dash, as in the original, and in GNU's style", async () => {
   const verbose = "iocopy: 0 > 5\niocopy: 1 < 5\niocopy: 0 > 0\n";
   const all: string[] = [
     "v 0 1",
@@ -50,7 +50,7 @@ Deno.test("options are taken in the original's and in GNU's spelling", async () 
   });
 });
 
-Deno.test("v is taken between the pairs", async () => {
+Deno.test("v is accepted between the pairs", async () => {
   const [reading, writing] = pipe();
   const [out, into] = pipe();
   using running = iocopy("0 1 v 3 4", { 3: reading, 4: into });
@@ -67,7 +67,7 @@ Deno.test("v is taken between the pairs", async () => {
   );
 });
 
-Deno.test("the buffer is bounded by -b, in each of its spellings", async () => {
+Deno.test("-b limits the buffer, in each of its spellings", async () => {
   const input = prose(100_000);
   const all: [args: string, most: number][] = [
     ["-b1000", 1000],
@@ -84,7 +84,7 @@ Deno.test("the buffer is bounded by -b, in each of its spellings", async () => {
     const { sizes } = follow(stderr.split("\n"), 0, 1);
     assertEquals(Math.max(...sizes), most, args);
   });
-  // M is understood: the most that is allowed, in two ways.
+  // The largest size, in two ways; and the smallest.
   for (const args of ["-b64M", `--buffer=${64 * 1024 * 1024}`, "-b1"]) {
     assertEquals(await run([args, "0", "1"], "hello"), { code: 0, stdout: "hello", stderr: "" });
   }
@@ -107,7 +107,7 @@ Deno.test("--help and --version are printed on standard output", async () => {
   }
 });
 
-/** Runs a wrong use, and checks that it says so in one line and moves nothing. */
+/** Checks that a wrong use prints one line, exits with 100 and moves nothing. */
 async function isWrong(
   args: readonly string[],
   says: string,
@@ -130,7 +130,7 @@ async function isWrong(
   out.close();
 }
 
-Deno.test("a wrong use exits 100 with one line, and moves nothing", async () => {
+Deno.test("wrong use exits with 100 and one line, and moves nothing", async () => {
   const wrong: [args: string[], says: string][] = [
     // No pair, or half of one.
     [[], "no descriptors"],
@@ -208,7 +208,7 @@ Deno.test("a wrong use exits 100 with one line, and moves nothing", async () => 
   await inParallel(wrong, ([args, says]) => isWrong(args, says));
 });
 
-Deno.test("a number that is not open is a wrong use, and is named", async () => {
+Deno.test("a number that is not open is wrong use, and is named", async () => {
   await inParallel(
     [["0", "63"], ["63", "1"], ["0", "2147483647"], ["0", "1", "200", "1"]],
     (args) => {
@@ -227,7 +227,7 @@ Deno.test("no number that was not inherited can be reached, not even the runtime
   );
 });
 
-Deno.test("a descriptor that is open for the other direction only is a wrong use", async () => {
+Deno.test("a descriptor that is open for the other direction only is wrong use", async () => {
   const [reading, writing] = pipe();
   using toRead = open("/dev/null", O_RDONLY);
   using toWrite = open("/dev/null", O_WRONLY);

@@ -1,4 +1,4 @@
-/** The dump is what hexdump makes of the traffic, whole, and the copy comes to no harm by it. */
+/** The dump has the format of hexdump and is complete, and does no harm to the copy. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { hexdump } from "../cli/dump.ts";
@@ -9,7 +9,7 @@ import { lines, pause } from "./watching.ts";
 
 const HEAD = /^iocopy: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\d+ -> \d+): (\d+) bytes$/;
 
-/** The bytes of each channel that a log shows, each block at the offset that it says. */
+/** The bytes of each channel in a log, with each block at its offset. */
 function reassemble(log: string): Map<string, Uint8Array> {
   const channels = new Map<string, number[]>();
   let bytes: number[] = [];
@@ -39,7 +39,7 @@ function reassemble(log: string): Map<string, Uint8Array> {
   return new Map([...channels].map(([channel, bytes]) => [channel, Uint8Array.from(bytes)]));
 }
 
-/** Bytes of all kinds, some rows over and over. */
+/** Bytes of all kinds, with some repeated rows. */
 const traffic = fc.array(
   fc.oneof(
     fc.uint8Array({ maxLength: 40 }),
@@ -100,7 +100,7 @@ Deno.test("both directions of a tunnel are shown, each from its beginning", asyn
   for (const end of [stdout, far]) end.close();
 });
 
-Deno.test("a dump is whole when its reader is slow to begin", async () => {
+Deno.test("a dump is complete even if its reader starts late", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [log, logging] = pipe();
@@ -108,7 +108,7 @@ Deno.test("a dump is whole when its reader is slow to begin", async () => {
   using running = iocopy("x 0 1", { 0: input, 1: output, 2: logging });
   const content = noise(300_000);
   const written = stdin.write(content).then(() => stdin.close());
-  const first = await within("the first bytes", stdout.readExactly(1)); // and the log is full
+  const first = await within("the first bytes", stdout.readExactly(1)); // the log is full then
   const [rest, text] = await within(
     "the copy",
     Promise.all([stdout.readAll(), log.readAll()]),
@@ -121,7 +121,7 @@ Deno.test("a dump is whole when its reader is slow to begin", async () => {
   for (const end of [stdout, log]) end.close();
 });
 
-Deno.test("a log that nobody reads holds up no copy; what is lost is counted, errors are not", async () => {
+Deno.test("a log that nobody reads delays no copy; lost lines are counted, errors are never lost", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [log, logging] = pipe();
@@ -131,7 +131,7 @@ Deno.test("a log that nobody reads holds up no copy; what is lost is counted, er
   const arrived = await within("the copy", stdout.readExactly(content.length));
   assert(same(arrived, content), "other bytes than those sent");
   await written;
-  stdout.close(); // which is an error at once
+  stdout.close(); // this is an error at once
   const reading = log.readAll();
   const text = new TextDecoder().decode(await within("the log", reading));
   const { code } = await running.outcome;
@@ -140,13 +140,13 @@ Deno.test("a log that nobody reads holds up no copy; what is lost is counted, er
   assertEquals(lost.length, 1);
   assertMatch(lost[0] ?? "", /^iocopy: \d+ lines/);
   assertMatch(text, /\niocopy: write 1: Broken pipe\n$/);
-  const rows = content.length / 16 + 2 * content.length / (16 * 1024); // at the least
+  const rows = content.length / 16 + 2 * content.length / (16 * 1024); // at least
   const shown = text.split("\n").length;
   assert(shown + parseInt(lost[0]?.slice(8) ?? "") > rows, "all lines are shown or counted");
   for (const end of [stdin, log]) end.close();
 });
 
-Deno.test("a log whose reader has gone is no matter to the copy", async () => {
+Deno.test("a log whose reader has gone does not affect the copy", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [log, logging] = pipe();
@@ -160,7 +160,7 @@ Deno.test("a log whose reader has gone is no matter to the copy", async () => {
   stdout.close();
 });
 
-Deno.test("lines that found no room in an idle copy's log come when there is some", async () => {
+Deno.test("lines that an idle copy could not write to its log are written when there is room", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [log, logging] = pipe();
@@ -168,7 +168,7 @@ Deno.test("lines that found no room in an idle copy's log come when there is som
   using running = iocopy("v 0 1", { 0: input, 1: output, 2: logging });
   await stdin.write("x");
   await within("a byte", stdout.readExactly(1));
-  await pause(200); // nothing of the engine's own flushes the log any more
+  await pause(200); // by then the engine has no reason of its own to flush the log
   await log.readExactly(filler);
   const next = lines(log);
   const report = [await within("a line", next()), await within("a line", next())];

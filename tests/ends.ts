@@ -1,10 +1,10 @@
 /**
- * The other ends of the descriptors that iocopy is given in a test: pipes,
- * sockets, terminals, files, made by the system's own calls.
+ * Pipes, sockets, terminals and files, of which iocopy is given one end in a test and
+ * the test has the other, made by system calls.
  *
- * Each call that may wait does so on another thread, so that a test can wait
- * for what it expects and need not sleep. All numbers are close-on-exec: a
- * process under test holds nothing but what it was given.
+ * Calls that can block are made on another thread, so that a test can wait for what it
+ * expects and need not sleep. All descriptors are close-on-exec: a process under test
+ * has nothing but what it was given.
  *
  * @module
  */
@@ -63,7 +63,7 @@ export class End implements Disposable {
     this.fd = fd;
   }
 
-  /** Reads once: the bytes, none at the end of file. Throws where the read fails. */
+  /** Reads once; returns no bytes at the end of file. Throws if the read fails. */
   async read(most = 65536): Promise<Uint8Array<ArrayBuffer>> {
     const bytes = new Uint8Array(most);
     return bytes.subarray(0, well("read", await libc.read(this.fd, bytes, BigInt(most))));
@@ -82,7 +82,7 @@ export class End implements Disposable {
     return bytes.subarray(0, at);
   }
 
-  /** Reads all there is until the end of file. */
+  /** Reads everything until the end of file. */
   async readAll(): Promise<Uint8Array<ArrayBuffer>> {
     const pieces: Uint8Array<ArrayBuffer>[] = [];
     for (;;) {
@@ -97,7 +97,7 @@ export class End implements Disposable {
     return decoder.decode(await this.readExactly(length));
   }
 
-  /** Writes all of it. Throws where a write fails. */
+  /** Writes all of it. Throws if a write fails. */
   async write(data: string | Uint8Array<ArrayBuffer>): Promise<void> {
     let rest = typeof data === "string" ? encoder.encode(data) : data;
     while (rest.length > 0) {
@@ -106,7 +106,7 @@ export class End implements Disposable {
     }
   }
 
-  /** Sends one message, whole, be it empty. */
+  /** Sends one message, which can be empty. */
   send(message: string, flags = 0): void {
     const bytes = encoder.encode(message);
     well("send", libc.send(this.fd, bytes, BigInt(bytes.length), flags));
@@ -118,7 +118,7 @@ export class End implements Disposable {
     this.send(byte, MSG_OOB);
   }
 
-  /** Another number for the same. */
+  /** A duplicate of it. */
   duplicate(): End {
     return new End(well("dup", libc.fcntl(this.fd, F_DUPFD_CLOEXEC, 3)));
   }
@@ -144,7 +144,7 @@ export class End implements Disposable {
     well("shutdown", libc.shutdown(this.fd, 1));
   }
 
-  /** Makes close(2) reset a TCP connection, as a machine that goes away does. */
+  /** Makes close(2) reset a TCP connection. */
   resetOnClose(): void {
     const SOL_SOCKET = 1, SO_LINGER = 13;
     well("linger", libc.setsockopt(this.fd, SOL_SOCKET, SO_LINGER, new Int32Array([1, 0]), 8));
@@ -172,23 +172,23 @@ export function pipe(): [End, End] {
   return ends("pipe2", (numbers) => libc.pipe2(numbers, O_CLOEXEC));
 }
 
-/** The same, the writing end first. */
+/** A pipe, the writing end first. */
 export function reversedPipe(): [End, End] {
   const [reading, writing] = pipe();
   return [writing, reading];
 }
 
-/** Two unix sockets, joined. */
+/** Two connected unix sockets. */
 export function unixPair(type = SOCK_STREAM): [End, End] {
   return ends("socketpair", (n) => libc.socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, n));
 }
 
-/** A TCP socket that listens on the loopback device, at a port that the system chose. */
+/** A TCP socket that listens on a free port of the loopback device. */
 export function listening(): End {
   return listenAt(new Uint8Array(16));
 }
 
-/** The same for many clients at a time, and its port. */
+/** The same for many clients at a time; and its port. */
 export function serving(waiting = 4096): { listener: End; port: number } {
   const address = new Uint8Array(16);
   const listener = listenAt(address, waiting);
@@ -206,7 +206,7 @@ function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
   return listener;
 }
 
-/** Two TCP sockets, joined over the loopback device. */
+/** Two TCP sockets, connected over the loopback device. */
 export function tcpPair(): [End, End] {
   const address = new Uint8Array(16);
   using listener = listenAt(address);
@@ -226,7 +226,7 @@ export function unconnected(): End {
   return new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
 }
 
-/** A pseudo-terminal: [master, slave], as the system sets one up: line by line, with echo. */
+/** A pseudo-terminal, [master, slave], with the default settings: line by line, with echo. */
 export function terminal(): [End, End] {
   const master = new End(well("posix_openpt", libc.posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)));
   well("grantpt", libc.grantpt(master.fd));
@@ -236,13 +236,13 @@ export function terminal(): [End, End] {
   return [master, open(decoder.decode(name.subarray(0, name.indexOf(0))), O_RDWR | O_NOCTTY)];
 }
 
-/** The same, the slave first. */
+/** A pseudo-terminal, the slave first. */
 export function reversedTerminal(): [End, End] {
   const [master, slave] = terminal();
   return [slave, master];
 }
 
-/** Two joined ends of each kind that carries bytes both ways. */
+/** Two connected ends of each kind that carries bytes in both directions. */
 export const SOCKETS = { "TCP": tcpPair, "unix": unixPair };
 
 /** Opens a file. A FIFO's other end has to be opened on another thread, or with O_RDWR. */

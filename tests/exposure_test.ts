@@ -1,4 +1,4 @@
-/** What it touches of the world: nothing but the descriptors that it was given. */
+/** iocopy touches nothing but the descriptors that it was given. */
 import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
@@ -7,7 +7,7 @@ import { descriptors, inFolder, iocopy, listens } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
-/** Runs `0 1` under `command` and passes two texts through it; what happens between, `meanwhile` sees. */
+/** Runs `command 0 1` and passes two texts through it; `meanwhile` is called between them. */
 async function copies(
   command: readonly string[],
   options: { env?: Record<string, string>; cwd?: string } = {},
@@ -32,7 +32,7 @@ async function copies(
   }
 }
 
-/** As little as the executable, or the runtime and its cache, needs. */
+/** The smallest environment: the runtime needs to know its cache, the executable needs nothing. */
 const MINIMAL: Record<string, string> = BINARY ? {} : { DENO_DIR: await denoDir() };
 
 Deno.test("with an empty environment, in /", async () => {
@@ -47,7 +47,7 @@ Deno.test(
     );
     const main = resolve(ROOT, "main.ts");
     await copies([Deno.execPath(), "run", "--allow-ffi", "--no-prompt", ...denied, main]);
-    // And one without it is told so, in a line.
+    // Without the permission, one line says so.
     using running = iocopy("0 1", {}, { command: [Deno.execPath(), "run", "--no-prompt", main] });
     const { code, stderr } = await running.outcome;
     assertEquals(code, 111);
@@ -55,7 +55,7 @@ Deno.test(
   },
 );
 
-Deno.test("it listens on no port, and holds no socket to anybody", async () => {
+Deno.test("it listens on no port, and has no files open", async () => {
   const [from, source] = unixPair();
   const [to, sink] = unixPair();
   using running = iocopy("6 7", { 6: source, 7: sink });
@@ -63,7 +63,7 @@ Deno.test("it listens on no port, and holds no socket to anybody", async () => {
   await to.readText(4);
   assert(!listens(running.pid));
   const files = [...descriptors(running.pid).values()].filter((name) => name.startsWith("/"));
-  // From source, the runtime holds what it caches, in its own folder.
+  // From source, the runtime has its cache open, in its own folder.
   const own = BINARY ?? await denoDir();
   assertEquals(files.filter((name) => name !== "/dev/null" && !name.startsWith(own)), []);
   from.close();
@@ -97,15 +97,15 @@ Deno.test(
           line,
         )
       );
-      // The runtime looks at the machine for its clock and its memory, when it comes to that.
-      // From source it loads what is needed only now, out of its cache.
+      // The runtime reads there when it sets up its clock and its heap.
+      // From source it loads some modules only now, from its cache.
       const own = ["/proc/", "/sys/", ...BINARY ? [] : [await denoDir(), ROOT]];
       const foreign = opened.filter((line) =>
         !line.includes("O_RDONLY") || !own.some((folder) => line.includes(`"${folder}`))
       );
       assertEquals(foreign, []);
       if (!BINARY) return;
-      // Of an executable all of its life is known: it writes and makes nothing, anywhere.
+      // An executable writes and creates nothing from its start to its end.
       const written = trace.filter((line) =>
         /open\w*\(.*O_(WRONLY|RDWR|CREAT)|\b(bind|listen|connect|mkdir)\(/.test(line)
       );
@@ -114,7 +114,7 @@ Deno.test(
   },
 );
 
-/** What strace wrote, once it has ended: it may outlive what it traces. */
+/** What strace wrote, once it has ended, which can be later than the process that it traces. */
 async function traced(path: string): Promise<string> {
   for (;;) {
     const text = await Deno.readTextFile(path);
@@ -123,7 +123,7 @@ async function traced(path: string): Promise<string> {
   }
 }
 
-// ---- As other users and in other worlds; these need root.
+// ---- As other users, in other namespaces and roots; these need root.
 
 const ROOTLESS = Deno.uid() !== 0;
 if (ROOTLESS) console.error("SKIPPED: the tests of privilege need root (run them with sudo)");
@@ -134,7 +134,7 @@ if (Deno.env.has("CI")) {
 
 const NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
 
-/** The command in a place that everybody may read, and what it is started with there. */
+/** Copies the command to a place that everybody may read; returns the words that start it. */
 async function forEverybody(folder: string): Promise<readonly string[]> {
   await Deno.chmod(folder, 0o755);
   if (BINARY) {
@@ -161,12 +161,12 @@ Deno.test({
 }, async () => {
   await inFolder(async (folder) => {
     const command = [...NOBODY, ...await forEverybody(folder)];
-    const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` }; // which nobody may not write
+    const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` }; // the user nobody may not write there
     await copies(command, { env: { ...env, PATH: "/usr/bin:/bin" }, cwd: "/" });
   });
 });
 
-/** Whether the process may mount, as root in a container of Docker's may not (capabilities(7)). */
+/** Whether the process may mount; root in a Docker container may not (capabilities(7)). */
 const MOUNTS = (() => {
   const CAP_SYS_ADMIN = 21n;
   const [, effective = "0"] =
@@ -217,7 +217,7 @@ Deno.test(
         await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
         await Deno.copyFile(path, folder + path);
       }
-      // The runtime finds itself through this name, which mounts no /proc.
+      // The runtime finds itself by this name; /proc is not mounted.
       await Deno.mkdir(`${folder}/proc/self`, { recursive: true });
       await Deno.symlink("/iocopy", `${folder}/proc/self/exe`);
       await copies(["chroot", "--userspec=65534:65534", folder, "/iocopy"], {

@@ -1,6 +1,6 @@
 /**
- * What can go wrong, one fault a test: it is noticed when it happens, it is
- * said in one line, and it ends its own channel only.
+ * Faults, one in each test: each is noticed when it happens, is reported in one
+ * line, and ends its own channel only.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
@@ -36,7 +36,7 @@ import {
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
-/** A channel beside the one under test, which has to live on: `8 9`. */
+/** A channel beside the one under test, which has to go on: `8 9`. */
 function bystander() {
   const [from, source] = unixPair();
   const [to, sink] = pipe();
@@ -82,7 +82,7 @@ for (const [kind, { make, die, says }] of Object.entries(SINKS)) {
       using running = iocopy("8 9 3 4", { 3: source, 4: sink, ...other.given });
       await other.lives();
       die(reader);
-      // Not a byte is written, and yet:
+      // No byte is written; the hang-up alone has to be noticed.
       await within("the upstream learns", hungUp(upstream));
       await other.lives();
       other.end();
@@ -96,7 +96,7 @@ for (const [kind, { make, die, says }] of Object.entries(SINKS)) {
 
 interface Fault {
   name: string;
-  /** Makes the descriptors 3 and 4 of the channel, and brings the fault about. */
+  /** Makes the descriptors 3 and 4 of the channel; `cause` causes the fault. */
   make(folder: string): { given: Record<number, End>; cause?(): unknown; held?: End[] };
   says: string | RegExp;
   code?: number;
@@ -191,7 +191,7 @@ const FAULTS: Fault[] = [
     says: "iocopy: read 3: Input/output error\n",
   },
   {
-    name: "a terminal that hangs up is at its end",
+    name: "a terminal that hangs up is at end of file",
     make() {
       const [[stdout, output], [master, slave]] = [pipe(), terminal()];
       return { given: { 3: slave, 4: output }, cause: () => master.close(), held: [stdout] };
@@ -238,7 +238,7 @@ Deno.test(
       const [input, stdin] = pipe();
       const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
       using running = iocopy("8 9 3 4", { 3: input, 4: file, ...other.given });
-      await other.lives(); // the runtime, which writes files at its start, is not to be limited
+      await other.lives(); // by now the runtime has written its files, which must not be limited
       const limits = ["--pid", String(running.pid), "--fsize=4096"];
       assert((await new Deno.Command("prlimit", { args: limits }).output()).success);
       await stdin.write(noise(5000));
@@ -252,7 +252,7 @@ Deno.test(
   },
 );
 
-Deno.test("a socket that was never connected is told before a byte moves", async () => {
+Deno.test("a socket that was never connected is reported before a byte moves", async () => {
   const [stdout, output] = pipe();
   using running = iocopy("3 4", { 3: unconnected(), 4: output });
   await endsWith(
@@ -263,7 +263,7 @@ Deno.test("a socket that was never connected is told before a byte moves", async
   stdout.close();
 });
 
-Deno.test("EBADF: descriptors that are not open are told before a byte moves", async () => {
+Deno.test("EBADF: descriptors that are not open are reported before a byte moves", async () => {
   for (const [args, fd] of [["0 1 5 1", 5], ["0 60", 60], ["2147483647 1", 2147483647]] as const) {
     const [input, stdin] = pipe();
     const [stdout, output] = pipe();
@@ -278,14 +278,14 @@ Deno.test("EBADF: descriptors that are not open are told before a byte moves", a
 });
 
 for (const closed of [[0], [1], [2], [0, 1], [1, 2], [0, 1, 2]]) {
-  Deno.test(`${closed.join(", ")} closed at the start: others are copied, these are never a stranger's`, async () => {
+  Deno.test(`${closed.join(", ")} closed at the start: others are copied, and these are never somebody else's file`, async () => {
     using other = bystander();
     using running = watched("8 9", other.given, { closed });
     for (const end of Object.values(other.given)) end.close();
     await other.lives();
     other.end();
     assertEquals((await running.outcome).code, 0);
-    // Used, they are closed or what the runtime put there: /dev/null.
+    // If they are used, they are closed, or /dev/null, which the runtime opened there.
     const [stdout, output] = pipe();
     const [input, stdin] = pipe();
     await stdin.write("x");
@@ -332,7 +332,7 @@ const STDERRS: Record<
 for (const [name, make] of Object.entries(STDERRS)) {
   Deno.test(`standard error is ${name}: the copy goes on`, async () => {
     const { given, held, closed = [] } = make();
-    // On a terminal the runtime complains of spoilt caches, and would be stuck itself.
+    // On a terminal the runtime prints warnings about its cache, and would block itself.
     await inFolder(async (folder) => {
       const env = { ...Deno.env.toObject(), DENO_DIR: `${folder}/deno` };
       const [from, source] = unixPair();
@@ -416,7 +416,7 @@ Deno.test("two commands read one pipe: every byte arrives once, and neither hang
 /** Seconds of processor time that the processes use in 0.3 s. */
 async function idle(processes: Running[]): Promise<number> {
   const used = () => processes.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0);
-  await pause(300); // their start is not to count
+  await pause(300); // without the processor time of the start
   const before = used();
   await pause(300);
   return used() - before;
@@ -462,7 +462,7 @@ for (const make of [tcpPair, unixPair]) {
   });
 }
 
-Deno.test("two commands read one terminal: the one that comes too late neither hangs its other channel nor spins", async () => {
+Deno.test("two commands read one terminal: the one that gets nothing neither blocks its other channel nor spins", async () => {
   const [master, slave] = terminal();
   const others = [bystander(), bystander()] as const;
   const outs = [pipe(), pipe()] as const;
@@ -520,9 +520,9 @@ Deno.test("short reads and writes of every size, down to one byte", async () => 
   });
 });
 
-// ---- Faults that no real object produces at will: strace puts them in.
+// ---- Faults that no real object produces at will: strace injects them.
 
-/** One channel of each route that bytes can take; what comes out is checked. */
+/** One channel for each route that bytes can take; its output is checked. */
 const ROUTES: Record<
   string,
   (folder: string) => { given: [End, End]; from: End; result(): Promise<Uint8Array> }
@@ -550,7 +550,7 @@ const ROUTES: Record<
   },
 };
 
-/** What is put in: the copy survives all of it. */
+/** What is injected; the copy goes on in spite of it. */
 const INJECTIONS: { what: string; inject: string[] }[] = [
   {
     what: "an EAGAIN storm",
@@ -581,7 +581,7 @@ const INJECTIONS: { what: string; inject: string[] }[] = [
     what: "a kernel before 6.4: no RWF_NOWAIT on pipes and sockets",
     inject: ["splice:error=EINVAL", "preadv2:error=EOPNOTSUPP", "pwritev2:error=EOPNOTSUPP"],
   },
-  // Whatever splice(2) says, the copy goes on through memory, which tells a true error.
+  // Whatever error splice(2) returns, the copy goes on through memory, where a real error shows.
   { what: "EPERM of splice from the second call on", inject: ["splice:error=EPERM:when=2+"] },
   { what: "EACCES of splice", inject: ["splice:error=EACCES"] },
   { what: "EIO of splice, once", inject: ["splice:error=EIO:when=3"] },
@@ -632,13 +632,13 @@ Deno.test(
     await stdin.write("still");
     assertEquals(await within("the other way", peer.readText(5)), "still");
     stdin.close();
-    // The peer need not close: it has some time to do so, and then it is left.
+    // The peer need not close its side: after some time the connection is closed.
     assertEquals((await running.outcome).code, 111);
     peer.close();
   },
 );
 
-Deno.test("no descriptor to be had for a pipe of its own: it copies through memory", async () => {
+Deno.test("no descriptor left for a pipe of its own: it copies through memory", async () => {
   const content = noise(500_000);
   let well = 0;
   for (let limit = 16; limit < 48; limit += 2) {
@@ -650,21 +650,21 @@ Deno.test("no descriptor to be had for a pipe of its own: it copies through memo
     const arrived = await within(`a limit of ${limit}`, to.readAll());
     await written;
     const { code } = await running.outcome;
-    // Where not even the runtime can start, that is all there is to say.
+    // With fewer descriptors not even the runtime starts, which is no fault of the copy.
     if (code === 0) assert(same(arrived, content), `other bytes with a limit of ${limit}`);
     if (code === 0) well++;
     for (const end of [from, to]) end.close();
   }
-  assert(well > 0, "never well");
+  assert(well > 0, "it never ran");
 });
 
 for (
   const { how, limit, beside } of [
-    { how: "the process may have but 48 descriptors", limit: 48, beside: 0 },
+    { how: "the process may have only 48 descriptors", limit: 48, beside: 0 },
     { how: "a hundred more are inherited", limit: 1024, beside: 100 },
   ]
 ) {
-  Deno.test(`1 is let go while others are copied, where ${how}`, async () => {
+  Deno.test(`1 is closed while others are copied, if ${how}`, async () => {
     using other = bystander();
     const [input, stdin] = pipe();
     const [stdout, output] = pipe();

@@ -1,7 +1,7 @@
 /**
- * No open file description is left with other flags than it had, however the
- * command ends; and pipes and terminals are never changed at all, as another
- * process holds them too.
+ * However the command ends, every open file description has the flags that it had
+ * before; and pipes and terminals are never changed at all, since other processes
+ * share them.
  */
 import { assertEquals } from "@std/assert";
 import {
@@ -82,12 +82,12 @@ class Fixture implements Disposable {
     return [...new Set(Object.values(this.given))];
   }
 
-  /** The flags of all that the process inherited, as they are now. */
+  /** The current flags of all inherited descriptors. */
   get flags(): [string, number][] {
     return Object.entries(this.given).map(([fd, end]) => [fd, end.flags]);
   }
 
-  /** A byte through each channel: all of them run. */
+  /** Passes text through each channel, so that all of them run. */
   async roundTrips(): Promise<void> {
     await this.stdin.write("to the network");
     assertEquals(await this.network.readText(14), "to the network");
@@ -103,7 +103,7 @@ class Fixture implements Disposable {
     assertEquals(this.flags, this.#before, `flags ${when}`);
   }
 
-  /** All but O_NONBLOCK of sockets is as it was, while the command runs. */
+  /** While the command runs, only O_NONBLOCK of sockets may have changed. */
   unchangedButSockets(): void {
     const sockets = [FD.fromNetwork, FD.toNetwork, FD.local];
     const bare = (flags: [string, number][]) =>
@@ -112,7 +112,7 @@ class Fixture implements Disposable {
   }
 }
 
-/** Every kind of ending, and the exit status that it has. */
+/** Every way to end, and its exit status. */
 const ENDINGS: Record<
   string,
   { status: number; end(fixture: Fixture, running: Running): unknown }
@@ -153,7 +153,7 @@ const ENDINGS: Record<
   "a second signal": {
     status: 129,
     async end(fixture, running) {
-      // One channel holds what nobody takes, so that the first signal does not end it.
+      // One channel holds bytes that nobody takes, so that the first signal does not end it.
       const { [FD.terminal]: slave, [FD.local]: unix } = fixture.given;
       if (unix) fillUp(unix);
       await fixture.master.write("stuck\n");
@@ -167,7 +167,7 @@ const ENDINGS: Record<
 
 for (const [name, { status, end }] of Object.entries(ENDINGS)) {
   for (const nonBlocking of [false, true]) {
-    Deno.test(`flags are what they were after ${name}, O_NONBLOCK ${nonBlocking ? "set" : "clear"}`, async () => {
+    Deno.test(`flags are as before after ${name}, O_NONBLOCK ${nonBlocking ? "set" : "clear"}`, async () => {
       using fixture = new Fixture(nonBlocking);
       using running = watched(Fixture.ARGS, fixture.given);
       await within("round trips", fixture.roundTrips());
@@ -181,7 +181,7 @@ for (const [name, { status, end }] of Object.entries(ENDINGS)) {
 }
 
 for (const wrong of ["0 1 2.5", "99", "9 9", "--buffer=0", "3"]) {
-  Deno.test(`flags are what they were after wrong use: ${wrong}`, async () => {
+  Deno.test(`flags are as before after wrong use: ${wrong}`, async () => {
     using fixture = new Fixture(false);
     using running = watched(`${Fixture.ARGS} ${wrong}`, fixture.given);
     assertEquals((await running.outcome).code, 100);
@@ -189,7 +189,7 @@ for (const wrong of ["0 1 2.5", "99", "9 9", "--buffer=0", "3"]) {
   });
 }
 
-/** Two commands on one socket, one for each direction, which end in either order. */
+/** Two commands on one socket, one for each direction; either can end first. */
 for (const first of ["writer", "reader"] as const) {
   for (const by of ["the end of file", "SIGTERM"]) {
     Deno.test(`two commands share a socket, the ${first} ends first by ${by}`, async () => {

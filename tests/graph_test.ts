@@ -1,15 +1,15 @@
 /**
- * Random graphs of channels, through several processes, against a model of what
- * must arrive and when the end of file must show.
+ * Random graphs of channels through several processes, compared with a model of what
+ * must arrive and when the end of file must be seen.
  *
  * A graph has layers of wires (pipes, unix and TCP sockets). The test writes
  * the wires of the first layer and reads those of the last; channels join each
  * layer to the next, many to one and one to many, and belong to any of several
- * processes. Readers stall until others have seen their end, one source stays
- * open until all that does not depend on it has ended, readers die, processes
- * are killed.
+ * processes. Readers stall until others have seen their end of file; one source stays
+ * open until everything that does not depend on it has ended; readers die, and
+ * processes are killed.
  *
- * SEED repeats a run, SECONDS says how long it goes on.
+ * SEED repeats a run, SECONDS sets its length.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -22,24 +22,24 @@ const SECONDS = Number(Deno.env.get("SECONDS") ?? 20);
 
 type Kind = "pipe" | "unix" | "tcp";
 
-/** A graph, as numbers that mean something whatever they are: each is taken modulo what there is. */
+/** A graph, as numbers of which all values are valid: each is taken modulo what there is. */
 interface Plan {
   sources: { kind: Kind; size: number; piece: number; halfClose: boolean }[];
-  /** The wires of each further layer, and channels beyond the ones that every wire needs. */
+  /** The wires of each further layer, and more channels than the ones that every wire needs. */
   layers: { kinds: Kind[]; more: [number, number][] }[];
   /** How many processes there are, and which one each channel belongs to. */
   processes: number;
   owners: number[];
   /** The source that is closed last. */
   last: number;
-  /** For each reader, the one before it whose end it awaits; 0 is none. */
+  /** For each reader, the earlier one whose end of file it waits for; 0 for none. */
   stalls: number[];
-  /** Whether the first source and the first sink are one socket of the test's. */
+  /** Whether the first source and the first sink are the two directions of one socket. */
   joined: boolean;
-  /** Whether each channel has numbers of its own, be it for the same descriptor. */
+  /** Whether each channel has numbers of its own, even for the same descriptor. */
   numbers: boolean;
   buffer: number;
-  /** Who dies after so many bytes. */
+  /** Which reader or process dies, after how many bytes. */
   death: { who: "nobody" | "reader" | "process"; which: number; after: number };
 }
 
@@ -75,14 +75,14 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
   }),
 });
 
-/** The `at`th byte of a source: the source in two bits, and six that nobody guesses. */
+/** The `at`th byte of a source: two bits for the source, and six that look random. */
 function byteOf(source: number, at: number): number {
   return source << 6 | Math.imul(at + 1, 2654435761) >>> 26;
 }
 
 interface Wire {
   kind: Kind;
-  /** What channels write, and what they read; what the test holds is the other one. */
+  /** The end that channels write, and the end that they read; at the edges the test has the other one. */
   write: End;
   read: End;
   readers: Link[];
@@ -114,7 +114,7 @@ function build(plan: Plan): { layers: Wire[][]; links: Link[]; joined: boolean }
     for (const key of new Set(pairs.map(([a, b]) => `${a} ${b}`))) {
       const [from, to] = [before[Number(key.split(" ")[0])], here[Number(key.split(" ")[1])]];
       if (!from || !to) continue;
-      // Who shuts a socket down does it for all processes: one has all channels of a side.
+      // Shutting a socket down affects all processes, so one process has all channels of a side.
       const peer = from.kind !== "pipe" && from.readers[0] || to.kind !== "pipe" && to.writers[0];
       const both = from.kind !== "pipe" && from.readers[0] && to.kind !== "pipe" && to.writers[0];
       if (both && from.readers[0]?.process !== to.writers[0]?.process) continue;
@@ -134,7 +134,7 @@ function build(plan: Plan): { layers: Wire[][]; links: Link[]; joined: boolean }
   return { layers, links, joined };
 }
 
-/** The wires that are reached from one. */
+/** The wires that the bytes of one wire can reach. */
 function reached(wire: Wire, all = new Set<Wire>()): Set<Wire> {
   if (!all.has(wire)) {
     all.add(wire);
@@ -143,7 +143,7 @@ function reached(wire: Wire, all = new Set<Wire>()): Set<Wire> {
   return all;
 }
 
-/** Starts the processes, each with the ends of its channels; closes these here. */
+/** Starts the processes, each with the ends of its channels, and closes these in the test. */
 function launch(plan: Plan, links: Link[], layers: Wire[][]): Running[] {
   const running: Running[] = [];
   for (let process = 0; process < plan.processes; process++) {
@@ -167,7 +167,7 @@ function launch(plan: Plan, links: Link[], layers: Wire[][]): Running[] {
   return running;
 }
 
-/** How often it ran, and what went through. */
+/** How many graphs ran, and what was copied. */
 const figures = { graphs: 0, channels: 0, processes: 0, bytes: 0, deaths: 0 };
 
 async function run(plan: Plan): Promise<void> {
@@ -187,8 +187,8 @@ async function run(plan: Plan): Promise<void> {
     const [source, sink] = [sources[last], sinks[i]];
     return source !== undefined && sink !== undefined && reached(source).has(sink);
   };
-  // A reader may only wait for one that does not wait for it: those that do
-  // not depend on the last source come first.
+  // No two readers may wait for each other: those that do not depend on the last
+  // source come first.
   const order = sinks.map((_, i) => i).sort((a, b) => Number(dependent(a)) - Number(dependent(b)));
 
   const reads = sinks.map(async ({ read }, i) => {
@@ -210,7 +210,7 @@ async function run(plan: Plan): Promise<void> {
   const writes = sources.map(async ({ write }, i) => {
     const { size = 0, piece = 1, halfClose = false, kind } = plan.sources[i] ?? {};
     const content = Uint8Array.from({ length: size }, (_, at) => byteOf(i, at));
-    const step = Math.max(piece, Math.ceil(size / 200)); // or one graph takes all the time
+    const step = Math.max(piece, Math.ceil(size / 200)); // otherwise one graph takes all the time
     try {
       for (let at = 0; at < size; at += step) await write.write(content.slice(at, at + step));
     } catch {
@@ -219,7 +219,7 @@ async function run(plan: Plan): Promise<void> {
     if (i === last && killed < 0) {
       await Promise.all(sinks.map((_, sink) => dependent(sink) ? undefined : ended[sink]?.promise));
     }
-    // The other direction of a joined socket lives on.
+    // The other direction of a joined socket goes on.
     if (kind !== "pipe" && (halfClose || joined && i === 0)) {
       try {
         write.shutdownWrite();
@@ -262,7 +262,7 @@ function joinedBytes(pieces: Uint8Array[]): Uint8Array {
   return bytes;
 }
 
-/** Compares what arrived with what the model says. */
+/** Compares what arrived with the model. */
 function check(plan: Plan, sources: Wire[], sinks: Wire[], arrived: Uint8Array[], died: boolean) {
   for (const [i, source] of sources.entries()) {
     const size = plan.sources[i]?.size ?? 0;
@@ -276,11 +276,11 @@ function check(plan: Plan, sources: Wire[], sinks: Wire[], arrived: Uint8Array[]
     if (died) assert(length <= size, `source ${i}: ${length} bytes of ${size}`);
     else assertEquals(length, size, `bytes of source ${i}`);
     if ([...wires].every(({ readers }) => readers.length <= 1)) {
-      // One way only: everything in order.
+      // There is only one way: everything arrives in order.
       const [piece = new Uint8Array(0)] = pieces.filter((piece) => piece.length > 0);
       assert(piece.every((byte, at) => byte === byteOf(i, at)), `source ${i} out of order`);
     } else if (!died) {
-      // Each byte took one of several ways: the number of each kind has to be right.
+      // Each byte took one of several ways: the number of bytes of each value has to be right.
       const count = new Int32Array(64);
       const add = (byte: number, n: number) => count[byte & 63] = (count[byte & 63] ?? 0) + n;
       for (const piece of pieces) for (const byte of piece) add(byte, 1);
@@ -290,7 +290,7 @@ function check(plan: Plan, sources: Wire[], sinks: Wire[], arrived: Uint8Array[]
   }
 }
 
-/** Graphs that failed once. */
+/** Graphs that failed in the past. */
 const EXAMPLES: [Plan][] = [];
 
 Deno.test(`random graphs for ${SECONDS} s (seed ${SEED})`, async () => {

@@ -1,6 +1,6 @@
 /**
- * Runs the command under test: from source, or the executable that the
- * environment variable IOCOPY names.
+ * Runs the command under test, from source, or the executable whose path is in the
+ * environment variable IOCOPY.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { spawn, wait } from "./spawn.ts";
 /** The project's folder. */
 export const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
-/** The executable under test; undefined where it is the source. */
+/** The executable under test; undefined if the source is tested. */
 export const BINARY = Deno.env.get("IOCOPY") ? resolve(Deno.env.get("IOCOPY") ?? "") : undefined;
 
 /** The words that start the command under test. */
@@ -20,8 +20,8 @@ export const COMMAND: readonly string[] = BINARY
   : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
 
 /**
- * The name of a test that is about the source only, or about the executable only,
- * and whether it is left out, which its name then says with the reason.
+ * The name of a test of the source only, or of the executable only, and whether it is
+ * skipped; if so, its name says why.
  */
 export function only(
   what: "source" | "executable",
@@ -34,7 +34,7 @@ export function only(
   return { name: `${name} SKIPPED: ${reason}`, ignore: true };
 }
 
-// From source, the runtime would look on the network for a newer one.
+// From source, the runtime would ask the network for its newest version.
 Deno.env.set("DENO_NO_UPDATE_CHECK", "1");
 
 /** Where the runtime keeps its caches, and the packages. */
@@ -51,15 +51,15 @@ async function askForFolder(): Promise<string> {
 
 /** How a process ended. */
 export interface Outcome {
-  /** The exit status; null where a signal ended it. */
+  /** The exit status; null if a signal ended it. */
   code: number | null;
-  /** The number of the signal that ended it; null where none did. */
+  /** The number of the signal that ended it; null if none did. */
   signal: number | null;
-  /** What it wrote to standard error, unless the test took that for itself. */
+  /** What it wrote to standard error, unless the test gave it another one. */
   stderr: string;
 }
 
-/** A process under test; killed when the test leaves it behind. */
+/** A process under test, which is killed if the test ends before it. */
 export interface Running extends Disposable {
   readonly pid: number;
   /** Resolves when it has ended. */
@@ -67,23 +67,23 @@ export interface Running extends Disposable {
   kill(signal: Deno.Signal): void;
 }
 
-/** What a test may say of the start of a process. */
+/** How to start a process. */
 export interface StartOptions {
-  /** The words to start with, in place of {@linkcode COMMAND}. */
+  /** The words that start it, instead of {@linkcode COMMAND}. */
   command?: readonly string[];
   env?: Record<string, string>;
   cwd?: string;
-  /** Which of 0, 1 and 2 are closed at the start, not just unused. */
+  /** Which of 0, 1 and 2 are closed at the start. */
   closed?: readonly number[];
 }
 
 /**
- * Starts iocopy with `args`. `given` says which of the test's descriptors it
- * gets under which number. It gets no others, but for /dev/null as 0 and 1 and
- * a pipe to {@linkcode Outcome.stderr} as 2 where these are not given.
+ * Starts iocopy with `args`. `given` has the test's descriptors that it gets, by
+ * their numbers in the process. It gets no others, except /dev/null as 0 and 1, and a
+ * pipe to {@linkcode Outcome.stderr} as 2, if these are not given.
  *
- * The test's own copies stay open: as long as they are, no end of file shows
- * that closing them would give. {@linkcode handOver} closes them.
+ * The test's own copies stay open, so that no reader sees the end of file before they
+ * are closed. {@linkcode handOver} closes them.
  */
 export function start(
   args: readonly string[],
@@ -115,7 +115,7 @@ export function start(
     try {
       if (running) Deno.kill(pid, signal);
     } catch {
-      // It has just ended, which the event loop does not know yet.
+      // It has just ended, and the event loop does not know yet.
     }
   };
   return { pid, outcome, kill, [Symbol.dispose]: () => kill("SIGKILL") };

@@ -1,7 +1,7 @@
 /**
- * Whatever the arguments: a correct run, or exit status 100, one line that says
- * what is wrong, and not a byte moved. And the runtime's own descriptors are
- * out of reach.
+ * For any arguments, there is either a correct run, or exit status 100, one line that
+ * says what is wrong, and no byte moved. And the runtime's own descriptors cannot be
+ * reached.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
@@ -10,11 +10,11 @@ import { COMMAND, only } from "./harness.ts";
 import { type End, pipe } from "./ends.ts";
 import { hasBytes, inFolder, inParallel, iocopy, watched } from "./probe.ts";
 
-/** One printable line, that no terminal takes for a command. */
+/** One printable line without control characters. */
 // deno-lint-ignore no-control-regex
 const ONE_LINE = /^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,400}$/;
 
-/** Words that people write, words that are nearly so, and words that nobody would. */
+/** Words that people write, words that are almost right, and nonsense. */
 const WORD = fc.oneof(
   { weight: 12, arbitrary: fc.constantFrom("0", "1", "6", "7") },
   {
@@ -98,7 +98,7 @@ const WORD = fc.oneof(
 );
 const WILD = fc.array(WORD, { maxLength: 9 });
 
-/** Lines as they should be, and lines with one word too much. */
+/** Correct command lines, and ones with one wrong word. */
 const PAIR = fc.tuple(fc.constantFrom("0", "6"), fc.constantFrom("1", "7"));
 const OPTION = fc.constantFrom("v", "s", "x", "-v", "--stats=json", "-b7", "--buffer=2k", "-t60");
 const GOOD = fc.tuple(
@@ -110,12 +110,12 @@ const SPOILT = fc.tuple(GOOD, WORD, fc.nat()).map(([good, word, at]) =>
   good.toSpliced(at % (good.length + 1), 0, word)
 );
 const LINE = fc.oneof(WILD, GOOD, SPOILT).map((words) =>
-  words.map((word) => word.replaceAll("\0", "")) // no argument of a process holds it
+  words.map((word) => word.replaceAll("\0", "")) // an argument cannot contain it
 );
 
 const SEED = Number(Deno.env.get("SEED") ?? Math.trunc(Math.random() * 2 ** 31));
 
-Deno.test(`10,000 random argument lists are read, or refused in one line (seed ${SEED})`, () => {
+Deno.test(`10,000 random command lines are accepted, or refused in one line (seed ${SEED})`, () => {
   let read = 0, refused = 0;
   fc.assert(
     fc.property(LINE, (args) => {
@@ -141,7 +141,7 @@ Deno.test(`10,000 random argument lists are read, or refused in one line (seed $
 
 const STARTS = Number(Deno.env.get("STARTS") ?? 120);
 
-Deno.test(`${STARTS} of them as real commands: a correct run or 100, nothing between (seed ${SEED})`, async () => {
+Deno.test(`${STARTS} random command lines as real commands: a correct run, or 100 and no byte moved (seed ${SEED})`, async () => {
   const kinds = new Map<number | null, number>();
   await fc.assert(
     fc.asyncProperty(LINE, async (args) => {
@@ -155,7 +155,7 @@ Deno.test(`${STARTS} of them as real commands: a correct run or 100, nothing bet
 
 const CONTENT = { 0: "what is in zero", 6: "and in six" } as const;
 
-/** Runs the command with content in 0 and 6, and 1 and 7 to write to; answers its exit status. */
+/** Runs the command with content in 0 and 6, and 1 and 7 to write to; returns its exit status. */
 async function check(args: string[]): Promise<number | null> {
   const [in0, fill0] = pipe(), [in6, fill6] = pipe();
   const [out1, fd1] = pipe(), [out7, fd7] = pipe();
@@ -184,7 +184,7 @@ async function check(args: string[]): Promise<number | null> {
     assert(text1.length > 10);
     return code;
   }
-  // Which channel gets which piece is open where several read one: the sum is not.
+  // If several channels read one descriptor, either can get a piece; the sum is the same.
   const reads = new Set(settings.pairs.map(([rfd]) => rfd));
   const writes = new Set(settings.pairs.map(([, wfd]) => wfd));
   const expected = ([0, 6] as const).map((fd) => reads.has(fd) ? CONTENT[fd] : "").join("");
@@ -206,8 +206,8 @@ function closing(...ends: End[]): Disposable {
   return { [Symbol.dispose]: () => ends.forEach((end) => end.close()) };
 }
 
-Deno.test(only("source", "what is no text as an argument"), async () => {
-  // The runtime of an executable panics at it before the program's first line.
+Deno.test(only("source", "an argument that is not UTF-8"), async () => {
+  // The runtime of an executable panics before the program's first line.
   using running = iocopy("", {}, {
     command: ["bash", "-c", `exec "$@" 0 $'\\xff'`, "-", ...COMMAND],
   });
@@ -218,7 +218,7 @@ Deno.test(only("source", "what is no text as an argument"), async () => {
 
 // ---- The runtime's own descriptors.
 
-/** The number of every descriptor from 3 up is refused, where the runtime has it as where nobody has. */
+/** Every number from 3 up is refused, whether the runtime has a descriptor there or not. */
 async function refusesAll(env: () => Record<string, string>): Promise<void> {
   const numbers = Array.from({ length: 62 }, (_, i) => i + 3);
   const refuses = async (fd: number) => {
@@ -235,19 +235,22 @@ async function refusesAll(env: () => Record<string, string>): Promise<void> {
   await inParallel(numbers, refuses, 2);
 }
 
-Deno.test("the runtime's descriptors are out of reach at every number up to 64", async () => {
+Deno.test("the runtime's descriptors cannot be reached by any number up to 64", async () => {
   const env = Deno.env.toObject();
   await refusesAll(() => env);
 });
 
-Deno.test(only("source", "and with a cold cache of the runtime"), async () => {
-  await inFolder(async (folder) => {
-    let count = 0;
-    await refusesAll(() => ({ ...Deno.env.toObject(), DENO_DIR: `${folder}/${count++}` }));
-  });
-});
+Deno.test(
+  only("source", "the runtime's descriptors cannot be reached with a cold cache either"),
+  async () => {
+    await inFolder(async (folder) => {
+      let count = 0;
+      await refusesAll(() => ({ ...Deno.env.toObject(), DENO_DIR: `${folder}/${count++}` }));
+    });
+  },
+);
 
-Deno.test("while it runs, each descriptor that it was not given is marked as the runtime's", async () => {
+Deno.test("while it runs, all descriptors that it was not given are close-on-exec", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   using running = iocopy("0 9", { 0: input, 9: output });

@@ -20,30 +20,30 @@ import { endOfFile, passes, succeeds } from "./expect.ts";
 import { inFolder, iocopy, numbered, prose, watched } from "./probe.ts";
 import { follow, logged } from "./watching.ts";
 
-/** A descriptor to be copied from: what it will give, and how to make it so. */
+/** A descriptor to be read by the command. */
 interface Source {
   given: End;
-  /** Puts the content into it, up to the end of file. */
+  /** Writes the content to its other end, and the end of file. */
   feed(): Promise<void>;
   content: string;
 }
 
-/** A descriptor to be copied to, and what came of it. */
+/** A descriptor to be written by the command. */
 interface Sink {
   given: End;
-  /** What arrived; waits for its end. */
+  /** Waits for the end of file, and returns what arrived. */
   collect(content: string): Promise<string>;
 }
 
 async function fifo(folder: string): Promise<[End, End]> {
   const path = await Deno.makeTempDir({ dir: folder }) + "/fifo";
   await new Deno.Command("mkfifo", { args: [path] }).output();
-  using both = open(path, O_RDWR); // so that opening either end does not wait for the other
+  using both = open(path, O_RDWR); // so that opening one end does not wait for the other
   assert(both.fd > 0);
   return [open(path, O_RDONLY), open(path, O_WRONLY)];
 }
 
-/** More than any pipe or buffer holds, but for terminals: these have rules about long lines. */
+/** More than any pipe or buffer holds; and less for terminals, which limit the length of a line. */
 const MUCH = prose(1_500_000), LITTLE = prose(500);
 
 const SOURCES: Record<string, (folder: string) => Promise<Source> | Source> = {
@@ -55,7 +55,7 @@ const SOURCES: Record<string, (folder: string) => Promise<Source> | Source> = {
     const [master, slave] = terminal();
     const feed = async () => {
       await master.write(LITTLE + "\x04");
-      // What it echoes is of no interest, but has to go somewhere.
+      // The echo is not checked, but has to be read.
       await master.readText(LITTLE.replaceAll("\n", "\r\n").length);
     };
     return { given: slave, content: LITTLE, feed };
@@ -119,7 +119,7 @@ function intoFile(folder: string, before: string): Sink {
   return { given: open(path, O_WRONLY | (before ? O_APPEND : 0)), collect };
 }
 
-Deno.test("it copies from every kind of descriptor into every other", async (t) => {
+Deno.test("it copies from every kind of descriptor to every other", async (t) => {
   await inFolder(async (folder) => {
     for (const [kind, makeSource] of Object.entries(SOURCES)) {
       await t.step(`from a ${kind}`, async () => {
@@ -148,7 +148,7 @@ Deno.test("it copies from every kind of descriptor into every other", async (t) 
   });
 });
 
-Deno.test("a device without an end is copied until its reader has enough", async (t) => {
+Deno.test("a device without an end is copied until its reader goes away", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, ...SOCKETS })) {
     await t.step(`/dev/zero into a ${kind}`, async () => {
       const [out, into] = make();
@@ -195,7 +195,7 @@ Deno.test("after a descriptor has refused splice(2), reads are as long as before
   });
 });
 
-Deno.test("a file is written where its offset is, and the offset moves on", async () => {
+Deno.test("a file is written at its offset, which moves on", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/from`, "skipped, copied");
     using from = open(`${folder}/from`, O_RDONLY);

@@ -1,6 +1,6 @@
 /**
- * Small programs that use the library, each in a process of its own, since it is
- * for descriptors that were inherited.
+ * Small programs that use the library. Each is a process of its own, since
+ * descriptors have to be inherited.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { End } from "./ends.ts";
 import type { Running } from "./harness.ts";
 import { iocopy } from "./probe.ts";
 
-/** What every program here begins with. What it says is a line of JSON on standard error. */
+/** What every program begins with. `say` prints a line of JSON to standard error. */
 export const BEGINNING = `
   import { copy, Copier, Descriptor, DescriptorError, serve, SystemError } from "./engine.ts";
   const say = (value) => console.error(JSON.stringify(value, (key, value) =>
@@ -25,7 +25,7 @@ export function program(code: string, given: Record<number, End>): Running {
   return iocopy([BEGINNING + code], given, { command });
 }
 
-/** What a program said, once it has ended well. */
+/** What a program has printed, once it has ended with status 0. */
 export async function said(running: Running): Promise<unknown[]> {
   const { code, stderr } = await running.outcome;
   assertEquals(code, 0, stderr);

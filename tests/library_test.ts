@@ -1,6 +1,6 @@
 /**
- * engine.ts as a library: small programs that use it, each in a process of its
- * own, since it is for descriptors that were inherited.
+ * engine.ts as a library, used by small programs. Each is a process of its own, since
+ * descriptors have to be inherited.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
@@ -12,7 +12,7 @@ import { fillUp } from "./probe.ts";
 /** How many pairs of channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
 
-Deno.test("copy answers how each channel ended", async () => {
+Deno.test("copy returns how each channel ended", async () => {
   const [a, first] = pipe();
   const [out, b] = unixPair();
   const [c, second] = unixPair();
@@ -21,7 +21,7 @@ Deno.test("copy answers how each channel ended", async () => {
   const code = `
     for (const { bytes, ended, error } of await copy([[3, 4], [5, 6]])) say([bytes, ended, error]);
   `;
-  await second.write("lost"); // before it starts: it may close 5 as soon as it sees that 6 is dead
+  await second.write("lost"); // before it starts, since it may close 5 as soon as it sees that 6 has no reader
   using running = program(code, { 3: a, 4: b, 5: c, 6: d });
   await first.write("hello");
   first.close();
@@ -39,7 +39,7 @@ Deno.test("copy answers how each channel ended", async () => {
   second.close();
 });
 
-Deno.test("copy's results say the route, the operations and the time", async () => {
+Deno.test("copy's results have the route, the operations and the time", async () => {
   const [a, first] = unixPair();
   const [out, b] = unixPair();
   using running = program(
@@ -104,7 +104,7 @@ Deno.test("onError sees an error when it happens, while other channels run", asy
   for (const end of [first, second, log]) end.close();
 });
 
-Deno.test("copy throws before anything moves where a descriptor will not do", async () => {
+Deno.test("copy throws before anything moves if a descriptor is not suitable", async () => {
   const [reading, writing] = pipe();
   await writing.write("hello");
   const kept = reading.duplicate();
@@ -139,7 +139,7 @@ Deno.test("copy throws before anything moves where a descriptor will not do", as
   for (const end of [writing, kept]) end.close();
 });
 
-/** A program that aborts on a byte from 9, and says how long the end took. */
+/** A program that aborts the copy at a byte from 9, and prints how long that took. */
 const ABORTED = (pairs: string, options = "") => `
   const controller = new AbortController();
   let at = 0;
@@ -245,7 +245,7 @@ Deno.test("an AbortSignal acts under load", async (t) => {
   });
 });
 
-Deno.test("after an AbortSignal what was read is delivered, for a time of grace", async (t) => {
+Deno.test("after an AbortSignal what was read is delivered, within the grace period", async (t) => {
   for (const reads of [true, false]) {
     await t.step(
       reads ? "a reader that comes late gets all" : "a stuck one is given up",
@@ -289,7 +289,7 @@ Deno.test("after an AbortSignal what was read is delivered, for a time of grace"
   }
 });
 
-Deno.test("a Copier can be looked at while it runs, and the program does other things", async () => {
+Deno.test("a Copier can be inspected while it runs, and the program can do other things", async () => {
   const [a, first] = unixPair();
   const [out, b] = unixPair();
   const [asked, ask] = pipe();
@@ -320,7 +320,7 @@ Deno.test("a Copier can be looked at while it runs, and the program does other t
   for (const end of [out, log]) end.close();
 });
 
-Deno.test("any hold will do, and a Copier that has ended has nothing to stop", async () => {
+Deno.test("any yieldAfter is accepted, and stopping a Copier that has ended does nothing", async () => {
   for (const hold of ["0", "Infinity"]) {
     const [a, first] = pipe();
     const [out, b] = pipe();
@@ -339,7 +339,7 @@ Deno.test("any hold will do, and a Copier that has ended has nothing to stop", a
   }
 });
 
-Deno.test("what a caller may get wrong has an answer, and closes nobody's files", async () => {
+Deno.test("a caller's mistakes throw, and close no other files", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
   const code = `
@@ -554,7 +554,7 @@ Deno.test("a stop may be shortened by another one, and by disposal, which waits 
   }
 });
 
-Deno.test("pairs of which one will not do are not added at all, and their numbers are free", async () => {
+Deno.test("if one pair is not suitable none is added, and their numbers are free", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
   const [c, second] = pipe();
@@ -619,7 +619,7 @@ Deno.test("pairs of which one will not do are not added at all, and their number
   for (const end of [out, second, peer]) end.close();
 });
 
-Deno.test("where the system refuses to watch a descriptor run rejects, and the others are closed", async () => {
+Deno.test("if the system refuses to watch a descriptor, run rejects, and the others are closed", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
   const [c, second] = pipe();
@@ -650,7 +650,7 @@ Deno.test("a pair given twice is two channels: each byte goes through one of the
   out.close();
 });
 
-Deno.test("a Copier that was stopped before, or is disposed of, reads nothing and closes all", async (t) => {
+Deno.test("a Copier that was stopped before it runs, or is disposed of, reads nothing and closes everything", async (t) => {
   for (
     const how of ["copier.stop(); say(results(await copier.run()));", "{ await using _ = copier }"]
   ) {
@@ -668,7 +668,7 @@ Deno.test("a Copier that was stopped before, or is disposed of, reads nothing an
   }
 });
 
-Deno.test("disposal tells no error that run has told", async () => {
+Deno.test("disposal does not repeat an error that run has thrown", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
   const code = `

@@ -7,13 +7,13 @@ import { testWith } from "./programs.ts";
 
 const MANUAL = `${ROOT}/man/iocopy.1`;
 
-/** `-b --buffer`, `--size`, ...: what the program takes. */
+/** The options that the program accepts: `-b --buffer`, `--size`, ... */
 const OPTIONS = [...FLAGS, ...VALUES, "proxy-protocol"].map((long) => {
   const [letter] = Object.entries(SHORT).find(([, name]) => name === long) ?? [];
   return letter ? `-${letter} --${long}` : `--${long}`;
 }).sort();
 
-/** The same of a text: each line of it where `line` finds an option, and both spellings there. */
+/** The options of a text, in the same form: from each line that matches `line`. */
 function optionsOf(text: string, line: RegExp): string[] {
   const lines = text.split("\n").filter((candidate) => line.test(candidate));
   return lines.map((line) => {
@@ -23,16 +23,16 @@ function optionsOf(text: string, line: RegExp): string[] {
   }).sort();
 }
 
-Deno.test("--help tells of every option", () => {
+Deno.test("--help lists every option", () => {
   assertEquals(optionsOf(HELP, /^ .*--\w/), OPTIONS);
 });
 
-Deno.test("the README tells of every option", () => {
+Deno.test("the README lists every option", () => {
   const readme = Deno.readTextFileSync(`${ROOT}/README.md`);
   assertEquals(optionsOf(readme, /^\| .*`--\w/), OPTIONS);
 });
 
-Deno.test("the manual page tells of every option", () => {
+Deno.test("the manual page lists every option", () => {
   const manual = Deno.readTextFileSync(MANUAL)
     .replaceAll("Fl Fl ", "--").replaceAll("Fl ", "-");
   assertEquals(optionsOf(manual, /^\.It -/), OPTIONS);
@@ -51,7 +51,7 @@ Deno.test("the manual page's SYNOPSIS lists every option", () => {
   assertEquals(listed, OPTIONS);
 });
 
-Deno.test("--help, the README and the manual page tell of the same exit statuses", () => {
+Deno.test("--help, the README and the manual page list the same exit statuses", () => {
   const manual = Deno.readTextFileSync(MANUAL);
   const readme = Deno.readTextFileSync(`${ROOT}/README.md`);
   for (const status of ["0", "100", "111", "128"]) {

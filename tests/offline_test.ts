@@ -1,13 +1,13 @@
 /**
- * Nobody asks a registry for what he does not use: with empty caches, each way to
- * run the program and its tools is given a network that counts who comes.
+ * No command asks a registry for packages that it does not use: each way to run the
+ * program and its tools starts with empty caches and a network that counts connections.
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
 
 const TEXT = "some text\n";
 
-/** What a command does where each registry and each proxy is `port` of this machine. */
+/** Runs a command for which every registry and every proxy is `port` of this machine. */
 async function run(
   args: readonly string[],
   port: number,
@@ -19,7 +19,7 @@ async function run(
   // deno task looks for "deno" on PATH.
   const PATH = `${denoDir}/bin:${Deno.env.get("PATH")}`;
   await Deno.mkdir(`${denoDir}/bin`, { recursive: true });
-  await Deno.symlink(Deno.execPath(), `${denoDir}/bin/deno`).catch(() => {}); // it is there
+  await Deno.symlink(Deno.execPath(), `${denoDir}/bin/deno`).catch(() => {}); // it exists
   const child = new Deno.Command(Deno.execPath(), {
     args: [...args],
     cwd: ROOT,
@@ -29,14 +29,14 @@ async function run(
     stderr: "piped",
   }).spawn();
   const writer = child.stdin.getWriter();
-  await writer.write(new TextEncoder().encode(TEXT)).catch(() => {}); // not all of them read
+  await writer.write(new TextEncoder().encode(TEXT)).catch(() => {}); // some do not read it
   await writer.close().catch(() => {});
   const { code, stdout, stderr } = await child.output();
   const [out = "", err = ""] = [stdout, stderr].map((text) => new TextDecoder().decode(text));
   return { code, stdout: out, stderr: err };
 }
 
-/** Runs `test` with the port of a network that nothing comes from; returns how many have asked it. */
+/** Runs `test` with the port of a server that closes every connection; returns how many there were. */
 async function counting(test: (port: number, denoDir: string) => Promise<void>): Promise<number> {
   let count = 0;
   const denoDir = await Deno.makeTempDir({ prefix: "iocopy-" });
@@ -57,7 +57,7 @@ async function counting(test: (port: number, denoDir: string) => Promise<void>):
   return count;
 }
 
-/** A command for each line, and what it prints. */
+/** Commands, and what they print. */
 const COMMANDS: readonly [string, RegExp][] = [
   ["run --allow-ffi --no-prompt main.ts 0 1", /^some text\n$/],
   ["run --allow-ffi --no-prompt main.ts -s --buffer=64k -t 30 0 1", /^some text\n$/],
@@ -73,7 +73,7 @@ for (const [words, expected] of COMMANDS) {
     only("source", `with empty caches nothing is downloaded by deno ${words}`),
     async () => {
       const count = await counting(async (port, denoDir) => {
-        // The second one finds what the first one has left in the caches.
+        // The second run finds what the first one has left in the caches.
         for (const _ of [1, 2]) {
           const { code, stdout, stderr } = await run(words.split(" "), port, denoDir);
           assertEquals(code, 0, stderr);
@@ -87,7 +87,7 @@ for (const [words, expected] of COMMANDS) {
 }
 
 Deno.test(
-  only("source", "where esbuild cannot be downloaded, compile says so in a line"),
+  only("source", "if esbuild cannot be downloaded, compile says so in one line"),
   async () => {
     const count = await counting(async (port, denoDir) => {
       const { code, stderr } = await run(["task", "--quiet", "compile"], port, denoDir);

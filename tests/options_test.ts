@@ -2,7 +2,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { parse, type Settings, UsageError } from "../cli/options.ts";
 
-/** What a command line sets, other than `iocopy 0 1` does. */
+/** The settings of a command line that differ from those of `iocopy 0 1`. */
 function settings(line: string): Partial<Settings> {
   const [usual, given] = [parse(["0", "1"]), parse(line.split(" "))];
   return Object.fromEntries(

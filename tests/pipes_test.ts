@@ -1,4 +1,4 @@
-/** Pipes as large as they earn: those of others, and those of our own. */
+/** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals } from "@std/assert";
 import { release } from "../sys/libc.ts";
 import { wakesWriters } from "../sys/pipe.ts";
@@ -7,10 +7,10 @@ import { COMMAND } from "./harness.ts";
 import { iocopy, within } from "./probe.ts";
 
 const SYSTEMS = 65536;
-/** What a busy pipe of others has in the end: where the kernel forgets its writers it is left alone. */
+/** The final capacity of a busy inherited pipe, which depends on the kernel. */
 const LARGE = wakesWriters(release()) ? 524288 : SYSTEMS;
 
-/** Has so much go through a copy between two pipes as a shell makes them; what it says of them. */
+/** Copies so much between two pipes made by a shell; returns what iocopy reports of them. */
 async function pipesOf(options: string, bytes: string): Promise<unknown> {
   const script = `head -c ${bytes} /dev/zero | "$@" --stats=json 0 1 | cat >/dev/null`;
   const args = ["-c", script, "sh", ...COMMAND, ...options.split(" ").filter(Boolean)];
@@ -43,7 +43,7 @@ Deno.test("pipes of a channel that carries little stay as they are", async () =>
   stdout.close();
 });
 
-/** Sends so many bytes through a copy between two TCP connections; what it says of its own pipe. */
+/** Copies so many bytes between two TCP connections; returns what iocopy reports of its own pipe. */
 async function ownPipeOf(bytes: number, ...options: string[]): Promise<number> {
   const [peer, source] = tcpPair();
   const [out, sink] = tcpPair();
@@ -61,13 +61,13 @@ async function countBytes(end: End): Promise<number> {
   return (await end.readAll()).length;
 }
 
-Deno.test("our own pipe begins as the system makes it, and grows with its traffic", async () => {
+Deno.test("a pipe of the process begins with 64 KiB, and grows with its traffic", async () => {
   assertEquals(await ownPipeOf(1000), SYSTEMS);
   assertEquals(await ownPipeOf(64 << 20), 524288);
   assertEquals(await ownPipeOf(1000, "-b 4096"), 4096);
 });
 
-Deno.test("kernels that forget the writers of a pipe that grows (CVE-2023-52672)", () => {
+Deno.test("kernels that do not wake the writers of a pipe that grows (CVE-2023-52672)", () => {
   const forget = ["5.8.0", "5.10.209-1", "5.14.0-427.el9", "5.15.0-91-generic", "6.1.75", "6.2.0"];
   const wake = ["4.19.0", "5.7.19", "5.10.210", "5.15.149", "6.1.76-1-amd64", "6.6.15", "6.7.3"];
   for (const release of [...forget, "6.6", "6.7.2", ""]) assertEquals(wakesWriters(release), false);

@@ -14,10 +14,10 @@ const libc = Deno.dlopen("libc.so.6", {
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
 }).symbols;
 
-/** A process or a wait that takes longer than this hangs, in milliseconds. */
+/** A process or a wait that takes longer than this is taken to hang, in milliseconds. */
 export const DEADLINE = 30_000;
 
-/** The outcome of `promise`, or an error that names what did not happen in time. */
+/** The result of `promise`; or an error that names what did not happen in time. */
 export async function within<T>(
   what: string | (() => string),
   promise: Promise<T>,
@@ -91,8 +91,8 @@ export async function run(args: readonly string[], input: string | Uint8Array<Ar
 }
 
 /**
- * Gives the ends of some channels their numbers, from 3 on: the command's words,
- * the descriptors by number, and the number of an end. An end that stands in
+ * Numbers the ends of some channels, from 3 on: returns the command's arguments, the
+ * descriptors by number, and a function for the number of an end. An end that is in
  * several channels has one number.
  */
 export function numbered(...channels: (readonly [source: End, sink: End])[]): {
@@ -109,7 +109,7 @@ export function numbered(...channels: (readonly [source: End, sink: End])[]): {
   };
 }
 
-/** The command under `strace` (a grandchild, the process id is the command's), which does to its system calls what `injections` say. */
+/** The command under `strace`, which injects faults into its system calls. The process id is the command's. */
 export function injecting(...injections: string[]): readonly string[] {
   const names = [...new Set(injections.map((injection) => injection.split(":")[0]))].join();
   return [
@@ -119,12 +119,12 @@ export function injecting(...injections: string[]): readonly string[] {
   ];
 }
 
-/** Resolves when the other side of `end` has gone, all its copies closed. */
+/** Resolves when all copies of the other side of `end` are closed. */
 export async function hungUp(end: End): Promise<void> {
   await ready(end, 0);
 }
 
-/** Resolves when there is something to read, or the other side has gone. */
+/** Resolves when there is something to read, or the other side is closed. */
 export async function readable(end: End): Promise<void> {
   await ready(end, 1);
 }
@@ -135,7 +135,7 @@ async function ready(end: End, events: number): Promise<void> {
   }
 }
 
-/** Calls `action` while `end` does not wait, and puts its flags back. */
+/** Calls `action` while `end` is non-blocking, and restores its flags. */
 function notWaiting(end: End, action: () => void): void {
   const { flags } = end;
   end.nonBlocking = true;
@@ -181,18 +181,18 @@ export function prose(length: number): string {
   return lines.slice(0, length - 1) + "\n";
 }
 
-/** Whether two runs of bytes are equal, in less time than a message about it takes. */
+/** Whether two arrays are equal; faster than assertEquals, which would print them too. */
 export function same(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
-/** Seconds of processor time that a process has used, all its threads and both modes. */
+/** Seconds of processor time that all threads of a process have used. */
 export function cpuSeconds(pid: number): number {
   const [user, system] = stat(pid).slice(11, 13).map(Number);
   return ((user ?? 0) + (system ?? 0)) / 100; // USER_HZ is 100 on all that Deno runs on
 }
 
-/** The state of a process: "R", "S", "T" where it is stopped, ... (proc(5)). */
+/** The state of a process: "R", "S", "T" if it is stopped, ... (proc(5)). */
 export function stateOf(pid: number): string {
   return stat(pid)[0] ?? "";
 }
@@ -202,13 +202,13 @@ function stat(pid: number): string[] {
   return text.slice(text.lastIndexOf(")") + 2).split(" ");
 }
 
-/** Bytes of memory that a process occupies. */
+/** The resident memory of a process, in bytes. */
 export function residentBytes(pid: number): number {
   const [, kilobytes] = /VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`)) ?? [];
   return Number(kilobytes) * 1024;
 }
 
-/** What the descriptors of a process are, by their numbers. */
+/** The descriptors of a process, by their numbers. */
 export function descriptors(pid: number): Map<number, string> {
   const found = new Map<number, string>();
   for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
@@ -229,13 +229,13 @@ export function listens(pid: number): boolean {
   return [...descriptors(pid).values()].some((name) => inodes.includes(name));
 }
 
-/** The signals that a process ignores, as `SigIgn` in its status. */
+/** Whether a process ignores a signal (`SigIgn` in its status). */
 export function ignores(pid: number, signal: number): boolean {
   const [, mask] = /SigIgn:\s+(\S+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`)) ?? [];
   return (BigInt(`0x${mask}`) >> BigInt(signal - 1) & 1n) === 1n;
 }
 
-/** The process that runs under a wrapper such as strace, once it has started. */
+/** The child of a wrapper such as strace, once it has started. */
 export async function childOf(pid: number): Promise<number> {
   for (;;) {
     const text = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim();
@@ -244,7 +244,7 @@ export async function childOf(pid: number): Promise<number> {
   }
 }
 
-/** A task for each item, some at a time, as each takes a process. */
+/** Runs a task for each item, some at a time, since each takes a process. */
 export async function inParallel<T>(
   items: readonly T[],
   task: (item: T, index: number) => Promise<void>,

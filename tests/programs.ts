@@ -1,6 +1,6 @@
 /**
- * Other people's programs, and iocopy among them: started from a folder that is
- * gone when the test is over, with all of them.
+ * Other programs, with iocopy among them. They are started from a folder that is
+ * removed at the end of the test, and are killed then.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { resolve } from "node:path";
 import { BINARY, COMMAND, ROOT } from "./harness.ts";
 import { within } from "./probe.ts";
 
-/** What Debian calls the package of a program, where it is not the program's name. */
+/** The Debian packages of programs, if they have another name. */
 const PACKAGES: Record<string, string> = {
   "s6-ipcclient": "s6",
   "s6-ipcserver": "s6",
@@ -32,9 +32,9 @@ const PACKAGES: Record<string, string> = {
   unshare: "util-linux",
 };
 
-/** Where a program is; undefined where it is missing. */
+/** The path of a program; undefined if it is missing. */
 export function find(program: string): string | undefined {
-  // sshd is outside an ordinary user's PATH.
+  // An ordinary user's PATH does not have sshd.
   const folders = [...(Deno.env.get("PATH") ?? "").split(":"), "/usr/sbin"];
   return folders.map((folder) => resolve(folder, program)).find((path) => {
     try {
@@ -78,18 +78,18 @@ export function testWith(
 /** How a program is started. */
 export interface ProgramOptions {
   env?: Record<string, string>;
-  /** Whether the test writes to its standard input, which is empty otherwise. */
+  /** Whether the test writes to its standard input; otherwise that is empty. */
   talks?: boolean;
 }
 
 /** A program that runs, in a process group of its own. */
 export class Program {
-  /** The lines it has said so far, on standard output and standard error. */
+  /** The lines that it has printed so far, to standard output and standard error. */
   readonly lines: string[] = [];
   readonly words: readonly string[];
   readonly #child: Deno.ChildProcess;
   readonly #talks: boolean;
-  /** It has ended, and nobody is left who could say anything in its place. */
+  /** It has ended, and so has everything that it started: its outputs are closed. */
   readonly #over: Promise<void>;
   #ended = false;
   #heard = 0;
@@ -133,12 +133,12 @@ export class Program {
     return this.#child.pid;
   }
 
-  /** What it is and has said, for a person. */
+  /** The program and what it has printed, for messages. */
   get story(): string {
     return [`${this.words.join(" ")} said:`, ...this.lines.slice(-30)].join("\n  ");
   }
 
-  /** Waits for a line like `pattern`, after the last one that was waited for. */
+  /** Waits for a line that matches `pattern`, after the last one that was waited for. */
   async says(pattern: RegExp, milliseconds?: number): Promise<RegExpExecArray> {
     return await within(() => `${pattern}; ${this.story}`, this.#says(pattern), milliseconds);
   }
@@ -156,8 +156,8 @@ export class Program {
   }
 
   /**
-   * Waits for its end and all that it said; answers its status as the shell's
-   * `$?` has it: 128 and the signal's number where a signal ended it.
+   * Waits for its end and all of its output; returns its exit status as the shell's
+   * `$?` has it: 128 plus the number of a signal that ended it.
    */
   async ends(milliseconds?: number): Promise<number> {
     await within(() => `the end of ${this.story}`, this.#over, milliseconds);
@@ -176,12 +176,12 @@ export class Program {
     await this.#child.stdin.close();
   }
 
-  /** Ends it and all that it has started and left running. */
+  /** Kills it and everything that it has started. */
   async dispose(): Promise<void> {
     try {
       Deno.kill(-this.pid, "SIGKILL");
     } catch {
-      // They all have ended.
+      // They have all ended.
     }
     if (this.#talks) await this.hush().catch(() => {});
     await this.#over;
@@ -195,13 +195,13 @@ export class Workshop implements AsyncDisposable {
   readonly #programs: Program[] = [];
 
   constructor() {
-    // One word, as the tunnels want it. sh passes on all descriptors that it has.
+    // The tunnels need one word. sh passes on all descriptors that it has.
     const words = COMMAND.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
     if (BINARY) Deno.symlinkSync(BINARY, this.iocopy);
     else Deno.writeTextFileSync(this.iocopy, `#!/bin/sh\nexec ${words} "$@"\n`, { mode: 0o755 });
   }
 
-  /** Where something in the folder is. */
+  /** A path in the folder. */
   path(name: string): string {
     return resolve(this.folder, name);
   }
@@ -219,7 +219,7 @@ export class Workshop implements AsyncDisposable {
     return [resolve(ROOT, "examples", name), ...args.map(String)];
   }
 
-  /** Starts a tcpserver on a port that is free; on another one where somebody was quicker. */
+  /** Starts a tcpserver on a free port, and tries again if another process took the port meanwhile. */
   async listen(
     words: (port: number) => readonly string[],
   ): Promise<{ server: Program; port: number }> {
@@ -231,7 +231,7 @@ export class Workshop implements AsyncDisposable {
     }
   }
 
-  /** Runs a program that has to end well; answers what it said. */
+  /** Runs a program that has to succeed; returns what it printed. */
   async run(...words: readonly string[]): Promise<string> {
     const program = this.start(words);
     if (await program.ends() !== 0) throw new Error(`it failed: ${program.story}`);
@@ -244,13 +244,13 @@ export class Workshop implements AsyncDisposable {
   }
 }
 
-/** A port that nobody listens on, as it seems. */
+/** A port that was free a moment ago. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;
 }
 
-/** Where the programs of ucspi-tcp, and iocopy in the way of `v`, say something else than they should. */
+/** Lines that neither the programs of ucspi-tcp nor `iocopy v` print if all goes well. */
 export function strangeLines(program: Program): string[] {
   const wellFormed =
     /^(tcpserver: (status:|pid|ok|end) |tcpclient: connected |moon: |iocopy: \d+ [<>] \d+$)/;

@@ -1,4 +1,4 @@
-/** The progress, on a real terminal and off it. */
+/** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Progress } from "../cli/progress.ts";
 import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
@@ -17,7 +17,7 @@ const CHANNEL = {
   error: undefined,
 };
 
-/** The words of a line, apart by one space. */
+/** The words of a line, separated by one space. */
 function words(line: string): string {
   return line.replaceAll(/ +/g, " ");
 }
@@ -45,7 +45,7 @@ Deno.test("a line for each width", () => {
   ]);
 });
 
-Deno.test("no line is wider than the terminal, and none says nothing", () => {
+Deno.test("no line is wider than the terminal, and none is empty", () => {
   for (const count of [1, 2, 4, 5, 100]) {
     for (const size of [1, 5000, 2 ** 53]) {
       const channels = Array.from(
@@ -63,7 +63,7 @@ Deno.test("no line is wider than the terminal, and none says nothing", () => {
   }
 });
 
-Deno.test("off a terminal: a line at the end", async () => {
+Deno.test("not on a terminal: a line at the end", async () => {
   const [input, stdin] = pipe();
   using running = iocopy("p 0 1", { 0: input });
   await stdin.write("twelve bytes");
@@ -73,7 +73,7 @@ Deno.test("off a terminal: a line at the end", async () => {
   assertMatch(words(stderr), /^iocopy: 0:00:\d\d 0->1 12 B mean \S+ k?B\/s\n$/);
 });
 
-Deno.test("off a terminal: a line every ten seconds", async () => {
+Deno.test("not on a terminal: a line every ten seconds", async () => {
   const [input, stdin] = pipe();
   const [log, logging] = pipe();
   using running = iocopy("p --size=24 0 1", { 0: input, 2: logging });
@@ -88,7 +88,7 @@ Deno.test("off a terminal: a line every ten seconds", async () => {
   log.close();
 });
 
-Deno.test("a regular file says itself how much there is, from where it is read", async () => {
+Deno.test("the size of a regular file is known, counted from its offset", async () => {
   await inFolder(async (folder) => {
     const path = `${folder}/file`;
     await Deno.writeFile(path, new Uint8Array(100_000));
@@ -100,10 +100,10 @@ Deno.test("a regular file says itself how much there is, from where it is read",
   });
 });
 
-/** A terminal of its own, in which iocopy runs. */
+/** A terminal in which iocopy runs. */
 class Screen implements AsyncDisposable {
   readonly #directory = Deno.makeTempDirSync();
-  /** What iocopy reads as 0, and writes as 1, where it does. */
+  /** What iocopy can read as 0, and write as 1. */
   readonly stdin = this.#fifo("0");
   readonly stdout = this.#fifo("1");
 
@@ -123,12 +123,12 @@ class Screen implements AsyncDisposable {
     return decoder.decode(stdout);
   }
 
-  /** Starts iocopy, on a terminal of so many columns. */
+  /** Starts iocopy on a terminal with so many columns. */
   async start(columns: number, args: string): Promise<void> {
     const run =
       `seq 9; "$@" < ${this.#directory}/0 > ${this.#directory}/1; echo "status $?"; exec cat`;
-    // On a terminal, and only there, the runtime complains of caches that
-    // others of its processes spoil: so it has some of its own.
+    // On a terminal, and only there, the runtime prints warnings if other processes
+    // change its cache: so it has one of its own.
     const caches = `${this.#directory}/deno`;
     await this.tmux(
       ...["new-session", "-d", "-x", String(columns), "-y", "24", "-e", "LANG=C"],
@@ -137,7 +137,7 @@ class Screen implements AsyncDisposable {
     );
   }
 
-  /** What is on it below the line "9", but for empty lines, as soon as `isThere`. */
+  /** The lines below the line "9", without empty ones, as soon as `isThere` accepts them. */
   async until(what: string, isThere: (lines: string[]) => boolean): Promise<string[]> {
     const late = performance.now() + DEADLINE;
     for (;;) {
@@ -173,10 +173,10 @@ Deno.test({
       words(quarter),
       /^0:00:\d\d 0->1 1\.00 kB \S+ k?B\/s mean \S+ k?B\/s \[=+> +\] 25% 0:00:\d\d left$/,
     );
-    // Made narrower, the terminal wraps the line: nothing is left of that.
+    // A terminal that becomes narrower wraps the line; nothing of that may be left.
     const widths = [[60, 40], [30, 18], [45, 31], [12, 4], [200, 101], [100, 80]] as const;
     for (const [columns, least] of widths) {
-      await pause(300); // a second one within 250 ms tmux tells of late
+      await pause(300); // tmux reports a second change within 250 ms late
       await screen.tmux("resize-window", "-x", String(columns));
       await screen.until(
         `one line in ${columns} columns`,

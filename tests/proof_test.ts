@@ -1,6 +1,6 @@
 /**
- * What looks like an end, a refusal or a duplicate, and is none: each of these
- * once lost bytes with exit status 0, or did harm.
+ * What looks like an end of file, an error or a duplicate, but is not one: each of
+ * these once lost bytes with exit status 0, or did other harm.
  */
 import { assert, assertEquals } from "@std/assert";
 import {
@@ -26,7 +26,7 @@ const decoder = new TextDecoder();
 
 for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair })) {
   for (const before of [1000, 0]) {
-    Deno.test(`urgent data behind ${before} bytes of TCP is no end of file: to a ${kind}`, async () => {
+    Deno.test(`urgent data behind ${before} bytes of TCP is not an end of file: to a ${kind}`, async () => {
       const [peer, source] = tcpPair();
       const [out, sink] = make();
       await peer.write("x".repeat(before));
@@ -67,7 +67,7 @@ Deno.test("SEQPACKET ends when its peer has gone, not at an empty message", asyn
 });
 
 for (const options of ["", "x "]) {
-  Deno.test(`a message of 100,000 bytes is not cut: ${options}0 1`, async () => {
+  Deno.test(`a message of 100,000 bytes is not truncated: ${options}0 1`, async () => {
     const [peer, source] = unixPair(SOCK_SEQPACKET);
     const [out, sink] = unixPair(SOCK_SEQPACKET);
     using running = iocopy(`${options}3 4`, { 3: source, 4: sink });
@@ -79,7 +79,7 @@ for (const options of ["", "x "]) {
   });
 }
 
-Deno.test("a message longer than the buffer is an error, and never cut", async () => {
+Deno.test("a message longer than the buffer is an error, and is not truncated", async () => {
   const [peer, source] = unixPair(SOCK_DGRAM);
   const [out, sink] = pipe();
   peer.send("z".repeat(1001));
@@ -90,7 +90,7 @@ Deno.test("a message longer than the buffer is an error, and never cut", async (
   for (const end of [peer, out]) end.close();
 });
 
-Deno.test("a file of which nobody knows the size, as in /proc, is copied whole", async () => {
+Deno.test("a file of unknown size, as in /proc, is copied completely", async () => {
   const path = "/proc/filesystems";
   for (const make of [pipe, tcpPair]) {
     const [out, sink] = make();
@@ -102,7 +102,7 @@ Deno.test("a file of which nobody knows the size, as in /proc, is copied whole",
   }
 });
 
-Deno.test("an eventfd as 0: the runtime's own, of the same inode, is not touched", async () => {
+Deno.test("an eventfd as 0: the runtime's own eventfd, which has the same inode, is not touched", async () => {
   const [out, sink] = pipe();
   using running = iocopy("0 1", { 0: eventfd(), 1: sink });
   assertEquals((await within("the counter", out.readExactly(8)))[0], 1);
@@ -126,14 +126,14 @@ Deno.test("a file is not copied to its own end", async () => {
         "iocopy --help tells more\n",
     );
     assertEquals(await Deno.readTextFile(path), "hello");
-    // At the same place it ends, and changes nothing.
+    // With equal offsets the copy ends, and changes nothing.
     using other = iocopy("3 4", { 3: open(path, O_RDONLY), 4: open(path, O_RDWR) });
     assertEquals((await other.outcome).code, 0);
     assertEquals(await Deno.readTextFile(path), "hello");
   });
 });
 
-Deno.test("a listening socket carries no bytes: wrong use", async () => {
+Deno.test("a listening socket without a target is wrong use", async () => {
   for (const given of [[3, 4], [4, 3]]) {
     const [a, b] = unixPair();
     using running = iocopy(given.join(" "), { 3: listening(), 4: b });
@@ -146,7 +146,7 @@ Deno.test("a listening socket carries no bytes: wrong use", async () => {
   }
 });
 
-Deno.test("a connection that has been reset before is none that was never made", async () => {
+Deno.test("a connection that was reset before is not taken for one that was never made", async () => {
   const [peer, source] = tcpPair();
   const [out, sink] = pipe();
   peer.resetOnClose();
@@ -167,13 +167,13 @@ Deno.test("forty terminals that nobody reads stop neither another channel nor SI
   terminals.forEach(([, slave], i) => given[10 + i] = slave);
   const args = terminals.map((_, i) => `5 ${10 + i}`).join(" ");
   using running = watched(`3 4 ${args}`, given);
-  // Once all are full, and more than the runtime has threads would be stuck.
+  // All are full now: more writes would block than the runtime has threads.
   for (const [master] of terminals) {
     while (!await hasBytes(master)) await pause(1);
   }
   await stdin.write("hello");
   assertEquals(await within("the pipe", stdout.readText(5)), "hello");
-  // Again and again: the second signal ends it at once, and two at one time are one.
+  // Repeated, since two signals at once arrive as one; the second one ends it at once.
   const timer = setInterval(() => running.kill("SIGTERM"), 50);
   const { code } = await within("the end", running.outcome).finally(() => clearInterval(timer));
   assertEquals(code, 128 + 15);
@@ -182,10 +182,10 @@ Deno.test("forty terminals that nobody reads stop neither another channel nor SI
   }
 });
 
-Deno.test("a slow terminal is no silence: -t does not fire while bytes flow", async () => {
+Deno.test("-t does not give up while bytes flow slowly to a terminal", async () => {
   const [master, slave] = terminal();
   using running = iocopy("-t 1 3 4", { 3: open("/dev/zero", O_RDONLY), 4: slave });
-  // Far less than one read of the source, over more time than the timeout.
+  // Far fewer bytes than one read of the source, for longer than the timeout.
   const until = performance.now() + 1500;
   while (performance.now() < until) {
     assert((await within("a piece", master.read(512))).length > 0);

@@ -1,6 +1,6 @@
 /**
- * Whatever the sizes of the pieces, the stalls and the buffer: what comes out
- * is what went in. A failure prints the seed that repeats it.
+ * For any sizes of pieces, stalls and buffers, the output is the input. A failure
+ * prints the seed that repeats it.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -12,12 +12,12 @@ import { iocopy, noise, numbered } from "./probe.ts";
 const TIME = 6_000;
 
 /**
- * What happens to a channel, in order: a piece is sent, or so many bytes are
- * awaited and read. Until such a step nobody reads: that is the stall.
+ * What happens to a channel, in order: a piece is sent, or so many bytes are read.
+ * Before a step that reads, nobody reads: that is the stall.
  */
 type Step = { send: number } | { read: number };
 
-/** A length from one byte to more than a pipe holds, the small ones as likely as the large ones. */
+/** A length from one byte to more than a pipe holds; all magnitudes are equally likely. */
 const length = fc.integer({ min: 0, max: 17 }).chain((bits) =>
   fc.integer({ min: 1, max: 2 ** bits })
 );
@@ -32,13 +32,13 @@ const kind = fc.constantFrom("pipe" as const, "TCP" as const, "unix" as const);
 /** Each kind: [the end to read, the end to write]. */
 const PAIRS = { pipe, ...SOCKETS };
 
-/** Any bound of the buffer: from byte by byte to more than all that is sent. */
+/** Any size of the buffer: from one byte to more than everything that is sent. */
 const buffer = fc.oneof(fc.constantFrom(1, 2, 4095, 4096, 4097), length, fc.constant(4 * 2 ** 20));
 
-/** A byte buffer of one, and a lot to send: each byte is a system call or two. */
+/** The most bytes to send through a tiny buffer, where each byte takes one or two system calls. */
 const FEW = 2_000;
 
-/** Does the steps of one direction, then ends it; checks what arrives. */
+/** Takes the steps of one direction, then ends it, and checks what arrives. */
 async function drive(from: End, to: End, steps: readonly Step[], buffer: number, end: () => void) {
   const least = buffer < 64 ? FEW / steps.length : Infinity;
   const sizes = steps.map((step) => "send" in step ? Math.ceil(Math.min(step.send, least)) : 0);
@@ -74,10 +74,10 @@ async function holds<T extends [unknown, ...unknown[]]>(
     numRuns: 1000,
     interruptAfterTimeLimit: TIME,
   });
-  assert(tried > 5, `only ${tried} were tried`);
+  assert(tried > 5, `only ${tried} cases were tried`);
 }
 
-Deno.test("any channels at one time, any pieces, any stalls, any buffer: all arrives", async () => {
+Deno.test("any channels at the same time, any pieces, any stalls, any buffer: everything arrives", async () => {
   const channels = fc.array(fc.record({ from: kind, to: kind, steps }), {
     minLength: 1,
     maxLength: 6,
@@ -100,7 +100,7 @@ Deno.test("any channels at one time, any pieces, any stalls, any buffer: all arr
   }));
 });
 
-Deno.test("both directions of two sockets at once: all arrives, either way", async () => {
+Deno.test("both directions of two sockets at the same time: everything arrives", async () => {
   const socket = fc.constantFrom("TCP" as const, "unix" as const);
   const twoWays = fc.record({ near: socket, far: socket, there: steps, back: steps });
   await holds(fc.asyncProperty(twoWays, buffer, async ({ near, far, there, back }, buffer) => {

@@ -1,4 +1,4 @@
-/** What signals do: end it with nothing lost, stop and continue it, or nothing at all. */
+/** Signals: they end the command without losing bytes, stop and continue it, or are ignored. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type End, pipe, tcpPair, terminal, unixPair } from "./ends.ts";
 import { BINARY, COMMAND } from "./harness.ts";
@@ -19,7 +19,7 @@ import {
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
-/** Reads `v`'s report until it says that `count` bytes were read from `fd`; answers what it says. */
+/** Reads the report of `v` until `count` bytes were read from `fd`; returns the report. */
 async function untilRead(log: End, fd: number, count = 1): Promise<string> {
   for (let text = "";;) {
     const piece = await log.read();
@@ -28,7 +28,7 @@ async function untilRead(log: End, fd: number, count = 1): Promise<string> {
   }
 }
 
-/** The bytes that `v` reported to have been read (">") or written ("<"). */
+/** The number of bytes that were read (">") or written ("<") according to `v`. */
 function moved(log: string, fd: number, direction: ">" | "<"): number {
   const lines = [...log.matchAll(new RegExp(`\\b${fd} ${direction} (\\d+)`, "g"))];
   return lines.reduce((sum, [, bytes]) => sum + Number(bytes), 0);
@@ -42,9 +42,9 @@ for (const [signal, number] of [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] a
       const [to, sink] = pair();
       const [log, logging] = pipe();
       const content = noise(400_000, number);
-      const filler = fillUp(sink); // so that what is read has to wait
+      const filler = fillUp(sink); // so that the bytes have to wait
       using running = iocopy("v 6 7", { 6: source, 7: sink, 2: logging });
-      const written = from.write(content).catch(() => {}); // it need not be read to the end
+      const written = from.write(content).catch(() => {}); // it may not be read to the end
       const text = await within("a read", untilRead(log, 6));
       running.kill(signal);
       const delivered = await within("the end of file", to.readAll());
@@ -59,7 +59,7 @@ for (const [signal, number] of [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] a
   }
 }
 
-Deno.test("a reader that stays stuck is given up, which is said", async () => {
+Deno.test("a reader that stays stuck is given up, and an error says so", async () => {
   const [from, source] = unixPair();
   const [to, sink] = unixPair();
   const filler = fillUp(sink);
@@ -75,7 +75,7 @@ Deno.test("a reader that stays stuck is given up, which is said", async () => {
   for (const end of [from, source, to, sink]) end.close();
 });
 
-/** Resolves when the other process has read all that there was in `end`. */
+/** Resolves when the other process has read everything in `end`. */
 async function drained(end: End): Promise<void> {
   while (await hasBytes(end));
 }
@@ -91,7 +91,7 @@ Deno.test("a second signal ends it at once", async () => {
   await from.write("stuck");
   await drained(source);
   running.kill("SIGTERM");
-  assertEquals(await stdout.readText(1), ""); // the first one has arrived: the idle channel ends
+  assertEquals(await stdout.readText(1), ""); // the first signal has arrived: the idle channel has ended
   running.kill("SIGINT");
   assertEquals((await running.outcome).code, 130);
   assertEquals(sink.flags, before);
@@ -101,7 +101,7 @@ Deno.test("a second signal ends it at once", async () => {
 Deno.test(
   needing(["strace"], "a signal in the first moment loses nothing and leaves no flag"),
   async () => {
-    // It comes with the first splice, whichever call that is after the start.
+    // It arrives during the first splice(2), which is the first call that moves bytes.
     const [from, source] = unixPair();
     const [to, sink] = tcpPair();
     const before = [source.flags, sink.flags];
@@ -126,7 +126,7 @@ async function leftIn(end: End): Promise<number> {
 Deno.test(
   needing(["strace"], "what another thread is reading when the signal comes is delivered"),
   async () => {
-    // A terminal is read on another thread; here its bytes take a while to come back.
+    // A terminal is read on another thread; here the read is delayed.
     const [master, slave] = terminal();
     const [stdout, output] = pipe();
     const path = await Deno.readLink(`/proc/self/fd/${slave.fd}`);
@@ -189,7 +189,7 @@ Deno.test("stopped and continued, it loses nothing", async () => {
   for (const end of [from, to, stdout]) end.close();
 });
 
-Deno.test("a signal that was ignored at the start stays so, as nohup(1) needs it", async () => {
+Deno.test("a signal that was ignored at the start stays ignored, as nohup(1) requires", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const command = ["/bin/sh", "-c", `trap "" HUP; exec "$0" "$@"`, ...COMMAND];
@@ -213,7 +213,7 @@ Deno.test("SIGUSR1 opens no inspector", async () => {
     assertEquals(await stdout.readText(5), "alive");
   };
   await roundTrip();
-  // The runtime begins to listen to it half a second after its start, which nothing shows.
+  // The runtime adds its own listener half a second after the start, which cannot be observed.
   if (!BINARY) await pause(1000);
   await roundTrip();
   if (!BINARY) assert(ignores(running.pid, 10), "SIGUSR1 is not ignored");
@@ -226,8 +226,8 @@ Deno.test("SIGUSR1 opens no inspector", async () => {
   stdout.close();
 });
 
-Deno.test("interrupted by signals all the time, it copies every byte", async () => {
-  // SIGWINCH, which nobody listens to, would not interrupt anything: SIGCONT does.
+Deno.test("interrupted by signals again and again, it copies every byte", async () => {
+  // SIGCONT interrupts system calls without a handler.
   const [from, source] = unixPair();
   const [to, sink] = tcpPair();
   const content = noise(4_000_000);

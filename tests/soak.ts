@@ -1,8 +1,8 @@
 /**
- * The long tests: what takes hours, or gigabytes. Each part prints its figures,
- * and the first thing that is wrong ends it all.
+ * The long tests, which take hours and gigabytes. Each part prints its figures, and
+ * the first failure ends the run.
  *
- *     deno task soak                                   all of it, as long as it takes
+ *     deno task soak                                   everything
  *     deno task soak bytes --gigabytes=10              one part, a twentieth of it
  *     deno task soak starts graphs --starts=500 --seconds=60
  *
@@ -42,9 +42,9 @@ const PARTS: Record<string, () => Promise<void>> = {
   graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
 };
 
-// ---- Many bytes: memory stays flat, and no descriptor is left.
+// ---- Many bytes: memory does not grow, and no descriptor is left open.
 
-/** The paths that bytes can take, each with its two pairs of ends: [ours, the command's]. */
+/** The paths that bytes can take, each with two pairs of ends: [the test's, the command's]. */
 const PATHS: Record<string, { source(): [End, End]; sink(): [End, End] | End }> = {
   "pipe to pipe": { source: reversedPipe, sink: pipe },
   "pipe to TCP": { source: reversedPipe, sink: tcpPair },
@@ -79,7 +79,7 @@ async function bytes(gigabytes: number): Promise<void> {
     counted.close();
     assert(stderr.includes(String(total)), `${total} bytes are not in ${stderr}`);
     const { memory, open } = await samples;
-    // What is steady after a tenth of the way is not to grow: 8 MB are the collector's.
+    // After a tenth of the run it must not grow, except by 8 MB for the garbage collector.
     const steady = memory.slice(Math.ceil(memory.length / 10));
     const half = Math.ceil(steady.length / 2);
     const [first, second] = [Math.max(...steady.slice(0, half)), Math.max(...steady.slice(half))];
@@ -96,7 +96,7 @@ async function bytes(gigabytes: number): Promise<void> {
   }
 }
 
-/** Looks at the memory and the descriptors of a process, twenty times a second, until it ends. */
+/** Samples the memory and the descriptors of a process, 20 times a second, until it ends. */
 async function watch(running: Running): Promise<{ memory: number[]; open: number[] }> {
   const memory: number[] = [], open: number[] = [];
   let ended = false;
@@ -133,7 +133,7 @@ async function channels(count: number): Promise<void> {
     return { feeding, eating };
   });
   using running = handOver([], given, { command: [...COMMAND, ...args] });
-  // All of them are open, and each one works, again and again.
+  // All of them are open, and each of them works, several times.
   for (let round = 0; round < 3; round++) {
     await inParallel(ends, async ({ feeding, eating }, i) => {
       await feeding.write(`channel ${i}`);

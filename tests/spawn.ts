@@ -1,12 +1,12 @@
 /**
- * Starts a process with exactly the descriptors that a test says: posix_spawn(3)
- * through FFI. `Deno.Command` passes on 0 to 2 only, and `node:child_process`
- * changes the flags of what it passes.
+ * Starts a process with exactly the given descriptors, by posix_spawn(3) through FFI.
+ * `Deno.Command` passes on 0 to 2 only, and `node:child_process` changes the flags of
+ * the descriptors that it passes on.
  *
  * @module
  */
 
-const FACTIONS = 128; // bytes: more than posix_spawn_file_actions_t is anywhere (80 in glibc)
+const FACTIONS = 128; // bytes: more than the size of posix_spawn_file_actions_t (80 in glibc)
 
 const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -25,14 +25,14 @@ const libc = Deno.dlopen("libc.so.6", {
 
 const F_SETFD = 2, F_DUPFD_CLOEXEC = 1030, FD_CLOEXEC = 1;
 
-// What the tests themselves were started with is not for the process under test.
+// The process under test must not inherit what the tests themselves inherited.
 for (const { name } of Deno.readDirSync("/proc/self/fd")) {
   if (Number(name) > 2) libc.fcntl(Number(name), F_SETFD, FD_CLOEXEC);
 }
 
 const encoder = new TextEncoder();
 
-/** C's `char *words[]`: the pointers, and the bytes that they point to. */
+/** `char *words[]` of C: the pointers, and the bytes that they point to. */
 class Words {
   readonly pointers: BigUint64Array<ArrayBuffer>;
   readonly #bytes: Uint8Array<ArrayBuffer>[];
@@ -46,20 +46,20 @@ class Words {
   }
 }
 
-/** What a process is started with. */
+/** How to start a process. */
 export interface SpawnOptions {
-  /** Which of our descriptors it gets under which number; it gets no other. */
+  /** The descriptors that it gets, by their numbers in the process; it gets no others. */
   given: Record<number, number>;
   env: Record<string, string>;
   cwd: string;
 }
 
-/** Starts `program` with `args`; answers its process id. Throws where it cannot be started. */
+/** Starts `program` with `args`; returns its process id. Throws if it cannot be started. */
 export function spawn(program: string, args: readonly string[], options: SpawnOptions): number {
   const actions = new Uint8Array(FACTIONS);
   libc.posix_spawn_file_actions_init(actions);
   libc.posix_spawn_file_actions_addchdir_np(actions, encoder.encode(options.cwd + "\0"));
-  // First all aside, above the numbers wanted, so that no copy runs over another.
+  // First duplicate all of them above the wanted numbers, so that none overwrites another.
   const above = 1 + Math.max(2, ...Object.keys(options.given).map(Number));
   const aside = Object.entries(options.given).map(([to, from]): [number, number] => {
     const copy = libc.fcntl(from, F_DUPFD_CLOEXEC, above);
@@ -81,7 +81,7 @@ export function spawn(program: string, args: readonly string[], options: SpawnOp
   return pid[0] ?? -1;
 }
 
-/** Waits for a process to end: its exit status, or the number of the signal that ended it. */
+/** Waits for a process to end; returns its exit status, or the number of the signal that ended it. */
 export async function wait(pid: number): Promise<{ code: number | null; signal: number | null }> {
   const status = new Int32Array(1);
   while (await libc.waitpid(pid, status, 0) !== pid);

@@ -1,5 +1,5 @@
 /**
- * A throw-away sshd, with throw-away keys, that lets in whoever runs the test.
+ * A temporary sshd with temporary keys, where the user who runs the test can log in.
  *
  * @module
  */
@@ -16,7 +16,7 @@ export interface Sshd {
   readonly config: string;
 }
 
-/** Starts it, behind a tcpserver: that finds a free port by itself. */
+/** Starts it behind a tcpserver, which finds a free port by itself. */
 export async function startSshd(shop: Workshop): Promise<Sshd> {
   for (const key of ["host", "user"]) {
     await shop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", shop.path(key));
@@ -28,7 +28,7 @@ export async function startSshd(shop: Workshop): Promise<Sshd> {
   const serverConfig = write("sshd_config", [
     `HostKey ${shop.path("host")}`,
     `AuthorizedKeysFile ${shop.path("user.pub")}`,
-    "StrictModes no", // the keys are in a folder that everybody may write to: /tmp
+    "StrictModes no", // the keys are in /tmp, where everybody may write
     "UsePAM no",
     "PasswordAuthentication no",
     "PermitRootLogin yes",
@@ -47,7 +47,7 @@ export async function startSshd(shop: Workshop): Promise<Sshd> {
     "BatchMode yes",
     "LogLevel ERROR",
   ]);
-  // Debian's sshd wants this folder when root runs it; it comes with the service.
+  // Run by root, Debian's sshd needs this folder, which its service creates otherwise.
   if (Deno.uid() === 0) Deno.mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   const sshd = [find("sshd") ?? "sshd", "-i", "-e", "-f", serverConfig];
   const server = shop.start(["tcpserver", "-1", "-v", "-HRl0", "127.0.0.1", "0", ...sshd]);

@@ -17,7 +17,7 @@ const CHANNEL = {
   error: undefined,
 };
 
-Deno.test("statistics for people: a line a channel, and a total", () => {
+Deno.test("statistics in words: a line for each channel, and a total", () => {
   const channels: ChannelStatus[] = [
     { ...CHANNEL, bytes: 1234567, seconds: 1.2044, ended: "eof" },
     { ...CHANNEL, rfd: 6, wfd: 1, bytes: 999, seconds: 2, ended: undefined },
@@ -61,9 +61,9 @@ Deno.test("--stats: what was copied and how it ended, at the end", async () => {
   stdout.close();
 });
 
-Deno.test("--stats=json: an object a line, whatever the end and the route", async () => {
-  const [input, stdin] = pipe(); // its writer goes: an end of file
-  const [reader, unread] = pipe(); // its reader goes: an error
+Deno.test("--stats=json: one object per line, for every ending and route", async () => {
+  const [input, stdin] = pipe(); // its writer goes away: end of file
+  const [reader, unread] = pipe(); // its reader goes away: an error
   const [near, far] = tcpPair();
   using file = open("/dev/zero", O_RDONLY);
   using running = iocopy("--stats=json 0 7 6 8", { 0: input, 7: near, 6: file, 8: unread });
@@ -102,7 +102,7 @@ Deno.test("--stats=json: an object a line, whatever the end and the route", asyn
   far.close();
 });
 
-Deno.test("--stats=json: bytes that came into memory went by copy", async () => {
+Deno.test("--stats=json: the route of bytes that are dumped is copy", async () => {
   const [input, stdin] = pipe();
   using running = iocopy("-x --stats=json 0 1", { 0: input });
   await stdin.write("seen");
@@ -113,7 +113,7 @@ Deno.test("--stats=json: bytes that came into memory went by copy", async () => 
   assertEquals([bytes, route, reason], [4, "copy", "dump"]);
 });
 
-/** The signals that ask, and their numbers: the runtime takes SIGUSR1 for itself where it runs the source. */
+/** Signals that ask for statistics, and their numbers. From source, the runtime uses SIGUSR1 itself. */
 const ASKING = [["SIGUSR2", 12], ...BINARY ? [["SIGUSR1", 10]] as const : []] as const;
 
 for (const [signal, number] of ASKING) {
@@ -169,7 +169,7 @@ for (const [signal, number] of ASKING) {
   });
 }
 
-Deno.test("a signal that asks and is ignored from the start stays ignored", async () => {
+Deno.test("a signal that asks for statistics stays ignored if it was ignored at the start", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const ignoring = ["sh", "-c", 'trap \'\' USR2; exec "$0" "$@"', ...COMMAND];
@@ -178,14 +178,14 @@ Deno.test("a signal that asks and is ignored from the start stays ignored", asyn
   await within("a byte", stdout.readExactly(1));
   await within("a listener", catches(running.pid, 15));
   running.kill("SIGUSR2");
-  await pause(100); // for what must not come
+  await pause(100); // for output that must not come
   assert(ignores(running.pid, 12));
   stdin.close();
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
   stdout.close();
 });
 
-/** Writes as fast as it goes, as long as `on` says; answers how much. */
+/** Writes as fast as possible while `on` returns true; returns the number of bytes. */
 async function feed(to: End, on: () => boolean): Promise<number> {
   const block = new Uint8Array(65536);
   let sent = 0;

@@ -1,11 +1,11 @@
-/** The timeout: when nothing has moved for so long, and only then. */
+/** The timeout, which ends a copy when nothing has moved for so long, and never earlier. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { onTimeout } from "../cli/timeout.ts";
 import { pipe, tcpPair, terminal, unixPair } from "./ends.ts";
 import { fillUp, iocopy, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
-Deno.test("nothing has ever moved: 111, and the peer gets its end of file", async () => {
+Deno.test("nothing moves at all: exit status 111, and the peer sees the end of file", async () => {
   const [input, stdin] = pipe();
   const [near, far] = tcpPair();
   using running = iocopy("-t 0.3 0 7 7 1", { 0: input, 7: near });
@@ -18,7 +18,7 @@ Deno.test("nothing has ever moved: 111, and the peer gets its end of file", asyn
   for (const end of [stdin, far]) end.close();
 });
 
-Deno.test("something moved, and then nothing: all of it is delivered", async () => {
+Deno.test("something moves, and then nothing: all of it is delivered", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   await stdin.write("onetwo");
@@ -32,7 +32,7 @@ Deno.test("something moved, and then nothing: all of it is delivered", async () 
   for (const end of [stdin, stdout]) end.close();
 });
 
-Deno.test("a reader that is stuck is not waited for any longer, and what it misses is told", async () => {
+Deno.test("a stuck reader is not waited for any longer, and what it loses is an error", async () => {
   const [from, source] = tcpPair();
   const [to, sink] = unixPair();
   fillUp(sink);
@@ -46,7 +46,7 @@ Deno.test("a reader that is stuck is not waited for any longer, and what it miss
     "iocopy: timeout: nothing moved for 1 s",
     "iocopy: write 7: Operation canceled",
   ]);
-  const GRACE = 5; // which a signal would have given
+  const GRACE = 5; // seconds that a signal would have allowed
   assert(JSON.parse(stuck).seconds < 1 + GRACE, stuck);
   for (const end of [from, to]) end.close();
 });
@@ -59,14 +59,14 @@ Deno.test("a terminal where nobody types times out too", async () => {
   master.close();
 });
 
-Deno.test("one channel that moves keeps all of them", async () => {
+Deno.test("one channel that moves keeps all of them going", async () => {
   const SECONDS = 1;
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [idle, unused] = pipe();
   using running = iocopy(`-t ${SECONDS} 0 1 3 1`, { 0: input, 1: output, 3: idle });
   const start = performance.now();
-  // For twice the timeout, unless this machine itself stands still for longer.
+  // For twice the timeout, unless this machine itself stalls.
   let longest = 0, last = start;
   while (last - start < 2000 * SECONDS) {
     await stdin.write("x");

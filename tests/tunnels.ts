@@ -8,10 +8,10 @@ import { resolve } from "node:path";
 import { ROOT } from "./harness.ts";
 import { find, freePort, type Program, strangeLines, type Workshop } from "./programs.ts";
 
-/** How soon after the session each iocopy has to end, in milliseconds. */
+/** After the session, each iocopy has to end within so many milliseconds. */
 export const SOON = 1000;
 
-/** Waits for tcpserver to say that its child has ended, and looks at the status. */
+/** Waits until tcpserver reports that its child has ended, with status 0. */
 export async function endsWell(server: Program): Promise<void> {
   const [, status] = await server.says(/^tcpserver: end \d+ status (\d+)/, SOON);
   assertEquals(status, "0", server.story);
@@ -26,7 +26,7 @@ export interface Moon {
   port: number;
 }
 
-/** Starts both halves; on other ports where somebody was quicker. */
+/** Starts both halves, and tries again if another process took a port meanwhile. */
 async function joinMoon(
   shop: Workshop,
   moonWords: (port1: number, port2: number) => readonly string[],
@@ -40,7 +40,7 @@ async function joinMoon(
   }
 }
 
-/** Whether the inner tcpserver listens, on a port that was free when it was chosen. */
+/** Whether the inner tcpserver listens, or its port was taken. */
 export async function hasJoined(moon: Program): Promise<boolean> {
   await moon.says(/^tcpserver: ok /);
   const [said] = await moon.says(/^tcpserver: (status: 0|fatal.*address already used)/);
@@ -48,10 +48,10 @@ export async function hasJoined(moon: Program): Promise<boolean> {
 }
 
 /**
- * The command that doc/tunnels.md shows, with other addresses and ports: sh's words.
+ * A command of doc/tunnels.md, with other addresses and ports, as a command for sh.
  *
- * As it is written it looks names up, for which a test cannot wait where there is
- * no DNS: so the programs it starts are put in front of the real ones, with `-HRl0`.
+ * As shown, it looks up names, which takes too long without DNS. So PATH has scripts
+ * that call the real programs with `-HRl0`.
  */
 export function asWritten(
   shop: Workshop,
@@ -75,7 +75,7 @@ export function asWritten(
   return ["sh", "-c", `PATH='${shop.path("bin")}':$PATH; exec ${command}`];
 }
 
-/** "moon" by examples/moon. */
+/** "moon", by examples/moon. */
 export function joinMoonByExample(shop: Workshop, sshdPort: number): Promise<Moon> {
   return joinMoon(
     shop,
@@ -84,7 +84,7 @@ export function joinMoonByExample(shop: Workshop, sshdPort: number): Promise<Moo
   );
 }
 
-/** "moon" as doc/tunnels.md has it. */
+/** "moon", as shown in doc/tunnels.md. */
 export function joinMoonAsWritten(shop: Workshop, sshdPort: number): Promise<Moon> {
   const moon = "127.0.0.1";
   return joinMoon(

@@ -1,10 +1,9 @@
 /**
  * The three tunnels, with the real programs: the scripts in examples/, and the
- * commands in doc/tunnels.md as they stand there.
+ * commands in doc/tunnels.md exactly as shown.
  *
- * Nobody has to look for the processes: tcpserver says how each of its children
- * has ended, and on the destination it is iocopy's own status that the script
- * ends with, as tcpclient and sh become iocopy by exec.
+ * tcpserver reports how each of its children ended. On the destination, the script's
+ * exit status is iocopy's, since tcpclient and sh are replaced by iocopy (exec).
  *
  * @module
  */
@@ -27,7 +26,7 @@ function ssh({ config }: Sshd, port: number, ...words: string[]): string[] {
   return ["ssh", "-F", config, "-p", String(port), "127.0.0.1", ...words];
 }
 
-/** A session as a person has it: something is asked, and the answer read before the next. */
+/** A session as a person has it: a question, its answer, the next question. */
 async function converse(shop: Workshop, sshd: Sshd, port: number): Promise<void> {
   const session = shop.start(ssh(sshd, port, "sh"), { talks: true });
   for (let i = 0; i < 200; i++) {
@@ -53,12 +52,12 @@ testWith(NEEDED, "moon: a conversation by ssh, twice", async (shop) => {
   }
 });
 
-testWith([...NEEDED, "pkill"], "moon: SIGTERM leaves nobody that listens", async (shop) => {
+testWith([...NEEDED, "pkill"], "moon: after SIGTERM nothing listens any more", async (shop) => {
   const sshd = await startSshd(shop);
   const { moon, port } = await joinMoonByExample(shop, sshd.port);
-  (await Deno.connect({ hostname: "127.0.0.1", port: sshd.port })).close(); // a port that is open
+  (await Deno.connect({ hostname: "127.0.0.1", port: sshd.port })).close(); // the port is open
   Deno.kill(moon.pid, "SIGTERM");
-  await moon.ends(); // with all that it started: nobody holds its standard error any more
+  await moon.ends(); // and everything that it started: its standard error is closed
   await assertRejects(
     () => Deno.connect({ hostname: "127.0.0.1", port }),
     Deno.errors.ConnectionRefused,
@@ -77,7 +76,7 @@ testWith([...NEEDED, "scp"], "gateway: scp of 50 MB", async (shop) => {
   await endsWell(gateway);
   await shop.run("cmp", "somefile", "copy");
 
-  // What `v` says is what has moved.
+  // `v` has reported every byte.
   const moved = (operation: string) =>
     gateway.lines.filter((line) => line.startsWith(`iocopy: ${operation} `))
       .reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0);
@@ -102,7 +101,7 @@ testWith([...NEEDED, "rsync"], "gateway: rsync of a tree of 400 files", async (s
   await shop.run(...rsync, "somedir/", target);
   await endsWell(gateway);
   await shop.run("diff", "-r", "somedir", "copy");
-  // Names, modes and times too: with --checksum and --dry-run it says what differs.
+  // Names, modes and times too: with --checksum and --dry-run rsync lists what differs.
   const differs = await shop.run("rsync", "-anic", "--delete", "somedir/", "copy/");
   assertEquals(differs, "");
   // Through the same gateway again, and back.
@@ -144,7 +143,7 @@ testWith(NEEDED, "gateway and freedom, as doc/tunnels.md has them", async (shop)
   }
 });
 
-/** What each example takes. */
+/** Arguments for each example. */
 const EXAMPLES = {
   moon: ["listen", "0", "1", "2"],
   gateway: ["0", "1", "host", "2"],
@@ -154,22 +153,26 @@ const EXAMPLES = {
 };
 
 for (const [name, args] of Object.entries(EXAMPLES)) {
-  testWith([], `${name}: helps, refuses wrong use, says what is missing`, async (shop) => {
-    const says = async (status: number, beginning: string, args: string[], env = {}) => {
-      const example = shop.start(shop.example(name, ...args), { env });
-      assertEquals(await example.ends(), status, example.story);
-      assert(example.lines[0]?.startsWith(beginning), example.story);
-    };
-    await says(0, `usage: ${name} `, ["--help"]);
-    await says(100, `usage: ${name} `, []);
-    await says(100, `usage: ${name} `, ["one word is too few"]);
-    const env = { PATH: shop.path("bin"), IOCOPY: "no/iocopy" };
-    Deno.mkdirSync(env.PATH);
-    const first = name === "proxy-command" ? "tcpclient" : "tcpserver";
-    await says(111, `${name}: ${first} not found: install ucspi-tcp`, args, env);
-    for (const program of ["tcpserver", "tcpclient"]) {
-      Deno.writeTextFileSync(`${env.PATH}/${program}`, "#!/bin/sh\n", { mode: 0o755 });
-    }
-    await says(111, `${name}: no/iocopy not found: put it on PATH`, args, env);
-  });
+  testWith(
+    [],
+    `${name}: prints its usage, refuses wrong use, names what is missing`,
+    async (shop) => {
+      const says = async (status: number, beginning: string, args: string[], env = {}) => {
+        const example = shop.start(shop.example(name, ...args), { env });
+        assertEquals(await example.ends(), status, example.story);
+        assert(example.lines[0]?.startsWith(beginning), example.story);
+      };
+      await says(0, `usage: ${name} `, ["--help"]);
+      await says(100, `usage: ${name} `, []);
+      await says(100, `usage: ${name} `, ["one word is too few"]);
+      const env = { PATH: shop.path("bin"), IOCOPY: "no/iocopy" };
+      Deno.mkdirSync(env.PATH);
+      const first = name === "proxy-command" ? "tcpclient" : "tcpserver";
+      await says(111, `${name}: ${first} not found: install ucspi-tcp`, args, env);
+      for (const program of ["tcpserver", "tcpclient"]) {
+        Deno.writeTextFileSync(`${env.PATH}/${program}`, "#!/bin/sh\n", { mode: 0o755 });
+      }
+      await says(111, `${name}: no/iocopy not found: put it on PATH`, args, env);
+    },
+  );
 }

@@ -43,7 +43,7 @@ export class Log {
     }
   }
 
-  /** All lines, once there will be no more. */
+  /** All lines, after the end of file. */
   async all(): Promise<string[]> {
     await this.#over;
     this.#end.close();
@@ -58,8 +58,8 @@ export function logged(args: string, given: Record<number, End>): { running: Run
 }
 
 /**
- * Follows what `v` reports of one channel, and checks that it only read while
- * it held nothing, and only wrote what it held.
+ * Follows the reports of `v` for one channel, and checks that it read only while its
+ * buffer was empty, and wrote only what it held.
  */
 export function follow(lines: readonly string[], rfd: number, wfd: number) {
   const sizes: number[] = [];
@@ -103,7 +103,7 @@ export function lines(log: End): () => Promise<string> {
   };
 }
 
-/** Resolves when a process has a handler for a signal, which would end it before. */
+/** Resolves when a process has a handler for a signal; before that, the signal would end it. */
 export async function catches(pid: number, signal: number): Promise<void> {
   for (;;) {
     const [, mask] = /SigCgt:\s+(\S+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`)) ?? [];

