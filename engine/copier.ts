@@ -15,8 +15,11 @@ import { Loop } from "./loop.ts";
 import { BufferPool } from "./pool.ts";
 import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./service.ts";
 
-/** What a channel is to copy: from the first descriptor to the second. */
-export type Pair = readonly [rfd: number, wfd: number];
+/**
+ * What a channel is to copy: from the first descriptor to the second, each the
+ * number of one that was inherited, or one that `Descriptor` made or wraps.
+ */
+export type Pair = readonly [from: number | Descriptor, to: number | Descriptor];
 
 /** How to copy. */
 export interface CopyOptions {

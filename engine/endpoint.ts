@@ -293,16 +293,17 @@ export class Endpoints {
   }
 
   /**
-   * The endpoints of inherited numbers. Throws a {@linkcode DescriptorError} where
-   * one will not do, and then knows none that it did not know before.
+   * The endpoints of inherited numbers, and of descriptors of ours. Throws a
+   * {@linkcode DescriptorError} where one will not do, and then knows none that it
+   * did not know before.
    */
   ofPairs(
-    pairs: Iterable<readonly [rfd: number, wfd: number]>,
+    pairs: Iterable<readonly [from: number | Fd, to: number | Fd]>,
   ): (readonly [source: Endpoint, sink: Endpoint])[] {
     const opened: Endpoint[] = [];
     try {
-      return Array.from(pairs, ([rfd, wfd]) => {
-        const source = this.#get(rfd, READ, opened), sink = this.#get(wfd, WRITE, opened);
+      return Array.from(pairs, ([from, to]) => {
+        const source = this.#get(from, READ, opened), sink = this.#get(to, WRITE, opened);
         mustEnd(source.fd, sink.fd);
         return [source, sink] as const;
       });
@@ -312,10 +313,14 @@ export class Endpoints {
     }
   }
 
-  #get(number: number, direction: typeof READ | typeof WRITE, opened: Endpoint[]): Endpoint {
+  #get(end: number | Fd, direction: typeof READ | typeof WRITE, opened: Endpoint[]): Endpoint {
+    const number = typeof end === "number" ? end : end.fd;
+    if (typeof end !== "number" && end.isClosed) {
+      throw new DescriptorError(`descriptor ${number} is closed`);
+    }
     let endpoint = this.#byNumber.get(number);
     if (!endpoint) {
-      endpoint = this.#open(number);
+      endpoint = this.#open(typeof end === "number" ? new Fd(end) : end);
       opened.push(endpoint);
       this.#byNumber.set(number, endpoint);
     }
@@ -333,9 +338,9 @@ export class Endpoints {
     return endpoint;
   }
 
-  #open(number: number): Endpoint {
-    const fd = new Fd(number);
+  #open(fd: Fd): Endpoint {
     const onClose = (endpoint: Endpoint) => this.#forget(endpoint);
+    if (fd.isOurs) return new Endpoint(fd, new Connection(), this.#loop, onClose);
     if (fd.kind !== "socket") return new Endpoint(fd, undefined, this.#loop, onClose);
     const connection = this.#connections.get(fd.identity) ?? new Connection();
     connection.numbers++;
@@ -346,7 +351,9 @@ export class Endpoints {
   #forget({ fd, connection, grown }: Endpoint): void {
     this.#byNumber.delete(fd.fd);
     this.#budget.giveBack(grown);
-    if (connection && --connection.numbers === 0) this.#connections.delete(fd.identity);
+    if (connection && !fd.isOurs && --connection.numbers === 0) {
+      this.#connections.delete(fd.identity);
+    }
   }
 
   /** Puts the flags of all sockets back that are still open: at the end, however it comes. */

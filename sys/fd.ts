@@ -126,6 +126,7 @@ export class Fd {
   }
 
   #isOpenFor(otherwise: number): boolean {
+    if (this.isOurs) return true;
     const flags = libc.fcntl(this.fd, F_GETFL);
     return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
   }
@@ -141,7 +142,8 @@ export class Fd {
    * one that is about to connect poll(2) says nothing.
    */
   get isUnconnected(): boolean {
-    if (this.kind !== "socket" || libc.getpeername(this.fd) !== -ENOTCONN) return false;
+    if (this.kind !== "socket" || this.isOurs) return false;
+    if (libc.getpeername(this.fd) !== -ENOTCONN) return false;
     if (!this.isStream) return true;
     const events = libc.poll(this.fd, RDHUP);
     return (events & HUP) !== 0 && (events & RDHUP) === 0;

@@ -10,7 +10,7 @@ import type { Running } from "./harness.ts";
 import { iocopy } from "./probe.ts";
 
 /** What every program begins with. `say` prints a line of JSON to standard error. */
-export const BEGINNING = `
+const BEGINNING = `
   import { copy, Copier, Descriptor, DescriptorError, serve, SystemError } from "./engine.ts";
   const say = (value) => console.error(JSON.stringify(value, (key, value) =>
     value instanceof Error ? { ...value, name: value.name, message: value.message } : value));

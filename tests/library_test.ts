@@ -6,10 +6,10 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
 import { O_RDONLY, O_WRONLY, open, pipe, reversedTerminal, tcpPair, unixPair } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
-import { BEGINNING, program, said } from "./library.ts";
+import { program, said } from "./library.ts";
 import { fillUp } from "./probe.ts";
 
-/** How many pairs of channels one process adds and ends. */
+/** How many channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
 
 Deno.test("copy returns how each channel ended", async () => {
@@ -640,13 +640,12 @@ Deno.test("if the system refuses to watch a descriptor, run rejects, and the oth
 Deno.test("a pair given twice is two channels: each byte goes through one of them", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
-  using running = program("say(results(await copy([[3, 4], [3, 4]])));", { 3: a, 4: b });
   await first.write("hello");
+  using running = program("say(results(await copy([[3, 4], [3, 4]])));", { 3: a, 4: b });
   assertEquals(await out.readText(5), "hello");
   first.close();
-  const [channels] = await said(running) as [{ bytes: number; ended: string }[]];
-  assertEquals(channels?.map(({ ended }) => ended), ["eof", "eof"]);
-  assertEquals(channels?.reduce((sum, { bytes }) => sum + bytes, 0), 5);
+  const ends = (bytes: number) => ({ rfd: 3, wfd: 4, bytes, ended: "eof" });
+  assertEquals(await said(running), [[ends(5), ends(0)]]); // the first of those that wait gets them
   out.close();
 });
 
@@ -685,58 +684,43 @@ Deno.test("disposal does not repeat an error that run has thrown", async () => {
 });
 
 Deno.test("pairs are added while it runs, and leave nothing behind when they end", async () => {
-  const [a, first] = pipe();
-  const [out, b] = pipe();
+  const args = ["run", "-A", "--v8-flags=--expose-gc", "bench/channels.ts", `${ADDED}`, "--json"];
+  const command = new Deno.Command(Deno.execPath(), { args, cwd: ROOT });
+  const { code, stdout, stderr } = await command.output();
+  assertEquals(code, 0, new TextDecoder().decode(stderr));
+  const figures = JSON.parse(new TextDecoder().decode(stdout));
+  assertEquals([figures.channels, figures.wrong], [ADDED, 0]);
+  assert(figures.heapLeft < 500_000, `${figures.heapLeft} bytes of the heap`);
+  // The pool may hold one pipe more, or less.
+  assert(Math.abs(figures.descriptorsLeft) <= 2, `${figures.descriptorsLeft} descriptors`);
+});
+
+Deno.test("a descriptor that Descriptor made is copied as an inherited one is, and closed", async () => {
+  const target = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = target.addr;
+  const [input, into] = pipe();
+  const [out, output] = pipe();
   const code = `
-    const libc = Deno.dlopen("libc.so.6", {
-      socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
-      close: { parameters: ["i32"], result: "i32" },
-      shutdown: { parameters: ["i32", "i32"], result: "i32" },
-      write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
-    }).symbols;
-    const pair = () => {
-      const ends = new Int32Array(2);
-      libc.socketpair(1, 1, 0, ends);
-      return ends;
-    };
-    let left = ${ADDED}, added = [], far = [], descriptors = 0, wrong = 0;
-    const memory = () => (gc(), Deno.memoryUsage().heapUsed);
-    let before = 0;
-    const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
-    const copier = new Copier([[3, 4]], {
-      onWait: () => {
-        if (added.some(({ ended }) => !ended)) return;
-        wrong += added.filter(({ bytes, ended }) => bytes !== 1 || ended !== "eof").length;
-        for (const fd of far) libc.close(fd);
-        far = [];
-        if (left === ${ADDED} - 1000) [before, descriptors] = [memory(), open()];
-        if (left === 0) {
-          // The pool may hold one pipe more than then.
-          say([wrong, open() - descriptors <= 2, memory() - before < 500_000]);
-          left = -1;
-          return;
-        }
-        if (left < 0) return;
-        left--;
-        const [one, other] = [pair(), pair()];
-        // A byte each way, and the end.
-        added = copier.add([[one[0], other[0]], [other[0], one[0]]]);
-        far = [one[1], other[1]];
-        for (const fd of far) {
-          libc.write(fd, new Uint8Array(1), 1n);
-          libc.shutdown(fd, 1);
-        }
-      },
-    });
-    await copier.run();
+    const tried = (pairs) => copy(pairs).catch((error) => say([error.name, error.message.replace(/\\d+/, "N")]));
+    const connected = await Descriptor.connect("127.0.0.1:${port}");
+    const [sent, received] = await copy([[new Descriptor(3), connected], [connected, 4]]);
+    say([sent.bytes, sent.ended, received.bytes, received.ended, connected.isClosed]);
+    await tried([[connected, 1]]);
+    await tried([[Descriptor.listen("127.0.0.1:0"), 1]]);
   `;
-  const command = [Deno.execPath(), "eval", "--ext=ts", "--v8-flags=--expose-gc"];
-  const [log, logging] = pipe();
-  using running = handOver([BEGINNING + code], { 2: logging, 3: a, 4: b }, { command });
-  assertEquals(await log.readText(14), "[0,true,true]\n");
-  first.close();
-  assertEquals((await running.outcome).code, 0);
-  for (const end of [out, log]) end.close();
+  using running = program(code, { 3: input, 4: output });
+  await into.write("asked");
+  into.close();
+  const conn = await target.accept();
+  assertEquals(await new Response(conn.readable).text(), "asked"); // to its end, which closes it
+  assertEquals(await out.readAll(), new Uint8Array(0));
+  assertEquals(await said(running), [
+    [5, "eof", 0, "eof", true],
+    ["DescriptorError", "descriptor N is closed"],
+    ["DescriptorError", "descriptor N is a listening socket"],
+  ]);
+  out.close();
+  target.close();
 });
 
 // ---- The examples.
