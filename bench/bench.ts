@@ -1,5 +1,5 @@
 /**
- * Measures iocopy against other copiers, in one run: `deno task bench --help`.
+ * Measures iocopy beside other programs, in one run: `deno task bench --help`.
  *
  * @module
  */
@@ -20,19 +20,19 @@ const HELP = `usage: deno task bench [options]
 Measures iocopy from source, the executable that the environment variable IOCOPY
 names, and the other copiers that are installed, in turn.
 
-  --quick           few bytes, once: whether it works, not how fast it is
-  --rounds=N        how often each is run; 5 where not given
-  --bytes=N         how many megabytes a run moves; 1500 where not given
+  --quick           few bytes, once: shows whether it works, not how fast it is
+  --rounds=N        runs of each program, by default 5
+  --bytes=N         megabytes in each run, by default 1500
   --paths=A,B       only these: ${PATHS.map(({ id }) => id).join(" ")}
   --tests=A,B       only these: ${TESTS.map(({ id }) => id).join(" ")}
   --copiers=A,B     only these: direct limit iocopy source s6-ioconnect socat ...
-  --also=NAME=WORDS another copier from standard input to standard output
-  --json            print figures for machines
+  --also=NAME=WORDS one more copier from standard input to standard output
+  --json            print the figures as JSON
   --write           write the tables into doc/performance.md, and bench/results.svg
-  --targets         measure what iocopy is to reach, and say whether it does
-  --help            print this and end
+  --targets         check iocopy's figures against its targets
+  --help            print this text
 
-Exit status: 0 all was measured, 1 a copier failed or a target was missed,
+Exit status: 0 everything was measured, 1 a copier failed or a target was missed,
 100 wrong use, 111 it could not start.
 `;
 
@@ -104,7 +104,7 @@ async function main(args: string[]): Promise<number> {
   }
 }
 
-/** What is measured in each round. */
+/** The trials of each round. */
 function round(copiers: readonly Copier[], paths: readonly Path[], much: Amount): Trial[] {
   const twoWays = copiers.filter((copier) => copier.twoWays);
   const real = copiers.filter((copier) => copier !== DIRECT);
@@ -142,7 +142,7 @@ function writeTables(how: string, tables: Table[], missing: string[], image: str
   const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
   Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
   Deno.writeTextFileSync(`${ROOT}/bench/results.svg`, image);
-  // As `deno task check` wants them.
+  // As `deno task check` requires.
   const args = ["fmt", "--quiet", "doc/performance.md", "bench/results.svg"];
   new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
 }

@@ -1,7 +1,7 @@
 /**
- * What one channel costs that is added while others run: how long it takes to
- * add it, to move a byte, and to end it; how much memory it has while it is open;
- * and what is left of all of them. In one process, between sockets:
+ * What a channel costs that is added while others run: the time to add it, to move a
+ * byte, and to end it; its memory while it is open; and what is left of all of them.
+ * In one process, between sockets:
  *
  *     deno task bench:channels 1000000
  *
@@ -9,12 +9,12 @@
  */
 import { Copier } from "../engine.ts";
 
-/** How many channels are open at one time when their memory is measured. */
+/** How many channels are open when their memory is measured. */
 const OPEN = 200;
 
 /**
- * Memory is looked at after this part of the channels, and again at the end: V8's
- * young generation has grown by then to what it takes.
+ * Memory is measured after this part of the channels, when V8's young generation has
+ * grown to its final size, and again at the end.
  */
 const WARM = 0.25;
 
@@ -28,14 +28,14 @@ const { symbols: libc } = Deno.dlopen("libc.so.6", {
 
 const ends = new Int32Array(2), byte = new Uint8Array(1);
 
-/** Two unix sockets, joined, as another process would hand them down. */
+/** Two connected unix sockets that are not close-on-exec, as if they were inherited. */
 function socketPair(): [number, number] {
   const AF_UNIX = 1, SOCK_STREAM = 1;
   if (libc.socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0) throw new Error("socketpair failed");
   return [ends[0] ?? -1, ends[1] ?? -1];
 }
 
-/** What the process has: descriptors, the heap after a collection, memory of its own, the last two in bytes. */
+/** The number of descriptors; the heap after a garbage collection and the private memory, in bytes. */
 function state(): { descriptors: number; heap: number; memory: number } {
   (globalThis as { gc?: () => void }).gc?.();
   const rollup = Deno.readTextFileSync("/proc/self/smaps_rollup");
@@ -46,7 +46,7 @@ function state(): { descriptors: number; heap: number; memory: number } {
   };
 }
 
-/** A connection that is to be copied: both its directions, each with a byte to carry, and then the end. */
+/** A connection to copy: a byte in each direction, and then the end of file. */
 function connection(): { pairs: [number, number][]; far: number[] } {
   const [one, oneFar] = socketPair(), [other, otherFar] = socketPair();
   return { pairs: [[one, other], [other, one]], far: [oneFar, otherFar] };
@@ -57,17 +57,17 @@ function send(fd: number): void {
   libc.shutdown(fd, 1);
 }
 
-/** What one run found. */
+/** The results of a run. */
 export interface Figures {
   channels: number;
-  /** Channels that did not carry their byte, or did not come to its end. */
+  /** Channels that did not copy their byte or did not end. */
   wrong: number;
-  /** For each channel; and how much of it is ours, for making and closing its sockets. */
+  /** The time for each channel; and the part of it that the benchmark needs for the sockets. */
   microseconds: number;
   ofThisOurs: number;
-  /** Of the heap, for each channel while it is open. */
+  /** Heap for each open channel. */
   heapOfOne: number;
-  /** More than there were after the first quarter. */
+  /** The increase since the first quarter. */
   heapLeft: number;
   memoryLeft: number;
   descriptorsLeft: number;
@@ -83,7 +83,7 @@ export async function run(channels: number): Promise<Figures> {
   let rest = channels, wrong = 0, far: number[] = [];
   let added: ReturnType<Copier["add"]> = [];
   let warm = state(), left = warm, warmAt = 0, seconds = 0;
-  const copier = new Copier([[reading, kept]], { // one that is idle keeps it running
+  const copier = new Copier([[reading, kept]], { // an idle channel keeps it running
     onWait: () => {
       if (added.some(({ ended }) => !ended)) return;
       wrong += added.filter(({ bytes, ended }) => bytes !== 1 || ended !== "eof").length;
@@ -118,7 +118,7 @@ export async function run(channels: number): Promise<Figures> {
   };
 }
 
-/** What it costs to make, use and close the sockets of a channel without copying, in microseconds. */
+/** The time to make, use and close the sockets of a channel without copying, in microseconds. */
 function ours(): number {
   const times = 5000;
   const start = performance.now();
@@ -130,7 +130,7 @@ function ours(): number {
   return (performance.now() - start) * 1000 / (2 * times);
 }
 
-/** What a channel has that is open, and has carried a byte. */
+/** The memory of an open channel that has copied a byte. */
 async function open(): Promise<{ heapOfOne: number }> {
   const connections = Array.from({ length: OPEN / 2 }, connection);
   for (const fd of connections.flatMap(({ far }) => far)) libc.write(fd, byte, 1n);

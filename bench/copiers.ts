@@ -1,12 +1,12 @@
 /**
- * Who is compared, and on which ways.
+ * The programs that are compared, and the paths on which.
  *
  * @module
  */
 import { resolve } from "node:path";
 import type { Kind } from "./load.ts";
 
-/** From what to what. */
+/** From one kind of descriptor to another. */
 export interface Path {
   id: string;
   title: string;
@@ -19,10 +19,10 @@ function path(from: Kind, to: Kind): Path {
   return { id: `${from}-${to}`, title, from, to };
 }
 
-/** The two that matter most. */
+/** The two most important paths. */
 export const TCP = path("tcp", "tcp"), PIPE = path("pipe", "pipe");
 
-/** All that are measured. */
+/** All paths that are measured. */
 export const PATHS: readonly Path[] = [
   TCP,
   PIPE,
@@ -33,12 +33,12 @@ export const PATHS: readonly Path[] = [
   path("tcp", "pipe"),
 ];
 
-/** Whether a path leads back as well, over the same kind of thing. */
+/** Whether both ends of a path are of the same kind, so that it can be used in both directions. */
 export function isSymmetric({ from, to }: Path): boolean {
   return from === to;
 }
 
-/** A program that copies from 0 to 7, and from 6 to 1 where it can do two ways. */
+/** A program that copies from 0 to 7, and if it can, also from 6 to 1. */
 export interface Copier {
   id: string;
   title: string;
@@ -46,7 +46,7 @@ export interface Copier {
   twoWays: boolean;
 }
 
-/** The load with no copier in between. */
+/** The load without a copier in between. */
 export const DIRECT: Copier = {
   id: "direct",
   title: "the load alone",
@@ -56,7 +56,7 @@ export const DIRECT: Copier = {
 
 const PAIRS = ["0", "7", "6", "1"];
 
-/** What runs iocopy from source, without its arguments. */
+/** The command that runs iocopy from source, without arguments. */
 export const SOURCE: readonly string[] = [
   Deno.execPath(),
   "run",
@@ -65,10 +65,10 @@ export const SOURCE: readonly string[] = [
   resolve(import.meta.dirname ?? ".", "../main.ts"),
 ];
 
-/** The executable to measure besides, if the environment names one. */
+/** The executable to measure too, if the environment variable IOCOPY has its path. */
 export const BINARY = Deno.env.get("IOCOPY") ? resolve(Deno.env.get("IOCOPY") ?? "") : undefined;
 
-/** iocopy from source, and compiled where there is an executable. */
+/** iocopy from source, and the executable if there is one. */
 export function subjects(): Copier[] {
   const source = subject("source", "iocopy, deno run", SOURCE);
   return BINARY ? [subject("iocopy", "iocopy, compiled", [BINARY]), source] : [source];
@@ -83,7 +83,7 @@ export function limit(program: string): Copier {
   return { id: "limit", title: "C, splice(2) alone", command: [program, ...PAIRS], twoWays: true };
 }
 
-/** s6-ioconnect, which has our numbers as its own. */
+/** s6-ioconnect, which uses the same descriptors. */
 export const S6: Copier = {
   id: "s6-ioconnect",
   title: "s6-ioconnect",
@@ -95,7 +95,7 @@ function socat(id: string, title: string, ...options: string[]): Copier {
   return { id, title, command: ["socat", ...options, "-", "FD:6!!FD:7"], twoWays: true };
 }
 
-/** A filter from 0 to 1, whose 1 is made to be our 7. */
+/** A filter from 0 to 1; its 1 is descriptor 7. */
 export function filter(id: string, title: string, words: string): Copier {
   return { id, title, command: ["sh", "-c", `exec ${words} >&7 6<&- 7>&-`], twoWays: false };
 }
@@ -115,7 +115,7 @@ const OTHERS: readonly [tool: string, package_: string, Copier][] = [
   ],
 ];
 
-/** The other programs that are here, and what would have to be installed for the rest. */
+/** The other programs that are installed, and the names of those that are missing. */
 export function others(): { found: Copier[]; missing: string[] } {
   const here = OTHERS.filter(([tool]) => isHere(tool));
   const missing = OTHERS.filter((other) => !here.includes(other)).map(([tool, name]) =>

@@ -1,19 +1,19 @@
 /**
- * The load: load.c, compiled into a temporary folder, run, its line read.
+ * The load: compiles load.c in a temporary folder, runs it, and reads its line.
  *
  * @module
  */
 import { resolve } from "node:path";
 
-/** What load.c can do. */
+/** The modes of load.c. */
 export type Mode = "bulk" | "both" | "ping" | "start" | "idle";
 
-/** What a side is made of. */
+/** The kinds of descriptors on a side. */
 export type Kind = "file" | "pipe" | "tcp" | "unix";
 
-/** What one run saw: NaN where its mode does not tell. */
+/** The results of one run; NaN for what its mode does not measure. */
 export interface Outcome {
-  /** bulk, both: bytes after the first tenth, for how long, and the copier's CPU meanwhile. */
+  /** bulk, both: the bytes after the first tenth, the time for them, and the copier's processor time. */
   bytes: number;
   seconds: number;
   cpu: number;
@@ -22,11 +22,11 @@ export interface Outcome {
   p99: number;
   /** start: milliseconds. */
   start: number;
-  /** idle: how often a thread was given a processor; the same, and the CPU, as long again later. */
+  /** idle: context switches; the same once more, and the processor time, in a second period. */
   wakeups: number;
   wakeupsLater: number;
   cpuLater: number;
-  /** The copier's peak, in bytes. */
+  /** The copier's peak memory, in bytes. */
   memory: number;
   /** The copier's exit status. */
   exit: number;
@@ -49,32 +49,32 @@ const NOTHING: Outcome = {
   failure: null,
 };
 
-/** After so many seconds, and what the bytes need at 10 MB/s, a copier hangs. */
+/** A copier has so many seconds, and the time that the bytes need at 10 MB/s; then it counts as hanging. */
 const PATIENCE = 20;
 
-/** What a run is to do. */
+/** The parameters of a run. */
 export interface Run {
   mode: Mode;
   left: Kind;
   right: Kind;
   /** Bytes, round trips, or seconds. */
   number: number;
-  /** Idle sockets besides. */
+  /** Idle sockets in addition. */
   idles: number;
-  /** The copier; none joins the left side to itself. */
+  /** The copier; without one, the left side is joined to itself. */
   command: readonly string[];
 }
 
-/** The compiled programs, and the folder that goes with them. */
+/** The compiled programs in a folder of their own. */
 export class Load implements Disposable {
-  /** For what else is temporary. */
+  /** For other temporary files. */
   readonly folder = Deno.makeTempDirSync({ prefix: "iocopy-bench-" });
   /** limit.c, compiled. */
   readonly limit = `${this.folder}/limit`;
   readonly #load = `${this.folder}/load`;
   #running: Deno.ChildProcess | undefined;
 
-  /** Compiles both. Throws where there is no C compiler. */
+  /** Compiles both. Throws if there is no C compiler. */
   compile(): void {
     this.#compile("load.c", this.#load, "-pthread");
     this.#compile("limit.c", this.limit);
@@ -94,7 +94,7 @@ export class Load implements Disposable {
     const patience = PATIENCE + (mode === "idle" ? 2 * number : Math.ceil(bytes / 1e7));
     const sides = ["-l", from, "-r", right, "-n", number, "-i", idles, "-t", patience];
     const args = [mode, ...sides.map(String), "--", ...command];
-    const env = { DENO_NO_UPDATE_CHECK: "1" }; // the runtime's own errand is not what is measured
+    const env = { DENO_NO_UPDATE_CHECK: "1" }; // the runtime would ask the network for its newest version
     const options = { args, env, stdout: "piped", stderr: "piped" } as const;
     this.#running = new Deno.Command(this.#load, options).spawn();
     const { stdout, stderr } = await this.#running.output();
@@ -111,9 +111,9 @@ export class Load implements Disposable {
   /** Ends what runs, and removes the folder. */
   [Symbol.dispose](): void {
     try {
-      this.#running?.kill("SIGKILL"); // its copier goes with it
+      this.#running?.kill("SIGKILL"); // which ends its copier too
     } catch {
-      // It has ended just now.
+      // It has just ended.
     }
     Deno.removeSync(this.folder, { recursive: true });
   }

@@ -1,5 +1,5 @@
 /**
- * Runs in turn, and what they come to.
+ * Runs trials in turn, and summarizes the results.
  *
  * @module
  */
@@ -10,45 +10,45 @@ import type { Load, Mode, Outcome } from "./load.ts";
 export interface Amount {
   rounds: number;
   bytes: number;
-  /** Round trips of a run. */
+  /** Round trips in a run. */
   trips: number;
-  /** Starts a round. */
+  /** Starts in a round. */
   starts: number;
 }
 
-/** One thing to measure. */
+/** One measurement. */
 export interface Trial {
   mode: Mode;
   path: Path;
   copier: Copier;
   /** Bytes, round trips, or seconds. */
   number: number;
-  /** Idle channels besides; none where not given. */
+  /** Idle channels in addition; by default none. */
   idles?: number;
 }
 
-/** What the runs of one trial saw, in order. */
+/** The results of the runs of one trial, in order. */
 export interface Figure {
   trial: Trial;
   runs: Outcome[];
   failure: string | null;
 }
 
-/** All figures, found by trial. */
+/** All figures, by trial. */
 export class Figures {
   readonly #figures = new Map<string, Figure>();
 
-  /** All of them, in the order they were first measured. */
+  /** All of them, in the order of the first measurements. */
   get all(): Figure[] {
     return [...this.#figures.values()];
   }
 
-  /** The figure of a trial, if it was measured and all went well. */
+  /** The figure of a trial, if it was measured without an error. */
   get(mode: Mode, path: string, copier: string, idles = 0): Figure | undefined {
     return this.#figures.get([mode, path, copier, idles].join(" "));
   }
 
-  /** Has room for the outcomes of a trial. */
+  /** Returns the figure of a trial, creating it if necessary. */
   of(trial: Trial): Figure {
     const { mode, path, copier, idles = 0 } = trial;
     const key = [mode, path.id, copier.id, idles].join(" ");
@@ -63,8 +63,8 @@ export class Figures {
   }
 
   /**
-   * How a figure stands to another one: the median of the ratios of runs that
-   * came one after the other, as the machine is not equally fast at all times.
+   * The ratio of a figure to another one: the median of the ratios of consecutive
+   * runs, since the speed of the machine varies.
    */
   ratio(figure: Figure | undefined, to: Figure | undefined, value: Value): number {
     if (!figure || !to || figure.failure || to.failure) return NaN;
@@ -75,7 +75,7 @@ export class Figures {
   }
 }
 
-/** What is looked at in an outcome. */
+/** A value of a result. */
 export type Value = (outcome: Outcome) => number;
 
 /** GB/s. */
@@ -83,7 +83,7 @@ export const speed: Value = ({ bytes, seconds }) => bytes / seconds / 1e9;
 /** CPU seconds of the copier per GB. */
 export const cost: Value = ({ bytes, cpu }) => cpu / bytes * 1e9;
 
-/** The value in the middle; NaN of none. */
+/** The median; NaN if there are no values. */
 export function median(values: readonly number[]): number {
   const sorted = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
   const middle = sorted.length >> 1;
@@ -91,7 +91,7 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? upper : ((sorted[middle - 1] ?? NaN) + upper) / 2;
 }
 
-/** Does the trials of each round in turn, one run each. A trial that failed is not tried again. */
+/** Runs the trials of each round in turn, once each. A trial that failed is not repeated. */
 export async function measure(
   load: Load,
   rounds: readonly (readonly Trial[])[],
@@ -125,18 +125,18 @@ async function run(load: Load, { mode, path, copier, number, idles = 0 }: Trial)
   const { from: left, to: right } = path;
   const first = { mode, left, right, number, idles, command: arguments_(copier, idles) };
   if (copier !== DIRECT || left === right) return await load.run(first);
-  // Nothing joins a file to a socket: the slower one of both is the load's own limit.
+  // The load cannot join a file to a socket without a copier: its own limit is the slower of both.
   const [one, other] = [await load.run(first), await load.run({ ...first, left: right })];
   return speed(one) < speed(other) ? one : other;
 }
 
-/** Idle sockets are joined two by two, there and back: as many channels as there are sockets. */
+/** Idle sockets are joined in pairs, in both directions: as many channels as sockets. */
 function arguments_(copier: Copier, idles: number): string[] {
   const there = (fd: number) => fd % 2 ? [`${fd}`, `${fd - 1}`] : [`${fd}`, `${fd + 1}`];
   return [...copier.command, ...Array.from({ length: idles }, (_, i) => there(10 + i)).flat()];
 }
 
-/** Says on standard error how far it is: one line that changes on a terminal, else a line a round. */
+/** Shows the progress on standard error: one line that changes on a terminal, otherwise a line for each round. */
 export class Progress {
   readonly #terminal = Deno.stderr.isTerminal();
 

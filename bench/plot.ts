@@ -1,5 +1,5 @@
 /**
- * The figures as a picture: a bar for each copier, a column for each path.
+ * The figures as a plot: a bar for each copier, a column for each path.
  *
  * @module
  */
@@ -10,14 +10,14 @@ import { digits } from "./report.ts";
 /** Lengths, in pixels. */
 const LABELS = 150, COLUMN = 165, BAR = 105, ROW = 22, TOP = 56;
 
-// Whoever shows the picture decides on what ground: these are as far from
-// white as from black.
+// The background can be light or dark, so the colours are equally far from white and
+// black.
 const TEXT = "#797979", OURS = "#2f81f7", THEIRS = "#9a9a9a";
 
-/** The most columns that fit a page. */
+/** The most columns that fit on a page. */
 const MOST = 4;
 
-/** An SVG of the throughput one way. */
+/** An SVG of the throughput in one direction. */
 export function plot(
   figures: Figures,
   copiers: readonly Copier[],

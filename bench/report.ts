@@ -1,5 +1,5 @@
 /**
- * Figures as tables, for people on a terminal and in the README, and as data.
+ * Figures as tables, for a terminal and for doc/performance.md, and as data.
  *
  * @module
  */
@@ -13,7 +13,7 @@ export interface Table {
   rows: string[][];
 }
 
-/** As many digits as matter. */
+/** A number with the digits that matter. */
 export function digits(value: number): string {
   if (Number.isNaN(value)) return "-";
   if (value === 0) return "0";
@@ -79,7 +79,7 @@ export function tables(
   ];
 }
 
-/** The most memory that a copier needed in any run, in MB. */
+/** The peak memory of a copier in all runs, in MB. */
 function peak(figures: Figures, { id }: Copier): number {
   if (id === "direct") return NaN;
   const runs = figures.all.filter((figure) => figure.trial.copier.id === id && !figure.failure)
@@ -87,7 +87,7 @@ function peak(figures: Figures, { id }: Copier): number {
   return runs.length ? Math.max(...runs.map(({ memory }) => memory)) / 1e6 : NaN;
 }
 
-/** What went wrong, a line each. */
+/** The errors, one on each line. */
 export function failures(figures: Figures): string[] {
   return figures.all.filter((figure) => figure.failure).map((figure) =>
     `${name(figure.trial)}: ${figure.failure}`
@@ -104,7 +104,7 @@ export function text({ title, columns, rows }: Table): string {
     ).join("\n") + "\n";
 }
 
-/** A table for the README. */
+/** A table in Markdown. */
 export function markdown({ title, columns, rows }: Table): string {
   const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
   const strong = (row: string[]) => /^iocopy/.test(row[0] ?? "") ? row.map((c) => `**${c}**`) : row;
@@ -118,7 +118,7 @@ export function markdown({ title, columns, rows }: Table): string {
   ].join("\n");
 }
 
-/** A figure for machines. */
+/** A figure as data. */
 export function data(figures: Figures, figure: Figure): Record<string, unknown> {
   const { mode, path, copier, number, idles = 0 } = figure.trial;
   const limit = figures.get(mode, path.id, "limit");
@@ -145,7 +145,7 @@ export function data(figures: Figures, figure: Figure): Record<string, unknown> 
   };
 }
 
-/** The machine, in words. */
+/** A description of the machine. */
 export function machine(): string {
   const read = (path: string) => {
     try {
@@ -165,7 +165,7 @@ export function machine(): string {
   ].join(", ");
 }
 
-/** Another Deno may be in the executable. */
+/** The version of Deno in the executable, which can be another one. */
 function executable(): string {
   if (!BINARY) return "";
   const { stdout } = new Deno.Command(BINARY, { args: ["--version"] }).outputSync();

@@ -1,5 +1,5 @@
 /**
- * Measures one process for every connection against other proxies, in one run:
+ * Measures iocopy as one process for all connections beside other proxies, in one run:
  * `deno task bench:serving --help`.
  *
  * @module
@@ -25,7 +25,7 @@ names, and the other proxies that are installed, in turn.
   --churn=N         connections one after the other; 20000 where not given
   --json            print figures for machines
   --write           write the table into doc/serving.md
-  --help            print this and end
+  --help            print this text
 
 Exit status: 0 all was measured, 1 something failed, 100 wrong use, 111 it could
 not start.
@@ -40,16 +40,16 @@ const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
 class WrongUse extends Error {}
 
-/** A program that joins what comes to one port with another port. */
+/** A program that forwards connections from one port to another. */
 interface Proxy {
   id: string;
   title: string;
-  /** The words that start it, between a port and a target; it gets a socket that listens as 3 where it is `given` one. */
+  /** The command that forwards a port to a target; if `given`, it gets a listening socket as 3. */
   words: (port: number, target: number, folder: string) => string[];
   given?: boolean;
-  /** Whether it is a process for each connection: then there are fewer connections. */
+  /** Whether it starts a process for each connection; it gets fewer connections then. */
   forks?: boolean;
-  /** Programs that have to be there. */
+  /** Programs that it needs. */
   needs: string[];
 }
 
@@ -78,7 +78,7 @@ function haproxy(id: string, title: string, threads: string): Proxy {
   };
 }
 
-/** All that are measured. */
+/** All proxies that are measured. */
 function proxies(limit: string): Proxy[] {
   return [
     ...BINARY ? [ours("iocopy", "iocopy, compiled", [BINARY])] : [],
@@ -134,7 +134,7 @@ interface Amount {
   churn: number;
   bytes: number;
   idle: number;
-  /** Idle ones beside a busy one: as many as 20,000 descriptors allow, which is a usual limit. */
+  /** Idle connections beside a busy one: as many as 20,000 descriptors, a usual limit, allow. */
   beside: number;
   trips: number;
   paced: number;
@@ -167,7 +167,7 @@ function amount(quick: boolean, rounds: number, churn: number): Amount {
     };
 }
 
-/** What is asked, by the column it fills. */
+/** The measurements, by the columns of the table. */
 type Column =
   | "http"
   | "httpCpu"
@@ -184,7 +184,7 @@ type Column =
 
 type Figures = Map<string, Map<Column, number[]>>;
 
-/** A load of connections.c, what it prints. */
+/** What connections.c prints. */
 interface Outcome {
   seconds: number;
   connections: number;
@@ -193,7 +193,7 @@ interface Outcome {
   p99: number;
 }
 
-/** One proxy that runs, and what is done to it. */
+/** Runs proxies and measures them. */
 class Bench {
   readonly #folder: string;
   readonly #program: string;
@@ -244,7 +244,7 @@ class Bench {
     await listens(this.http);
   }
 
-  /** Starts a proxy, measures `tests` with it, ends it. */
+  /** Starts a proxy, measures `tests` with it, and ends it. */
   async measure(proxy: Proxy, tests: readonly string[], figures: Figures): Promise<string[]> {
     const failures: string[] = [];
     const add = (column: Column, value: number) => {
@@ -288,7 +288,7 @@ class Bench {
     const few = (count: number) => proxy.forks ? Math.min(count, 100) : count;
     switch (test) {
       case "http": {
-        await this.#ab(port, Math.min(2000, much.requests)); // a runtime compiles what it does often
+        await this.#ab(port, Math.min(2000, much.requests)); // first some to warm up: a runtime compiles code that runs often
         const before = cpu(pid);
         add("http", await this.#ab(port, much.requests));
         if (!proxy.forks) add("httpCpu", (cpu(pid) - before) / much.requests * 1e6);
@@ -350,7 +350,7 @@ class Bench {
     return JSON.parse(new TextDecoder().decode(stdout));
   }
 
-  /** What `look` sees while so many connections are open. */
+  /** The result of `look` while so many connections are open. */
   async #opened<T>(port: number, target: number, count: number, look: () => Promise<T>) {
     const args = ["open", "-p", port, "-t", target, "-n", count].map(String);
     const child = this.#start([this.#program, ...args], true);
@@ -391,7 +391,7 @@ function freePort(): number {
   return listener.addr.port;
 }
 
-/** Until somebody listens at a port; with `reaches`, by a connection that goes through. */
+/** Waits until a program listens on a port; with `reaches`, until a connection reaches the target. */
 async function listens(port: number, reaches = false): Promise<void> {
   const hex = port.toString(16).toUpperCase().padStart(4, "0");
   for (let i = 0; i < 500; i++) {
@@ -410,11 +410,11 @@ function kill(pid: number, signal: Deno.Signal): void {
   try {
     Deno.kill(pid, signal);
   } catch {
-    // It has ended just now.
+    // It has just ended.
   }
 }
 
-/** A process and all that it has started. */
+/** A process and everything that it has started. */
 function family(pid: number): number[] {
   const children = new Map<number, number[]>();
   for (const name of names("/proc")) {
@@ -431,7 +431,7 @@ function read(path: string): string {
   try {
     return Deno.readTextFileSync(path);
   } catch {
-    return ""; // it has ended just now
+    return ""; // it has just ended
   }
 }
 
@@ -443,7 +443,7 @@ function names(folder: string): string[] {
   }
 }
 
-/** CPU seconds of a process, all its threads. */
+/** Processor seconds of all threads of a process. */
 function cpu(pid: number): number {
   let nanoseconds = 0;
   for (const name of names(`/proc/${pid}/task`)) {
@@ -452,7 +452,7 @@ function cpu(pid: number): number {
   return nanoseconds / 1e9;
 }
 
-/** Private memory, in bytes, and descriptors of a process and all that it has started. */
+/** Private memory, in bytes, and descriptors of a process and everything that it has started. */
 function look(pid: number): [memory: number, descriptors: number] {
   let memory = 0, descriptors = 0;
   for (const one of family(pid)) {
@@ -463,7 +463,7 @@ function look(pid: number): [memory: number, descriptors: number] {
   return [memory, descriptors];
 }
 
-/** The same, once it does not change any more. */
+/** The same, once it no longer changes. */
 async function settled(pid: number): Promise<[memory: number, descriptors: number]> {
   let before = look(pid), same = 0;
   for (let i = 0; i < 40 && same < 4; i++) {
@@ -501,7 +501,7 @@ function table(figures: Figures, all: readonly Proxy[], columns: [Column, string
   };
 }
 
-/** Connections, then bytes: a table that is as wide as a page. */
+/** Two tables that fit the width of a page: connections, then bytes. */
 function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] {
   const measured = COLUMNS.filter(([column]) => [...figures.values()].some((f) => f.has(column)));
   const [one, other] = [measured.filter((_, i) => i < 6), measured.filter((_, i) => i >= 6)];
@@ -595,7 +595,7 @@ function writeTables(how: string, tables: Table[], missing: string[]): void {
   const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
   const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
   Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
-  const args = ["fmt", "--quiet", "doc/serving.md"]; // as `deno task check` wants it
+  const args = ["fmt", "--quiet", "doc/serving.md"]; // as `deno task check` requires
   new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
 }
 
