@@ -1,52 +1,63 @@
-import { release } from "../sys/libc.ts";
-import { hasRoomFor, pipeSize, resizePipe, wakesWriters } from "../sys/pipe.ts";
+import { holdingBack, pipeSize, resizePipe, resizeSharedPipe } from "../sys/pipe.ts";
 
 /** What a pipe holds as the system makes it, in bytes (pipe(7)). */
 export const PIPE = 64 * 1024;
 
 /**
- * What a busy one is made to hold at the most, in bytes. Each time a pipe is
+ * What a busy one is made to hold at the most, in bytes: the most that an
+ * ordinary user may have, where nobody has changed that. Each time a pipe is
  * empty or full somebody has to be woken, which costs more than the bytes: with
- * 512 KiB on both sides pipes carry five times as much as with 64 KiB, with
- * 1 MiB no more than that.
+ * 1 MiB on both sides pipes cost a quarter of the CPU that they cost with 64 KiB,
+ * with 512 KiB a third.
  */
-const BUSY_PIPE = 512 * 1024;
+const BUSY_PIPE = 1024 * 1024;
 
-/** By how much all pipes of a process may grow together, in bytes: two from 64 to 512 KiB, and some. */
-const IN_ALL = 1024 * 1024;
+/** By how much all pipes of a process may grow together, in bytes: an eighth of what a user has. */
+const IN_ALL = 8 * 1024 * 1024;
 
-/** What is left to other programs of the same user before any pipe grows, in bytes: 64 new pipes. */
-const FOR_OTHERS = 64 * PIPE;
+/** What is left to other programs of the same user by any pipe that grows, in bytes: 256 new pipes. */
+const FOR_OTHERS = 256 * PIPE;
+
+/** After the user's limit was met no pipe tries to grow for so long, in milliseconds. */
+const MET_LIMIT = 10_000;
 
 /**
  * How much the pipes of a process may grow. An ordinary user has
  * pipe-user-pages-soft pages in all pipes together, 64 MiB where nobody has
  * changed it; beyond that each new pipe, in any program, gets 8 KiB (pipe(7)).
+ * How much of it is in use nobody tells. So a pipe grows while what is to be left
+ * to others is held back, and the system itself refuses what would be too much.
  */
 export class PipeBudget {
   readonly #most: number;
   #left = IN_ALL;
-  #isSafe: boolean | undefined;
+  #notBefore = 0;
 
   /** For pipes that hold `most` bytes at the most. */
   constructor(most: number) {
     this.#most = Math.min(most, BUSY_PIPE);
   }
 
-  /** Makes an inherited pipe larger, where that is safe. As {@linkcode grow}. */
+  /** Makes an inherited pipe larger. As {@linkcode grow}. */
   growShared(fd: number): number {
-    this.#isSafe ??= wakesWriters(release());
-    return this.#isSafe ? this.grow(fd) : 0;
+    return this.#grow(fd, resizeSharedPipe);
   }
 
   /** Makes a pipe larger, if that can be; returns by how many bytes, which are to be given back when it is closed. */
   grow(fd: number): number {
+    return this.#grow(fd, resizePipe);
+  }
+
+  #grow(fd: number, resize: (fd: number, size: number) => number): number {
     const before = pipeSize(fd);
     // The system takes the next power of two.
     const wanted = 2 ** Math.floor(Math.log2(Math.min(this.#most, before + this.#left)));
-    if (before <= 0 || wanted <= before || !hasRoomFor(wanted - before + FOR_OTHERS)) return 0;
-    const size = resizePipe(fd, wanted);
-    if (size <= before) return 0; // refused, with -EPERM or -EBUSY: it stays slower
+    if (before <= 0 || wanted <= before || performance.now() < this.#notBefore) return 0;
+    const size = holdingBack(FOR_OTHERS, () => resize(fd, wanted)) ?? 0;
+    if (size <= before) { // refused, with -EPERM or -EBUSY: it stays slower
+      this.#notBefore = performance.now() + MET_LIMIT;
+      return 0;
+    }
     this.#left -= size - before;
     return size - before;
   }

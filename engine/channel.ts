@@ -228,7 +228,7 @@ export class Channel implements ChannelStatus, Way {
         this.#count("read", this.rfd, length);
         this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#growIfBusy();
-        more = length >= MUCH;
+        more = length >= MUCH && route.triesAgain;
       }
       const length = route.drain();
       if (length <= 0) return this.#stalled(WRITE, length);

@@ -47,6 +47,8 @@ export interface Route {
   readonly waitsFor: number;
   /** How much its own pipe holds, in bytes; undefined where it has none. */
   readonly pipeSize: number | undefined;
+  /** Whether it is worth another try at once after it has moved much. */
+  readonly triesAgain: boolean;
   /** Reads up to `most` bytes. */
   fill(most: number): number;
   drain(): number;
@@ -101,6 +103,11 @@ export class Direct implements Route {
   held = 0;
   waitsFor = READ;
   readonly pipeSize = undefined;
+  /**
+   * It takes all that fits, so that the next try would move nothing, and would
+   * wait for the wrong side: a third of all calls.
+   */
+  readonly triesAgain = false;
   readonly #from: Fd;
   readonly #to: Fd;
 
@@ -156,6 +163,9 @@ export class ThroughPipe implements Route {
   }
   get isUnderWay(): boolean {
     return false;
+  }
+  get triesAgain(): boolean {
+    return true;
   }
 
   get held(): number {
@@ -265,6 +275,7 @@ export class ThroughMemory implements Route {
   readonly name = "copy";
   readonly reason: string;
   readonly pipeSize = undefined;
+  readonly triesAgain = true;
   protected readonly source: Fd;
   protected readonly sink: Fd;
   readonly #way: Way;

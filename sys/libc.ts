@@ -438,16 +438,6 @@ export function getpeername(socket: number): number {
   return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
 }
 
-/** The kernel's release, as "6.1.0-18-amd64" (uname(2)); "" where it does not tell. */
-export function release(): string {
-  const FIELD = 65, RELEASE = 2; // struct utsname: six fields of so many bytes
-  const name = new Uint8Array(6 * FIELD);
-  const uname = find("uname", { parameters: ["buffer"], result: "i32" });
-  if (uname.call(name) < 0) return "";
-  const field = name.subarray(RELEASE * FIELD, (RELEASE + 1) * FIELD);
-  return new TextDecoder().decode(field.subarray(0, field.indexOf(0)));
-}
-
 /** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */
 export function bytesQueued(fd: number): number {
   const FIONREAD = 0x541bn;

@@ -28,50 +28,42 @@ export function resizePipe(fd: number, size: number): number {
   return libc.fcntl(fd, F_SETPIPE_SZ, size);
 }
 
-/** The first fixed release of each kernel branch that is maintained and had the fault. */
-const FIXED: Record<string, number> = {
-  "5.10": 210,
-  "5.15": 149,
-  "6.1": 76,
-  "6.6": 15,
-  "6.7": 3,
-};
-
 /**
- * Whether a kernel of this release wakes who waits to write to a pipe that is
- * made larger. From Linux 5.8 on that was forgotten, and a writer could sleep
- * for ever (CVE-2023-52672). A distribution that has mended an older release
- * is not known by its number: there the pipes stay as they are.
+ * As {@linkcode resizePipe}, for a pipe that others may be writing. Linux from
+ * 5.8 on, until it was mended in 2024 (CVE-2023-52672), wakes who waits to write
+ * before there is more room: they find none, sleep again, and nobody wakes them.
+ * So it is done twice: the second time there is more room when they are woken.
  */
-export function wakesWriters(release: string): boolean {
-  const [, major = "", minor = "", patch = "0"] = /^(\d+)\.(\d+)(?:\.(\d+))?/.exec(release) ?? [];
-  const version = Number(major) * 1000 + Number(minor);
-  if (!major) return false;
-  if (version < 5008 || version > 6007) return true;
-  return Number(patch) >= (FIXED[`${major}.${minor}`] ?? Infinity);
+export function resizeSharedPipe(fd: number, size: number): number {
+  const before = pipeSize(fd);
+  const result = resizePipe(fd, size);
+  // Where memory is too short for the second time, it becomes what it was.
+  if (result > 0 && resizePipe(fd, size) < 0) return resizePipe(fd, before);
+  return result;
 }
 
+/** The largest pipe that an ordinary user may have, where nobody has changed that (pipe(7)). */
+const LARGEST = 1024 * 1024;
+
 /**
- * Whether the user who runs us could have so many more bytes of pipes: beyond
- * pipe-user-pages-soft new ones are cut to two pages (pipe(7)). It is tried,
- * as nothing tells it.
+ * What `call` returns, made while so many bytes of pipes are held back: so it
+ * cannot take what is to be left to other programs of the same user. undefined
+ * where there is not that much to hold back.
  */
-export function hasRoomFor(bytes: number): boolean {
+export function holdingBack<T>(bytes: number, call: () => T): T | undefined {
   const pipes: Pipe[] = [];
-  let room = 0;
-  while (room < bytes) {
-    const pipe = Pipe.open(LARGEST);
-    if (!pipe) break;
-    pipes.push(pipe);
-    if (pipe.size < LARGEST) break;
-    room += pipe.size;
+  try {
+    for (let held = 0; held < bytes; held += LARGEST) {
+      const pipe = Pipe.open(LARGEST);
+      if (!pipe) return undefined;
+      pipes.push(pipe);
+      if (pipe.size < LARGEST) return undefined;
+    }
+    return call();
+  } finally {
+    for (const pipe of pipes) pipe.close();
   }
-  for (const pipe of pipes) pipe.close();
-  return room >= bytes;
 }
-
-/** The largest pipe that an ordinary user gets where nobody has changed that: half of pipe-max-size. */
-const LARGEST = 512 * 1024;
 
 /** A pipe for splice(2) between two descriptors of which not both are pipes. */
 export class Pipe {

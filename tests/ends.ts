@@ -134,6 +134,11 @@ export class End implements Disposable {
     return well("fcntl", libc.fcntl(this.fd, F_GETPIPE_SZ, 0));
   }
 
+  set pipeSize(size: number) {
+    const F_SETPIPE_SZ = 1031;
+    well("fcntl", libc.fcntl(this.fd, F_SETPIPE_SZ, size));
+  }
+
   /** Sets or clears O_NONBLOCK. */
   set nonBlocking(on: boolean) {
     libc.fcntl(this.fd, F_SETFL, on ? this.flags | O_NONBLOCK : this.flags & ~O_NONBLOCK);

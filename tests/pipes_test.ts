@@ -1,14 +1,16 @@
 /** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals } from "@std/assert";
-import { release } from "../sys/libc.ts";
-import { wakesWriters } from "../sys/pipe.ts";
+import { PipeBudget } from "../engine/budget.ts";
+import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
-import { COMMAND } from "./harness.ts";
-import { iocopy, within } from "./probe.ts";
+import { COMMAND, start } from "./harness.ts";
+import { said } from "./library.ts";
+import { fillUp, inFolder, iocopy, stateOf, within } from "./probe.ts";
+import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
-const SYSTEMS = 65536;
-/** The final capacity of a busy inherited pipe, which depends on the kernel. */
-const LARGE = wakesWriters(release()) ? 524288 : SYSTEMS;
+/** What a pipe holds as the system makes it, and a busy one in the end. */
+const SYSTEMS = 65536, LARGE = 1048576;
 
 /** Copies so much between two pipes made by a shell; returns what iocopy reports of them. */
 async function pipesOf(options: string, bytes: string): Promise<unknown> {
@@ -63,13 +65,105 @@ async function countBytes(end: End): Promise<number> {
 
 Deno.test("a pipe of the process begins with 64 KiB, and grows with its traffic", async () => {
   assertEquals(await ownPipeOf(1000), SYSTEMS);
-  assertEquals(await ownPipeOf(64 << 20), 524288);
+  assertEquals(await ownPipeOf(64 << 20), LARGE);
   assertEquals(await ownPipeOf(1000, "-b 4096"), 4096);
 });
 
-Deno.test("kernels that do not wake the writers of a pipe that grows (CVE-2023-52672)", () => {
-  const forget = ["5.8.0", "5.10.209-1", "5.14.0-427.el9", "5.15.0-91-generic", "6.1.75", "6.2.0"];
-  const wake = ["4.19.0", "5.7.19", "5.10.210", "5.15.149", "6.1.76-1-amd64", "6.6.15", "6.7.3"];
-  for (const release of [...forget, "6.6", "6.7.2", ""]) assertEquals(wakesWriters(release), false);
-  for (const release of [...wake, "6.8", "6.12.1-rc2"]) assertEquals(wakesWriters(release), true);
+// ---- Who waits to write to a pipe that grows, on any kernel (CVE-2023-52672).
+
+/** How often a process has slept so far. */
+function sleeps(pid: number): number {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  return Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
+}
+
+Deno.test("a pipe that is made as large as it is wakes who waits to write to it", async () => {
+  const [reading, writing] = pipe();
+  fillUp(writing);
+  using writer = start([], { 1: writing }, { command: ["head", "-c", "1", "/dev/zero"] });
+  const sleepsAgain = async (before: number) => {
+    while (sleeps(writer.pid) <= before || stateOf(writer.pid) !== "S") await pause();
+  };
+  await within("head to be stuck", sleepsAgain(0));
+  for (let i = 0; i < 3; i++) {
+    const before = sleeps(writer.pid);
+    writing.pipeSize = SYSTEMS;
+    await within("head to be woken, and stuck again", sleepsAgain(before));
+  }
+  reading.close();
+  writing.close();
+});
+
+Deno.test(needing(["strace"], "so each pipe of others is made larger twice"), async () => {
+  await inFolder(async (folder) => {
+    const traced = `strace -f -e trace=fcntl -o ${folder}/trace "$@" 0 1`;
+    const script = `head -c 64M /dev/zero | ${traced} | cat >/dev/null`;
+    const args = ["-c", script, "sh", ...COMMAND];
+    await new Deno.Command("sh", { args, stderr: "null" }).output();
+    const trace = await Deno.readTextFile(`${folder}/trace`);
+    const grown = [...trace.matchAll(/fcntl\((\d+), F_SETPIPE_SZ, 1048576\) += (\d+)/g)];
+    const ofOthers = grown.map(([, fd, size]) => [Number(fd), Number(size)])
+      .filter(([fd]) => fd === 0 || fd === 1);
+    assertEquals(ofOthers, [[1, LARGE], [1, LARGE], [0, LARGE], [0, LARGE]]);
+  });
+});
+
+// ---- Other programs of the same user. Root has no limit: it becomes a user whom nobody else is.
+
+/**
+ * Takes all that the user may have but for so many bytes, and has a pipe grow.
+ * Says whether it did, and what a new pipe holds afterwards.
+ */
+const GROWS = (left: number) => `
+  import { PipeBudget } from "./engine/budget.ts";
+  import { Pipe } from "./sys/pipe.ts";
+  const { setresuid } = Deno.dlopen("libc.so.6", {
+    setresuid: { parameters: ["u32", "u32", "u32"], result: "i32" },
+  }).symbols;
+  const user = 1_000_000 + Deno.pid;
+  if (setresuid(user, user, user) < 0) throw new Error("setresuid");
+  const MIB = 1024 * 1024, taken = [];
+  for (;;) {
+    const pipe = Pipe.open(MIB);
+    taken.push(pipe);
+    if (pipe.size < MIB) break;
+  }
+  for (let free = -MIB; free < ${left}; free += MIB) taken.pop().close();
+  const budget = new PipeBudget(MIB), pipe = Pipe.open(65536);
+  const grown = budget.growShared(pipe.writing);
+  // As many as are to be left to others.
+  const others = Array.from({ length: 250 }, () => Pipe.open(65536));
+  console.error(JSON.stringify([grown, Math.min(...others.map(({ size }) => size))]));
+`;
+
+async function grows(left: number): Promise<unknown> {
+  const command = [Deno.execPath(), "eval", "--ext=ts"];
+  const [result] = await said(start([GROWS(left)], {}, { command }));
+  return result;
+}
+
+const isRoot = Deno.uid() === 0;
+
+Deno.test({
+  name: "a pipe grows only where 16 MiB of pipes are left to other programs of the user" +
+    (isRoot ? "" : " SKIPPED: it needs root"),
+  ignore: !isRoot,
+  async fn() {
+    const MIB = 1024 * 1024;
+    assertEquals(await grows(18 * MIB), [LARGE - SYSTEMS, SYSTEMS]);
+    assertEquals(await grows(16 * MIB), [0, SYSTEMS]);
+  },
+});
+
+Deno.test("all pipes of a process together grow by 8 MiB, and what is closed is given back", () => {
+  const budget = new PipeBudget(LARGE);
+  const pipes = Array.from({ length: 21 }, () => Pipe.open(SYSTEMS));
+  const grow = () => pipes.map((one) => one ? budget.growShared(one.writing) : 0);
+  const grown = grow();
+  assertEquals(grown[0], LARGE - SYSTEMS);
+  assertEquals(grown.reduce((sum, bytes) => sum + bytes), 8 << 20);
+  assertEquals(grown.at(-1), 0);
+  budget.giveBack(SYSTEMS);
+  assertEquals(grow().reduce((sum, bytes) => sum + bytes), SYSTEMS);
+  for (const one of pipes) one?.close();
 });
