@@ -1,46 +1,41 @@
 /**
  * Makes what is released into dist/: for each architecture an archive of the
- * executable, the manual page, LICENSE and README; and the sums of them all.
+ * executable, the manual page, LICENSE and README, a package for Debian and one for
+ * npm; npm's package that has them all; and the sums.
  *
  *     deno task dist [x86_64] [aarch64]
  *
  * Both architectures where none is named. What cannot be built is said, and the
  * exit status is 1 then. DENO_COMPILE and DENORT_BIN are as for tools/compile.ts;
- * the latter is one architecture's, and is not used for the other.
+ * the latter is one architecture's, and is not used for the other. The date of all
+ * files is SOURCE_DATE_EPOCH, or always the same one.
  *
  * @module
  */
-import project from "../deno.json" with { type: "json" };
 import { compile, ROOT } from "./compile.ts";
+import { ARCHITECTURES, archive, deb, npmExecutable, npmPackage } from "./packages.ts";
 
 /** What the ELF header of an executable says of its architecture: e_machine (elf(5)). */
-const MACHINES: Record<string, number> = { x86_64: 62, aarch64: 183 };
+const MACHINES = { x86_64: 62, aarch64: 183 };
 
-const BESIDES = ["man/iocopy.1", "LICENSE", "README.md"];
-
-/** Builds one archive in `folder`; answers its name. */
-async function build(architecture: string, folder: string): Promise<string> {
-  const machine = MACHINES[architecture];
-  if (!machine) throw new Error(`not one of ${Object.keys(MACHINES).join(", ")}`);
+/** Builds all of one architecture in `folder`; returns their names. */
+async function build(name: string, folder: string): Promise<string[]> {
+  const architecture = ARCHITECTURES.find((one) => one.name === name);
+  if (!architecture) throw new Error(`not one of ${Object.keys(MACHINES).join(", ")}`);
+  const machine = MACHINES[architecture.name];
   const base = Deno.env.get("DENORT_BIN");
   if (base && machineOf(base) !== machine) {
     throw new Error(`DENORT_BIN is not for this architecture: ${base}`);
   }
-  const name = `iocopy-${project.version}-${architecture}-linux`;
-  const content = `${folder}/${name}`;
-  await Deno.remove(content, { recursive: true }).catch(() => {}); // there may be none
-  await Deno.mkdir(content, { recursive: true });
-  await compile(`${content}/iocopy`, `${architecture}-unknown-linux-gnu`);
-  if (machineOf(`${content}/iocopy`) !== machine) throw new Error("it is for another architecture");
-  for (const path of BESIDES) {
-    await Deno.copyFile(`${ROOT}/${path}`, `${content}/${path.split("/").at(-1)}`);
+  const executable = `${folder}/iocopy-${architecture.name}`;
+  await compile(executable, `${architecture.name}-unknown-linux-gnu`);
+  if (machineOf(executable) !== machine) throw new Error("it is for another architecture");
+  const names = [];
+  for (const make of [archive, deb, npmExecutable]) {
+    names.push(await make(executable, architecture, folder));
   }
-  // Owners and times as no machine has them: the same source gives the same archive.
-  const same = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0"];
-  const args = [...same, "--mode=u=rwX,go=rX", "-C", folder, "-czf", `${content}.tar.gz`, name];
-  const { success } = await new Deno.Command("tar", { args }).spawn().status;
-  if (!success) throw new Error("tar failed");
-  return `${name}.tar.gz`;
+  await Deno.remove(executable);
+  return names;
 }
 
 function machineOf(path: string): number {
@@ -57,20 +52,22 @@ async function sum(path: string): Promise<string> {
 
 if (import.meta.main) {
   const folder = `${ROOT}/dist`;
-  const sums: string[] = [];
+  await Deno.remove(folder, { recursive: true }).catch(() => {}); // there may be none
+  await Deno.mkdir(folder);
+  const names: string[] = [];
   let failed = false;
-  for (const architecture of Deno.args.length ? Deno.args : Object.keys(MACHINES)) {
+  const parts = Deno.args.length ? Deno.args : ARCHITECTURES.map(({ name }) => name);
+  for (const name of [...parts, "npm"]) {
     try {
-      const name = await build(architecture, folder);
-      sums.push(`${await sum(`${folder}/${name}`)}  ${name}\n`);
-      console.log(`dist/${name}`);
+      const built = name === "npm" ? [await npmPackage(folder)] : await build(name, folder);
+      for (const one of built) console.log(`dist/${one}`);
+      names.push(...built);
     } catch (error) {
       failed = true;
-      console.error(
-        `dist: ${architecture} not built: ${error instanceof Error ? error.message : error}`,
-      );
+      console.error(`dist: ${name} not built: ${error instanceof Error ? error.message : error}`);
     }
   }
-  if (sums.length) await Deno.writeTextFile(`${folder}/SHA256SUMS`, sums.join(""));
+  const sums = names.map(async (name) => `${await sum(`${folder}/${name}`)}  ${name}\n`);
+  await Deno.writeTextFile(`${folder}/SHA256SUMS`, (await Promise.all(sums)).join(""));
   if (failed) Deno.exit(1);
 }
