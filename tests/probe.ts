@@ -14,8 +14,11 @@ const libc = Deno.dlopen("libc.so.6", {
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
 }).symbols;
 
-/** A process or a wait that takes longer than this is taken to hang, in milliseconds. */
-export const DEADLINE = 30_000;
+/**
+ * A process or a wait that takes longer than this is taken to hang, in milliseconds.
+ * An emulated program takes longer: tests/arm64.ts.
+ */
+export const DEADLINE = Number(Deno.env.get("IOCOPY_DEADLINE") ?? 30) * 1000;
 
 /** The result of `promise`; or an error that names what did not happen in time. */
 export async function within<T>(

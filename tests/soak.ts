@@ -22,6 +22,7 @@ import {
   tcpPair,
   unixPair,
 } from "./ends.ts";
+import { testArm64 } from "./arm64.ts";
 import { BINARY, COMMAND, handOver, ROOT, type Running } from "./harness.ts";
 import { descriptors, inParallel, noise, residentBytes, same } from "./probe.ts";
 import { pause } from "./watching.ts";
@@ -39,6 +40,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   channels: () => channels(Number(options.channels)),
   starts: () => starts(Number(options.starts)),
   arguments: () => test("input_test.ts", { STARTS: options.starts }),
+  arm64: testArm64,
   graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
 };
 

@@ -35,6 +35,7 @@ const PROGRAMS: Record<string, Record<string, string>> = {
     haproxy: "/usr/sbin/haproxy",
     "apache2-utils": "ab",
     "openbsd-inetd": "/usr/sbin/inetd",
+    lintian: "lintian",
   },
   "the benchmark": { pv: "pv", gcc: "cc", "libc6-dev": "/usr/include/stdio.h" },
 };
