@@ -199,6 +199,17 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
 
 // ---- Whose they are.
 
+Deno.test("dist makes nothing for a repository that it would not name", async () => {
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--allow-all", `${ROOT}/tools/dist.ts`, "none"],
+    env: { GITHUB_REPOSITORY: "somebody/else" },
+  }).output();
+  assertEquals(code, 1);
+  const line =
+    `dist: the packages would name ${REPOSITORY}, not somebody/else: see tools/project.ts\n`;
+  assertEquals(new TextDecoder().decode(stderr), line);
+});
+
 Deno.test("the README names the repository as the packages do", () => {
   const text = Deno.readTextFileSync(`${ROOT}/README.md`).replaceAll(/\s+/g, " ");
   const [, named] = /gh attestation verify \S+ --repo ([^\s`]+)/.exec(text) ?? [];

@@ -14,6 +14,7 @@
  */
 import { compile, ROOT } from "./compile.ts";
 import { ARCHITECTURES, archive, deb, npmExecutable, npmPackage } from "./packages.ts";
+import { REPOSITORY } from "./project.ts";
 
 /** What the ELF header of an executable says of its architecture: e_machine (elf(5)). */
 const MACHINES = { x86_64: 62, aarch64: 183 };
@@ -51,6 +52,11 @@ async function sum(path: string): Promise<string> {
 }
 
 if (import.meta.main) {
+  const here = Deno.env.get("GITHUB_REPOSITORY"); // where a workflow runs
+  if (here && here !== REPOSITORY) {
+    console.error(`dist: the packages would name ${REPOSITORY}, not ${here}: see tools/project.ts`);
+    Deno.exit(1);
+  }
   const folder = `${ROOT}/dist`;
   await Deno.remove(folder, { recursive: true }).catch(() => {}); // there may be none
   await Deno.mkdir(folder);
