@@ -70,10 +70,11 @@ async function holds<T extends [unknown, ...unknown[]]>(
   property: fc.IAsyncPropertyWithHooks<T>,
 ): Promise<void> {
   let tried = 0;
-  await fc.assert(property.beforeEach(() => void tried++), {
-    numRuns: 1000,
-    interruptAfterTimeLimit: TIME,
-  });
+  const run = property.run.bind(property);
+  const end = performance.now() + TIME;
+  // fast-check's own time limit leaves the last case running, behind the end of the test.
+  property.run = (value) => performance.now() < end ? (tried++, run(value)) : Promise.resolve(null);
+  await fc.assert(property, { numRuns: 1000 });
   assert(tried > 5, `only ${tried} cases were tried`);
 }
 
