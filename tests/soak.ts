@@ -56,6 +56,12 @@ const PATHS: Record<string, { source(): [End, End]; sink(): [End, End] | End }> 
   "through memory": { source: unixPair, sink: () => open("/dev/null", O_WRONLY | O_APPEND) },
 };
 
+/** The command; from source V8 tells on standard output of each garbage collection. */
+const TRACED = BINARY ? COMMAND : COMMAND.toSpliced(2, 0, "--v8-flags=--trace-gc");
+
+/** So many collections belong to the start and to the end, however many bytes are copied between. */
+const COLLECTIONS = 4;
+
 async function bytes(gigabytes: number): Promise<void> {
   const total = Math.round(gigabytes * GIGA);
   for (const [name, path] of Object.entries(PATHS)) {
@@ -66,9 +72,11 @@ async function bytes(gigabytes: number): Promise<void> {
     using head = handOver([], { 1: feeding }, {
       command: ["head", "-c", String(total), "/dev/zero"],
     });
-    using copier = handOver([], { 6: input, 7: output }, {
-      command: [...COMMAND, "--stats=json", "6", "7"],
+    const [traced, tracing] = pipe();
+    using copier = handOver([], { 1: tracing, 6: input, 7: output }, {
+      command: [...TRACED, "--stats=json", "6", "7"],
     });
+    const trace = traced.readAll();
     using count = eating && handOver([], { 0: eating, 1: counting }, { command: ["wc", "-c"] });
     if (!eating) counting.close();
     const began = performance.now();
@@ -81,6 +89,9 @@ async function bytes(gigabytes: number): Promise<void> {
     counted.close();
     assert(stderr.includes(String(total)), `${total} bytes are not in ${stderr}`);
     const { memory, open } = await samples;
+    const collections = new TextDecoder().decode(await trace).match(/Scavenge|Mark-Compact/g);
+    traced.close();
+    const collected = collections?.length ?? 0;
     // After a tenth of the run it must not grow, except by 8 MB for the garbage collector.
     const steady = memory.slice(Math.ceil(memory.length / 10));
     const half = Math.ceil(steady.length / 2);
@@ -89,8 +100,11 @@ async function bytes(gigabytes: number): Promise<void> {
       `${name}: ${total / GIGA} GB in ${seconds.toFixed(1)} s (${
         (total / GIGA / seconds).toFixed(2)
       } GB/s), memory ${mega(first)} MB in the first half, ${mega(second)} in the second, ` +
-        `descriptors ${Math.min(...open)} to ${Math.max(...open)}`,
+        `descriptors ${Math.min(...open)} to ${Math.max(...open)}` +
+        (BINARY ? "" : `, ${collected} collections`),
     );
+    // A step allocates nothing while the bytes stay in the kernel.
+    assert(collected <= COLLECTIONS || name === "through memory", "steps allocate memory");
     if (memory.length >= 20) {
       assert(second - first < 8e6, "the memory grows");
       assert(Math.max(...open.slice(5)) <= Math.max(...open.slice(0, 5)) + 4, "descriptors leak");
