@@ -169,15 +169,19 @@ export class Endpoint implements Watcher {
     this.#watched = wanted;
   }
 
-  /** As the loop calls it. */
+  /** As the loop calls it. By indices, as an iterator would be garbage at each turn until V8 has optimized this. */
   ready(events: number): void {
     if (events & ~OUT) {
-      for (const channel of this.#readers) if (channel.waitsFor === READ) channel.run();
+      const readers = this.#readers;
+      for (let i = 0; i < readers.length; i++) {
+        if (readers[i]?.waitsFor === READ) readers[i]?.run();
+      }
     }
     if (events & ~IN) {
-      for (const channel of this.#writers) {
-        if (channel.waitsFor === WRITE) channel.run();
-        else if (events & (ERR | HUP)) channel.sinkHungUp();
+      const writers = this.#writers;
+      for (let i = 0; i < writers.length; i++) {
+        if (writers[i]?.waitsFor === WRITE) writers[i]?.run();
+        else if (events & (ERR | HUP)) writers[i]?.sinkHungUp();
       }
     }
     if (events & ERR) this.#stillHasErrors();
