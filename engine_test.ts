@@ -30,7 +30,7 @@ import {
   terminal,
   unixPair,
 } from "./tests/ends.ts";
-import { endOfFile, endsWith, passes, succeeds } from "./tests/expect.ts";
+import { bystander, endOfFile, endsWith, passes, succeeds } from "./tests/expect.ts";
 import { cpuSeconds, fillUp, inFolder, iocopy, numbered, prose } from "./tests/probe.ts";
 import { follow, logged, pause } from "./tests/watching.ts";
 
@@ -42,25 +42,24 @@ Deno.test("1: it buffers what it read until wfd becomes writable", async (t) => 
     await t.step(`bytes from a ${kind} wait for a socket that is full`, async () => {
       const [upstream, source] = make();
       const [sink, downstream] = unixPair();
-      const [other, far] = unixPair();
-      const [out, into] = pipe();
+      using other = bystander();
       fillUp(sink);
-      const { running, log } = logged("v 3 4 5 6", { 3: source, 4: sink, 5: other, 6: into });
+      const { running, log } = logged("v 3 4 8 9", { 3: source, 4: sink, ...other.given });
       using _ = running;
       await upstream.write("hello\n");
       await log.until("iocopy: 3 > 6");
-      await passes(far, out);
-      await passes(far, out);
+      await other.lives();
+      await other.lives();
       assertEquals(follow(log.lines, 3, 4).held, 6);
       if (kind === "terminal") await upstream.write("\x04");
       else upstream.shutdownWrite();
-      far.shutdownWrite();
+      other.end();
       const all = new TextDecoder().decode(await downstream.readAll());
       assertMatch(all, /^\0+hello\n$/);
       assertEquals((await running.outcome).code, 0);
       const { held, written, ended } = follow(await log.all(), 3, 4);
       assertEquals([held, written, ended], [0, 6, true]);
-      for (const end of [upstream, downstream, far, out]) end.close();
+      for (const end of [upstream, downstream]) end.close();
     });
   }
 });
@@ -86,15 +85,10 @@ Deno.test("2: it reads only while it holds nothing; a reader that is stuck stops
         await t.step(how, async () => {
           const [sink, downstream] = make();
           const [source, upstream] = unixPair();
-          const [other, far] = unixPair();
-          const [back, into] = pipe();
-          for (const end of [sink, source, other, into]) end.nonBlocking = nonBlocking;
-          const { running, log } = logged(`v -b ${buffer} 3 4 5 6`, {
-            3: source,
-            4: sink,
-            5: other,
-            6: into,
-          });
+          using other = bystander();
+          const given = { 3: source, 4: sink, ...other.given };
+          for (const end of Object.values(given)) end.nonBlocking = nonBlocking;
+          const { running, log } = logged(`v -b ${buffer} 3 4 8 9`, given);
           using _ = running;
           const sent = new Uint8Array(kind === "TCP socket" ? TCP_FLOOD : FLOOD).fill(0x78);
           let isSent = false;
@@ -105,7 +99,7 @@ Deno.test("2: it reads only while it holds nothing; a reader that is stuck stops
           sending.catch(() => {}); // it is awaited below
           // When it is stuck, the other channel goes on.
           for (let before = -1, still = 0; still < 20;) {
-            await passes(far, back);
+            await other.lives();
             const { length } = log.lines.filter((line) => / [34] [<>] /.test(line));
             still = length > 0 && length === before ? still + 1 : 0;
             before = length;
@@ -115,14 +109,12 @@ Deno.test("2: it reads only while it holds nothing; a reader that is stuck stops
           assert(held <= buffer, `${held} bytes are held`);
           assertEquals((await downstream.readExactly(sent.length)).length, sent.length);
           await sending;
-          far.close();
-          await endOfFile(back);
+          await other.ends();
           assertEquals((await running.outcome).code, 0);
           const all = follow(await log.all(), 3, 4);
           assertEquals([all.held, all.written, all.ended], [0, sent.length, true]);
           assert(Math.max(...all.sizes) <= buffer, "it read more than it may hold");
           downstream.close();
-          back.close();
         });
       }
     }
@@ -181,21 +173,19 @@ Deno.test("3: what is masked does not wake it: channels that wait use no process
 Deno.test("4: at the end of file the read side is shut down at once, whatever else still runs", async () => {
   const [source, upstream] = unixPair();
   const [sink, downstream] = unixPair();
-  const [other, far] = unixPair();
-  const [back, into] = pipe();
-  const { running, log } = logged("v 3 4 5 6", { 3: source, 4: sink, 5: other, 6: into });
+  using other = bystander();
+  const { running, log } = logged("v 3 4 8 9", { 3: source, 4: sink, ...other.given });
   using _ = running;
   upstream.shutdownWrite();
   await log.until("iocopy: 3 > 0");
   await endOfFile(downstream);
-  await passes(far, back);
+  await other.lives();
   await endOfFile(upstream);
-  assertEquals(follow(log.lines, 5, 6).ended, false);
-  far.close();
-  await endOfFile(back);
+  assertEquals(follow(log.lines, 8, 9).ended, false);
+  await other.ends();
   assertEquals((await running.outcome).code, 0);
   await log.all();
-  for (const end of [upstream, downstream, back]) end.close();
+  for (const end of [upstream, downstream]) end.close();
 });
 
 // ---- 5. It shuts the write side down after the end of file, once the buffer is drained.
@@ -205,17 +195,15 @@ Deno.test("5: the write side is shut down after the end of file, once the buffer
     await t.step(`a ${kind} that takes nothing yet`, async () => {
       const [sink, downstream] = make();
       const [source, upstream] = unixPair();
-      const [other, far] = unixPair();
-      const [back, into] = pipe();
+      using other = bystander();
       if (kind !== "terminal") fillUp(sink);
-      const { running, log } = logged("v 3 4 5 6", { 3: source, 4: sink, 5: other, 6: into });
+      const { running, log } = logged("v 3 4 8 9", { 3: source, 4: sink, ...other.given });
       using _ = running;
       const sent = prose(100_000);
       await upstream.write(sent);
       upstream.close();
-      await passes(far, back);
-      far.close();
-      await endOfFile(back);
+      await other.lives();
+      await other.ends();
       // The held bytes are now the only reason to go on.
       const expected = kind === "terminal" ? sent.replaceAll("\n", "\r\n") : sent;
       const all = kind === "terminal"
@@ -226,7 +214,6 @@ Deno.test("5: the write side is shut down after the end of file, once the buffer
       const { written, ended } = follow(await log.all(), 3, 4);
       assertEquals([written, ended], [sent.length, true]);
       downstream.close();
-      back.close();
     });
   }
 });
@@ -447,36 +434,33 @@ Deno.test("0, 1 and 2 are really closed while other channels run", async (t) => 
     await t.step(`${number} is a pipe: its reader sees the end`, async () => {
       const [reading, writing] = pipe();
       const [out, into] = pipe();
-      const [other, far] = unixPair();
-      const [back, returning] = pipe();
-      const given = { 0: reading, [number]: into, 3: other, 4: returning };
-      using running = iocopy(`0 ${number} 3 4`, given);
+      using other = bystander();
+      using running = iocopy(`0 ${number} 8 9`, { 0: reading, [number]: into, ...other.given });
       await passes(writing, out);
       writing.close();
       await endOfFile(out);
-      await passes(far, back);
-      far.close();
+      await other.lives();
+      other.end();
       await succeeds(running);
-      for (const end of [out, back]) end.close();
+      out.close();
     });
   }
 
   await t.step("0 is a pipe: its writer learns that nobody reads", async () => {
     const [reading, writing] = pipe();
     const [out, into] = pipe();
-    const [other, far] = unixPair();
-    const [back, returning] = pipe();
-    const { running, log } = logged("0 1 3 4", { 0: reading, 1: into, 3: other, 4: returning });
+    using other = bystander();
+    const { running, log } = logged("0 1 8 9", { 0: reading, 1: into, ...other.given });
     using _ = running;
     await passes(writing, out);
     out.close();
     await log.until("iocopy: write 1: Broken pipe");
     await assertRejects(() => writing.write("more"), Error, "write failed");
-    await passes(far, back);
-    far.close();
+    await other.lives();
+    other.end();
     assertEquals((await running.outcome).code, 111);
     await log.all();
-    for (const end of [writing, back]) end.close();
+    writing.close();
   });
 
   await t.step("1 and 4 are one pipe: closing 1 leaves 4 open", async () => {
@@ -507,9 +491,8 @@ Deno.test("an error ends its own channel only: its writer learns of it, other ch
       await t.step(`${kind} to ${downKind}`, async () => {
         const [source, upstream] = make();
         const [downstream, sink] = makeDown();
-        const [other, far] = unixPair();
-        const [back, returning] = pipe();
-        const { running, log } = logged("3 4 5 6", { 3: source, 4: sink, 5: other, 6: returning });
+        using other = bystander();
+        const { running, log } = logged("3 4 8 9", { 3: source, 4: sink, ...other.given });
         using _ = running;
         await passes(upstream, downstream);
         if (downKind === "TCP") downstream.resetOnClose();
@@ -522,10 +505,8 @@ Deno.test("an error ends its own channel only: its writer learns of it, other ch
           Error,
           "write failed",
         );
-        await passes(far, back);
-        far.close();
-        await endOfFile(back);
-        back.close();
+        await other.lives();
+        await other.ends();
         upstream.close();
         const { code } = await running.outcome;
         const lines = await log.all();

@@ -16,18 +16,18 @@ const HELP = `usage: deno task bench:serving [options]
 Measures iocopy from source, the executable that the environment variable IOCOPY
 names, and the other proxies that are installed, in turn.
 
-  --quick           few of everything, once: whether it works, not how fast it is
-  --rounds=N        how often each is measured; 5 where not given
+  --quick           few of everything, once: shows whether it works, not how fast it is
+  --rounds=N        runs of each program, by default 5
   --tests=A,B       only these: ${
   ["http", "kept", "churn", "bulk", "idle", "busy", "paced"].join(" ")
 }
   --proxies=A,B     only these: iocopy source proxyd haproxy haproxy-mt socat tcpserver
-  --churn=N         connections one after the other; 20000 where not given
-  --json            print figures for machines
+  --churn=N         connections one after the other, by default 20000
+  --json            print the figures as JSON
   --write           write the table into doc/serving.md
   --help            print this text
 
-Exit status: 0 all was measured, 1 something failed, 100 wrong use, 111 it could
+Exit status: 0 everything was measured, 1 something failed, 100 wrong use, 111 it could
 not start.
 `;
 

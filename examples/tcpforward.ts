@@ -4,15 +4,15 @@
  *     deno run --allow-ffi examples/tcpforward.ts -l HOST:PORT -c HOST:PORT [-v]
  *     deno compile --allow-ffi -o tcpforward examples/tcpforward.ts
  *
- * Listens at the address of -l, and joins each connection with one of its own to
- * -c. Both may be [IPv6]:PORT, the path of a unix socket or @name as well. SIGTERM
- * delivers what was read and ends it.
+ * Listens on the address of -l, and joins each connection with a new one to the
+ * address of -c. Both can also be [IPv6]:PORT, the path of a unix socket, or @name.
+ * At SIGTERM it delivers what was read, and exits.
  */
 import { Descriptor, serve, type SessionStatus } from "../engine.ts";
 
 const USAGE = "usage: tcpforward -l HOST:PORT -c HOST:PORT [-v]";
 
-/** Says why, and ends. */
+/** Prints an error, and exits. */
 function die(message: string, status: number): never {
   console.error(`tcpforward: ${message}`);
   Deno.exit(status);

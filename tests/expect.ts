@@ -4,8 +4,9 @@
  * @module
  */
 import { assertEquals, assertMatch } from "@std/assert";
-import type { End } from "./ends.ts";
+import { type End, pipe, unixPair } from "./ends.ts";
 import type { Running } from "./harness.ts";
+import { within } from "./probe.ts";
 
 /** Text written to one end arrives at the other. */
 export async function passes(from: End, to: End, text = "ping"): Promise<void> {
@@ -33,4 +34,30 @@ export async function endsWith(
 /** The command ends with status 0 and an empty standard error. */
 export async function succeeds(running: Running): Promise<void> {
   await endsWith(running, 0, "");
+}
+
+/** A channel beside the one under test, which has to go on: `8 9`. */
+export function bystander() {
+  const [from, source] = unixPair();
+  const [to, sink] = pipe();
+  return {
+    given: { 8: source, 9: sink },
+    /** It copies. */
+    async lives(): Promise<void> {
+      await within("the other channel", passes(from, to, "alive"));
+    },
+    /** Ends it. */
+    end(): void {
+      from.shutdownWrite();
+    },
+    /** Ends it, and waits for its end of file. */
+    async ends(): Promise<void> {
+      from.shutdownWrite();
+      await endOfFile(to);
+    },
+    [Symbol.dispose](): void {
+      from.close();
+      to.close();
+    },
+  };
 }

@@ -17,7 +17,7 @@ import {
   unconnected,
   unixPair,
 } from "./ends.ts";
-import { endsWith } from "./expect.ts";
+import { bystander, endsWith } from "./expect.ts";
 import { COMMAND, type Running } from "./harness.ts";
 import {
   cpuSeconds,
@@ -35,26 +35,6 @@ import {
 } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
-
-/** A channel beside the one under test, which has to go on: `8 9`. */
-function bystander() {
-  const [from, source] = unixPair();
-  const [to, sink] = pipe();
-  return {
-    given: { 8: source, 9: sink },
-    async lives(): Promise<void> {
-      await from.write("alive");
-      assertEquals(await within("the other channel", to.readText(5)), "alive");
-    },
-    end(): void {
-      from.shutdownWrite();
-    },
-    [Symbol.dispose](): void {
-      from.close();
-      to.close();
-    },
-  };
-}
 
 // ---- A reader that dies.
 
