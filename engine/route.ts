@@ -148,6 +148,8 @@ export class ThroughPipe implements Route {
   readonly #way: Way;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
+  /** Fills in a row that found nothing, although it was said to be ready. */
+  #misses = 0;
   pipeSize: number | undefined;
 
   constructor(way: Way) {
@@ -177,12 +179,14 @@ export class ThroughPipe implements Route {
   }
 
   fill(most: number): number {
-    const { fd, connection } = this.#way.source;
+    const { fd, connection, isEdgeTriggered } = this.#way.source;
     if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
     const pipe = this.#pipe ??= this.#way.pool.takePipe();
     if (pipe === undefined) return NO_PIPE;
     this.pipeSize = pipe.size;
-    return pipe.fill(fd, most);
+    const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
+    this.#misses = length === -EAGAIN ? this.#misses + 1 : 0;
+    return length;
   }
 
   drain(): number {
@@ -204,6 +208,9 @@ export class ThroughPipe implements Route {
     this.#pipe = undefined;
   }
 }
+
+/** After so many fills that found nothing, what splice(2) stops at is read over. */
+const MISSES = 3;
 
 /** So much is little, in bytes: to receive and to send it costs less than two splices. */
 const LITTLE = 16 * 1024;

@@ -5,6 +5,7 @@
  * @module
  */
 import { F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
+import { EAGAIN } from "./errno.ts";
 import type { Fd } from "./fd.ts";
 import * as libc from "./libc.ts";
 
@@ -92,10 +93,14 @@ export class Pipe {
     return new Pipe(reading, writing, size);
   }
 
-  /** Fills it, being empty, from a descriptor, with `most` bytes: how many, 0 at its proved end, or a negative errno. */
-  fill(from: Fd, most: number): number {
+  /**
+   * Fills it, being empty, from a descriptor, with `most` bytes: how many, 0 at
+   * its proved end, or a negative errno. At TCP's urgent mark splice(2) returns 0,
+   * or -EAGAIN where the socket has O_NONBLOCK: `isStuck` says that it may be that.
+   */
+  fill(from: Fd, most: number, isStuck = false): number {
     let result = libc.splice(from.io, this.writing, most);
-    if (result === 0) {
+    if (result === 0 || isStuck && result === -EAGAIN) {
       const room = scratch.subarray(0, Math.min(PAGE, most));
       result = from.readPastZero(room);
       if (result > 0) result = libc.write(this.writing, room.subarray(0, result));
