@@ -243,6 +243,7 @@ export class Fd {
   async readOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
     const result = await libc.readOnThread(this.io, bytes);
     if (result >= 0) return result;
+    if (this.#closed) return -EBADF; // the number may be another file's by now
     // The reason stayed on the other thread. Asked again here it is told, and
     // where it has passed nothing is lost.
     return libc.poll(this.io, IN) ? libc.read(this.io, bytes) : -EAGAIN;
@@ -252,6 +253,7 @@ export class Fd {
   async writeOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
     const result = await libc.writeOnThread(this.io, bytes.subarray(0, MOST_WAITING));
     if (result >= 0) return result;
+    if (this.#closed) return -EBADF;
     const again = bytes.subarray(0, 1); // one byte fits where poll says ready
     return libc.poll(this.io, OUT) ? libc.write(this.io, again) : -EAGAIN;
   }
