@@ -365,11 +365,13 @@ export class Channel implements ChannelStatus, Way {
       return;
     }
     if (connection) connection.error ||= libc.pendingError(fd.fd);
-    // A peer that has closed a unix socket has gone, but nothing is lost.
-    if (connection && !connection.error) return this.#end("hangup");
-    // A program that closes both its pipes (ssh's ProxyCommand) has ended the
-    // session: an error only if the peer still sends, see #discard.
-    if (!connection && this.#peerAwaitsReply) return this.#linger();
+    if (!connection?.error) {
+      // A program that closes both its pipes (ssh's ProxyCommand), or its unix
+      // socket, has ended the session: an error only if the peer still sends,
+      // see #discard.
+      if (this.#peerAwaitsReply) return this.#linger();
+      if (connection) return this.#end("hangup");
+    }
     this.#fail("write", connection?.error ?? (fd.kind === "pipe" ? EPIPE : EIO));
   }
 
