@@ -403,6 +403,7 @@ export class Channel implements ChannelStatus, Way {
     this.#phase = "lingering";
     this.#report(this.sink.removeWriter(this));
     this.source.connection?.linger(this, this.loop);
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // what is there is told no more
   }
 
   #discard(): void {
@@ -413,6 +414,7 @@ export class Channel implements ChannelStatus, Way {
     if (length <= 0) return this.endLingering();
     this.#host.onOperation?.("read", this.rfd, length, this);
     if (!this.error) this.#report(new SystemError("write", this.wfd, EPIPE));
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // nor what is left
   }
 
   /** The peer has stopped sending, or had its time. */
