@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ERR, HUP, IN } from "../sys/constants.ts";
+import { ERR, HUP } from "../sys/constants.ts";
 import { EAGAIN, ECANCELED, EIO, EPIPE } from "../sys/errno.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
@@ -357,7 +357,7 @@ export class Channel implements ChannelStatus, Way {
       if (!connection.error) return;
     }
     // What it can read decides: an end of file is none the worse for it.
-    if (!route.isUnderWay && libc.poll(this.source.fd.io, IN)) {
+    if (!route.isUnderWay && this.source.isSaidReady(READ)) {
       this.#pace?.allowOne();
       this.run();
       // A datagram that was refused is told once only: the next one is sent well.
