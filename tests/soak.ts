@@ -42,6 +42,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   arguments: () => test("input_test.ts", { STARTS: options.starts }),
   arm64: testArm64,
   graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
+  simulation: () => test("simulation_test.ts", { SECONDS: options.seconds }),
 };
 
 // ---- Many bytes: memory does not grow, and no descriptor is left open.

@@ -1,0 +1,153 @@
+/**
+ * Runs that failed once, as small as they got.
+ *
+ * @module
+ */
+import type { Plan, WirePlan } from "./plan.ts";
+
+const WIRE: WirePlan = {
+  kind: "pipe",
+  room: 4096,
+  roomBack: 4096,
+  pieces: [],
+  pauses: [0],
+  end: "close",
+  reads: [200000],
+  diesAfter: -1,
+  urgentAt: -1,
+  notes: 0,
+  isShared: false,
+  hasTwoNumbers: false,
+  isFar: false,
+};
+
+/** The dullest plan for these wires, but for what is said. */
+export function plan(
+  wires: Partial<WirePlan>[],
+  channels: [number, number][],
+  more: Partial<Omit<Plan, "wires" | "channels" | "refusals">> & {
+    refusals?: Partial<Plan["refusals"]>;
+  } = {},
+): Plan {
+  const refusals: Plan["refusals"] = {
+    splice: 0,
+    nowait: 0,
+    reopen: 0,
+    shortOfPipes: false,
+    shortOfNumbers: false,
+    forgetsWriters: false,
+    ...more.refusals,
+  };
+  return {
+    channels,
+    buffer: 1048576,
+    rate: 0,
+    dumps: false,
+    stopAt: -1,
+    grace: 5000,
+    yieldAfter: 5,
+    isStandard: false,
+    reusesNumbers: false,
+    isHostile: false,
+    choices: [],
+    ...more,
+    wires: wires.map((wire) => ({ ...WIRE, ...wire })),
+    refusals,
+  };
+}
+
+export const CASES: [string, Plan][] = [
+  [
+    "splice(2) says EAGAIN at TCP's urgent mark for as long as the socket has O_NONBLOCK",
+    plan([{ kind: "tcp", pieces: [3, 3], urgentAt: 1 }, {}], [[0, 1]]),
+  ],
+  [
+    "what is told once only is not taken away by the wait on another thread",
+    plan([{ kind: "tcp", notes: -1, pauses: [1500] }, { kind: "unix" }], [[0, 1]]),
+  ],
+  [
+    "an error queue of what is read is not looked at for ever on behalf of what is written",
+    plan(
+      [{ kind: "tcp", notes: -1, hasTwoNumbers: true, pauses: [1500] }],
+      [[0, 0]],
+    ),
+  ],
+  [
+    "who only listens until the peer stops reads on where readiness is told once only",
+    plan(
+      [{ kind: "tcp" }, { kind: "tcp", notes: -1, pieces: [1, 1], end: "reset" }],
+      [[1, 1], [0, 0]],
+      { buffer: 4096 },
+    ),
+  ],
+  [
+    "an urgent mark where readiness is told once only",
+    plan(
+      [
+        { kind: "unix", room: 1, diesAfter: 1 },
+        { kind: "tcp", pieces: [1], urgentAt: 0, notes: -1 },
+      ],
+      [[0, 1], [1, 0]],
+    ),
+  ],
+  [
+    "two channels read what is told once only, and one of them only listens",
+    plan(
+      [
+        { kind: "tcp", pieces: [24], end: "reset", urgentAt: 0, notes: -1 },
+        { kind: "tcp", diesAfter: 0 },
+      ],
+      [[0, 1], [0, 0]],
+      { refusals: { splice: 1 } },
+    ),
+  ],
+  [
+    "an error queue does not make a channel exceed its rate, byte by byte",
+    plan(
+      [
+        { kind: "tcp", pieces: [8192], urgentAt: 0, notes: -1 },
+        { kind: "device", pauses: [20, 0] },
+      ],
+      [[1, 0], [0, 0]],
+      { rate: 500, dumps: true },
+    ),
+  ],
+  [
+    "who only listens does not turn at an error queue",
+    plan(
+      [
+        { kind: "tcp", pieces: [24], notes: -1, hasTwoNumbers: true },
+        { kind: "tcp" },
+        { kind: "device", room: 1, diesAfter: 0 },
+      ],
+      [[1, 0], [0, 2]],
+      { rate: 500, refusals: { reopen: 13 } },
+    ),
+  ],
+  [
+    "an error queue of what is read does not keep a channel from hanging up",
+    plan([{ kind: "unix", diesAfter: 0 }, { kind: "tcp", notes: -1, pauses: [1500] }], [[1, 0]]),
+  ],
+  [
+    "no second call on another thread while the first has the memory",
+    plan(
+      [
+        { kind: "tcp", roomBack: 12, notes: -1 },
+        { kind: "device", pieces: [24] },
+      ],
+      [[1, 0], [0, 0]],
+      { dumps: true, yieldAfter: 0 },
+    ),
+  ],
+  [
+    "a TCP peer whose bytes nobody wants any more gets all of the other direction",
+    plan(
+      [
+        { kind: "unix", diesAfter: 0 },
+        { kind: "unix", pieces: [3] },
+        { kind: "tcp", roomBack: 1, pieces: [1], pauses: [1500], isFar: true },
+      ],
+      [[2, 0], [1, 2]],
+    ),
+  ],
+];

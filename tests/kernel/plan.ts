@@ -1,0 +1,171 @@
+/**
+ * What a run is made of, as fast-check chooses it: wires, the channels between
+ * them, what the peers do, what the system refuses, and the list of numbers from
+ * which every further decision is drawn.
+ *
+ * Numbers mean something whatever they are (each is taken modulo what there is),
+ * so that a plan can be made smaller in any way.
+ *
+ * @module
+ */
+import fc from "fast-check";
+
+export type Kind =
+  | "pipe"
+  | "unix"
+  | "tcp"
+  | "file"
+  | "proc"
+  | "append"
+  | "terminal"
+  | "device"
+  | "seqpacket"
+  | "dgram";
+
+/** What is at one end of a channel, and who is behind it. */
+export interface WirePlan {
+  kind: Kind;
+  /** How much fits: bytes for sockets and devices, pages for pipes. */
+  room: number;
+  /** How much of a socket's answers fits. */
+  roomBack: number;
+  /** What the peer sends, in bytes. */
+  pieces: number[];
+  /** For how long it waits before each, in milliseconds. */
+  pauses: number[];
+  end: "close" | "shutdown" | "reset";
+  /** How much the peer reads at a time. */
+  reads: number[];
+  /** After how many bytes it is gone without a word; -1: never. */
+  diesAfter: number;
+  /** Before which piece one urgent byte goes (TCP); -1: none. */
+  urgentAt: number;
+  /** How many notes lie in the error queue of a TCP socket; -1: what nobody can take out. */
+  notes: number;
+  /** Whether the one who started the engine keeps its own number for it until the engine has ended. */
+  isShared: boolean;
+  /** Whether a socket that is read and written has a number for each. */
+  hasTwoNumbers: boolean;
+  /** Whether TCP's bytes are under way for a while. */
+  isFar: boolean;
+}
+
+export interface Plan {
+  wires: WirePlan[];
+  channels: [number, number][];
+  buffer: number;
+  rate: number;
+  dumps: boolean;
+  /** When it is stopped, in milliseconds (-1: never), and for how long it may still deliver. */
+  stopAt: number;
+  grace: number;
+  yieldAfter: number;
+  refusals: {
+    splice: number;
+    nowait: number;
+    reopen: number;
+    shortOfPipes: boolean;
+    shortOfNumbers: boolean;
+    forgetsWriters: boolean;
+  };
+  /** Whether the first two numbers are 0 and 1, of which the runtime has duplicates. */
+  isStandard: boolean;
+  /** Whether numbers are given again, as the kernel does; else one that was closed is never used again. */
+  reusesNumbers: boolean;
+  isHostile: boolean;
+  choices: number[];
+}
+
+const length = fc.oneof(
+  { weight: 6, arbitrary: fc.integer({ min: 1, max: 60 }) },
+  { weight: 1, arbitrary: fc.constantFrom(4095, 4096, 4097, 8192) },
+  { weight: 1, arbitrary: fc.integer({ min: 1, max: 9000 }) },
+);
+const large = fc.oneof(length, fc.constantFrom(65535, 65536, 66000, 131072));
+
+const KINDS: fc.Arbitrary<Kind> = fc.oneof(
+  { weight: 5, arbitrary: fc.constant<Kind>("pipe") },
+  { weight: 3, arbitrary: fc.constant<Kind>("unix") },
+  { weight: 4, arbitrary: fc.constant<Kind>("tcp") },
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom<Kind>(
+      "file",
+      "proc",
+      "append",
+      "terminal",
+      "device",
+      "seqpacket",
+      "dgram",
+    ),
+  },
+);
+
+const rarely = <T>(usual: T, ...others: T[]) =>
+  fc.oneof(
+    { weight: 6, arbitrary: fc.constant(usual) },
+    { weight: 1, arbitrary: fc.constantFrom(...others) },
+  );
+
+const WIRE: fc.Arbitrary<WirePlan> = fc.record({
+  kind: KINDS,
+  room: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(4096, 65536, 200000)),
+  roomBack: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(4096, 65536)),
+  pieces: fc.oneof(
+    { weight: 8, arbitrary: fc.array(length, { maxLength: 5 }) },
+    { weight: 1, arbitrary: fc.array(large, { maxLength: 4 }) },
+  ),
+  pauses: fc.oneof(
+    { weight: 3, arbitrary: fc.constant<number[]>([0]) },
+    {
+      weight: 1,
+      arbitrary: fc.array(fc.constantFrom(0, 0.01, 3, 20, 200, 1500, 4000), {
+        minLength: 1,
+        maxLength: 3,
+      }),
+    },
+  ),
+  end: fc.constantFrom("close", "close", "shutdown", "shutdown", "shutdown", "reset"),
+  reads: fc.oneof(
+    { weight: 4, arbitrary: fc.constant<number[]>([200000]) },
+    { weight: 1, arbitrary: fc.array(large, { minLength: 1, maxLength: 3 }) },
+  ),
+  diesAfter: fc.oneof(
+    { weight: 5, arbitrary: fc.constant(-1) },
+    { weight: 1, arbitrary: fc.nat(80) },
+  ),
+  urgentAt: rarely(-1, 0, 1, 2),
+  notes: fc.oneof(
+    { weight: 30, arbitrary: fc.constant(0) },
+    { weight: 1, arbitrary: fc.constantFrom(-1, 1, 300) },
+  ),
+  isShared: fc.boolean(),
+  hasTwoNumbers: fc.boolean(),
+  isFar: fc.boolean(),
+});
+
+/** Any errno that a call may be refused with, by its manual page or by a filter. */
+const REFUSED = [1, 13, 38, 22, 12, 9, 29, 95];
+
+export const PLAN: fc.Arbitrary<Plan> = fc.record({
+  wires: fc.array(WIRE, { minLength: 2, maxLength: 4 }),
+  channels: fc.array(fc.tuple(fc.nat(3), fc.nat(3)), { minLength: 1, maxLength: 4 }),
+  buffer: fc.constantFrom(1048576, 1048576, 65536, 4096, 100, 2, 1),
+  rate: rarely(0, 500, 100000),
+  dumps: rarely(false, true),
+  stopAt: rarely(-1, 0, 1, 7, 300),
+  grace: fc.constantFrom(5000, 100, 0),
+  yieldAfter: fc.constantFrom(5, 25, 0),
+  refusals: fc.record({
+    splice: rarely(0, ...REFUSED),
+    nowait: rarely(0, 95),
+    reopen: rarely(0, 13, 5),
+    shortOfPipes: rarely(false, true),
+    shortOfNumbers: rarely(false, true),
+    forgetsWriters: fc.boolean(),
+  }),
+  isStandard: rarely(false, true),
+  reusesNumbers: fc.boolean(),
+  isHostile: fc.boolean(),
+  choices: fc.array(fc.nat(255), { maxLength: 160, size: "max" }),
+});

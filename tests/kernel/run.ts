@@ -1,0 +1,111 @@
+/**
+ * Runs the engine on the simulated kernel, again and again.
+ *
+ *     deno task simulate                       the fixed seeds, and new ones for 20 s
+ *     deno task simulate --seconds=3600        for an hour
+ *     deno task simulate --seed=4711 --runs=1  that one again
+ *     deno task simulate --fixed=0 --exhaustive=60   all schedules of small graphs, for a minute
+ *
+ * What fails is made as small as it gets, and printed with its trace.
+ *
+ * @module
+ */
+import { parseArgs } from "@std/cli/parse-args";
+import fc from "fast-check";
+import { CASES } from "./cases.ts";
+import { PLAN, type Plan } from "./plan.ts";
+import { simulate } from "./simulate.ts";
+import { Violation } from "./world.ts";
+
+const options = parseArgs(Deno.args, {
+  string: ["seconds", "seed", "runs", "fixed", "report"],
+  boolean: ["json"],
+  default: { seconds: "20", fixed: "8", runs: "1000", report: "0" },
+});
+
+/** What the runs were, in all. */
+const figures = { runs: 0, calls: 0, steps: 0 };
+
+async function once(plan: Plan): Promise<void> {
+  const { calls, steps } = await simulate(plan);
+  figures.runs++;
+  figures.calls += calls;
+  figures.steps += steps;
+}
+
+/** Tries so many plans that come from one seed; ends the program with the first that fails. */
+async function search(seed: number, runs: number): Promise<void> {
+  const outcome = await fc.check(fc.asyncProperty(PLAN, once), { seed, numRuns: runs });
+  if (!outcome.failed) return;
+  const [plan] = outcome.counterexample ?? [];
+  console.log(
+    `FAILED: seed ${seed}, run ${outcome.numRuns}, made smaller ${outcome.numShrinks} times`,
+  );
+  if (plan) {
+    console.log(JSON.stringify(plan));
+    await show(plan);
+  }
+  Deno.exit(1);
+}
+
+/** Runs it once more, and prints what happened. */
+async function show(plan: Plan): Promise<void> {
+  try {
+    await simulate(plan, { tracing: true });
+    console.log("it does not fail a second time");
+  } catch (error) {
+    const trace = (error as { trace?: string[] }).trace ?? [];
+    const MOST = 60;
+    if (trace.length > 2 * MOST) trace.splice(MOST, trace.length - 2 * MOST, "...");
+    console.log(trace.join("\n"));
+    console.log(error instanceof Violation ? error.message : error);
+  }
+}
+
+// What a program may leave unheard is heard where it is looked at: see simulate.ts.
+globalThis.addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof Violation) event.preventDefault();
+});
+
+const clock = Date.now;
+const began = clock();
+const seconds = Number(options.seconds);
+const runs = Number(options.runs);
+
+function tell(what: string): void {
+  const passed = (clock() - began) / 1000;
+  console.log(
+    `${what}: ${figures.runs} runs, ${figures.calls} calls, ${figures.steps} steps of the world, ` +
+      `${passed.toFixed(0)} s, ${Math.round(figures.runs / passed)} runs a second`,
+  );
+}
+
+for (const [name, plan] of CASES) {
+  try {
+    await once(plan);
+  } catch {
+    console.log(`FAILED: ${name}`);
+    await show(plan);
+    Deno.exit(1);
+  }
+}
+if (options.seed !== undefined) await search(Number(options.seed), runs);
+else {
+  for (let seed = 1; seed <= Number(options.fixed); seed++) await search(seed, runs);
+  tell(`${CASES.length} cases and seeds 1 to ${options.fixed}`);
+  const seeds: number[] = [];
+  const every = Number(options.report) * 1000;
+  let reported = clock();
+  while (clock() - began < seconds * 1000) {
+    const seed = Math.floor(Math.random() * 2 ** 31);
+    seeds.push(seed);
+    await search(seed, runs);
+    if (every > 0 && clock() - reported >= every) {
+      reported = clock();
+      tell("so far");
+    }
+  }
+  if (seeds.length < 1000) console.log(`new seeds: ${seeds.join(" ")}`);
+}
+tell("in all");
+Deno.exit(0);

@@ -1,0 +1,777 @@
+/**
+ * One run: builds the wires of a plan, starts the engine on them, lets the peers
+ * do their part, and checks what must hold at every moment and at the end.
+ *
+ * @module
+ */
+import { type ChannelStatus, Copier } from "../../engine.ts";
+import { ERR, HUP, IN, O_APPEND, OUT, SOCK_SEQPACKET } from "../../sys/constants.ts";
+import { EAGAIN } from "../../sys/errno.ts";
+import {
+  Description,
+  Device,
+  type File,
+  MessageSocket,
+  Pipe,
+  RegularFile,
+  StreamSocket,
+} from "./kernel.ts";
+import { enterWorld } from "./libc.ts";
+import type { Kind, Plan, WirePlan } from "./plan.ts";
+import { type Actor, Violation, World } from "./world.ts";
+
+// ---- Bytes of which no two pieces are alike.
+
+const NOISE = new Uint8Array(1 << 20);
+for (let i = 0, n = 1; i < NOISE.length; i++) {
+  n = Math.imul(n, 1103515245) + 12345 | 0;
+  NOISE[i] = n >>> 16;
+}
+
+/** What the `index`th source sends from byte `at` on. */
+function content(index: number, at: number, length: number): Uint8Array {
+  const begin = index * 99_991 + at;
+  return NOISE.subarray(begin, begin + length);
+}
+
+/** A part of a source. */
+interface Part {
+  source: Wire;
+  at: number;
+  length: number;
+}
+
+const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2;
+const scratch = new Uint8Array(1 << 18);
+
+/** What is at one end of channels: in the engine's hands, and in the peer's. */
+class Wire {
+  readonly plan: WirePlan;
+  readonly index: number;
+  readonly name: string;
+  readonly world: World;
+  /** The engine's side to read, and to write. */
+  source: Description | undefined;
+  sink: Description | undefined;
+  /** The peer's side of each. */
+  feed: Description | undefined;
+  drain: Description | undefined;
+  readFd = -1;
+  writeFd = -1;
+  readonly readers: Track[] = [];
+  readonly writers: Track[] = [];
+  /** What the peer has sent, and what channels have taken. */
+  sent = 0;
+  taken = 0;
+  hasSentAll = false;
+  /** What has been written to it, and what has arrived. */
+  readonly expected: Part[] = [];
+  readonly arrived: Uint8Array[] = [];
+  readonly messages: number[] = [];
+  sawEnd = false;
+  /** Whether the peer is the reason for an error of who reads it, and of who writes it. */
+  sourceFault = false;
+  sinkFault = false;
+  feedEnded = false;
+  drainEnded = false;
+  /** What the kernel saw. */
+  kernelRead = 0;
+  kernelWritten = 0;
+
+  constructor(plan: WirePlan, index: number, world: World) {
+    this.plan = plan;
+    this.index = index;
+    this.world = world;
+    this.name = `${plan.kind} ${String.fromCharCode(97 + index)}`;
+  }
+
+  get isSocket(): boolean {
+    const { kind } = this.plan;
+    return kind === "unix" || kind === "tcp" || kind === "seqpacket" || kind === "dgram";
+  }
+  get isTwoWay(): boolean {
+    return this.source !== undefined && this.source === this.sink;
+  }
+  get isMessages(): boolean {
+    return this.plan.kind === "seqpacket" || this.plan.kind === "dgram";
+  }
+
+  /** Makes what a channel reads (or writes). */
+  make(asSource: boolean): void {
+    if (asSource ? this.source : this.sink) return;
+    const { kind, room, roomBack } = this.plan;
+    switch (kind) {
+      case "pipe": {
+        const pipe = new Pipe(this.name);
+        pipe.most = 2 ** Math.min(4, Math.floor(room / 8));
+        const reading = new Description(pipe, O_RDONLY), writing = new Description(pipe, O_WRONLY);
+        if (asSource) [this.source, this.feed] = [reading, writing.hold()];
+        else [this.sink, this.drain] = [writing, reading.hold()];
+        return;
+      }
+      case "unix":
+      case "tcp": {
+        const [near, far] = StreamSocket.pair(this.name, kind, [roomBack, room]);
+        near.notes = kind === "tcp" ? this.plan.notes : 0;
+        if (kind === "tcp" && this.plan.isFar) {
+          for (const side of [near, far]) this.world.actors.push(new Network(side));
+        }
+        return this.#both(near, far);
+      }
+      case "seqpacket":
+      case "dgram": {
+        const type = kind === "seqpacket" ? SOCK_SEQPACKET : 2;
+        return this.#both(...MessageSocket.pair(this.name, type, 1 + room % 10));
+      }
+      case "file":
+      case "proc":
+      case "append": {
+        const file = new RegularFile(this.name, kind === "proc" && asSource);
+        const flags = kind === "append" && !asSource ? O_APPEND : 0;
+        const near = new Description(file, asSource ? O_RDONLY : O_WRONLY, flags);
+        if (asSource) this.source = near;
+        else this.sink = near;
+        return;
+      }
+      case "terminal":
+      case "device": {
+        const device = new Device(this.name, kind === "terminal", Math.max(room, 1));
+        const near = new Description(device, O_RDWR);
+        if (asSource) this.source = near;
+        else this.sink = near;
+        return;
+      }
+    }
+  }
+
+  #both(near: File, far: File): void {
+    this.source = this.sink = new Description(near, O_RDWR);
+    this.feed = this.drain = new Description(far, O_RDWR).hold();
+  }
+
+  /** The peer goes without a word. */
+  die(): void {
+    this.world.log(() => `${this.name}: the peer goes`);
+    this.sinkFault = true;
+    if (this.isTwoWay) this.sourceFault = true;
+    if (this.feed && (this.isTwoWay || !this.drain)) {
+      this.feedEnded = true;
+    }
+    this.drainEnded = true;
+    this.close();
+  }
+
+  /** The peer closes what it needs no more. */
+  close(): void {
+    if (this.feed === this.drain) {
+      if (this.feedEnded && this.drainEnded && this.feed) {
+        this.feed.release();
+        this.feed = this.drain = undefined;
+      }
+      return;
+    }
+    if (this.feedEnded) {
+      this.feed?.release();
+      this.feed = undefined;
+    }
+    if (this.drainEnded) {
+      this.drain?.release();
+      this.drain = undefined;
+    }
+  }
+}
+
+/** What TCP has under way arrives. */
+class Network implements Actor {
+  readonly name: string;
+  readonly wakesAt = Infinity;
+  readonly #to: StreamSocket;
+  constructor(to: StreamSocket) {
+    this.#to = to;
+    this.name = `network to ${to.name}`;
+    to.onComing = () => {};
+  }
+  get isEnabled(): boolean {
+    return this.#to.coming.length > 0;
+  }
+  step(): void {
+    this.#to.arrive();
+  }
+}
+
+/** Sends the pieces of a plan, then ends. */
+class Feeder implements Actor {
+  readonly name: string;
+  wakesAt = -1;
+  readonly #wire: Wire;
+  #piece = 0;
+  #at = 0;
+  #hasSentUrgent = false;
+
+  constructor(wire: Wire) {
+    this.#wire = wire;
+    this.name = `feeder of ${wire.name}`;
+    this.#pause();
+  }
+  #pause(): void {
+    const { pauses } = this.#wire.plan;
+    const pause = pauses[this.#piece % pauses.length] ?? 0;
+    if (pause > 0) this.wakesAt = this.#wire.world.now + pause;
+  }
+
+  get isEnabled(): boolean {
+    const wire = this.#wire;
+    if (wire.feedEnded || wire.world.now < this.wakesAt) return false;
+    if (this.#piece >= wire.plan.pieces.length) return true;
+    const { feed } = wire;
+    if (feed?.file instanceof Pipe && feed.file.forgetsWriter && feed.file.readers > 0) {
+      return false;
+    }
+    return !feed || (feed.poll() & (OUT | ERR | HUP)) !== 0;
+  }
+
+  step(): void {
+    const wire = this.#wire, { plan, world } = wire;
+    const size = plan.pieces[this.#piece];
+    if (size === undefined) return this.#end();
+    if (plan.urgentAt === this.#piece && !this.#hasSentUrgent && plan.kind === "tcp") {
+      this.#hasSentUrgent = true;
+      if (wire.feed?.file instanceof StreamSocket) {
+        world.log(() => `${this.name} sends an urgent byte`);
+        wire.feed.file.sendUrgent(new Uint8Array(1));
+        return;
+      }
+    }
+    const bytes = content(wire.index, wire.sent, size - this.#at);
+    const result = this.#write(bytes);
+    world.log(() => `${this.name} sends ${bytes.length} -> ${result}`);
+    if (result === -EAGAIN) return;
+    if (result < 0) {
+      wire.feedEnded = true;
+      wire.close();
+      return;
+    }
+    wire.sent += result;
+    this.#at += result;
+    if (this.#at < size) return;
+    this.#at = 0;
+    this.#piece++;
+    if (this.#piece < plan.pieces.length || plan.pauses.length > 1) this.#pause();
+  }
+
+  #write(bytes: Uint8Array): number {
+    const { feed, source } = this.#wire;
+    if (feed) return feed.file.write(feed, bytes);
+    if (source?.file instanceof RegularFile) source.file.append(bytes);
+    if (source?.file instanceof Device) source.file.type(bytes.slice());
+    return bytes.length;
+  }
+
+  #end(): void {
+    const wire = this.#wire, { plan, feed, source, world } = wire;
+    wire.hasSentAll = true;
+    wire.feedEnded = true;
+    const isReset = plan.end === "reset" && plan.kind === "tcp";
+    world.log(() => `${this.name} ends (${plan.end})`);
+    if (source?.file instanceof Device) return source.file.type(new Uint8Array(0));
+    if (isReset && feed?.file instanceof StreamSocket) {
+      feed.file.resets = true;
+      wire.sourceFault = true;
+      if (wire.isTwoWay) wire.sinkFault = true;
+      wire.drainEnded = true;
+      return wire.close();
+    }
+    const isUsed = wire.drain !== undefined && !wire.drainEnded && wire.writers.length > 0;
+    if (feed && wire.isSocket && (plan.end !== "close" || isUsed)) feed.file.shutdown(1);
+    if (wire.writers.length === 0) wire.drainEnded = true;
+    wire.close();
+  }
+}
+
+/** Reads what arrives until the end, or dies before. */
+class Drainer implements Actor {
+  readonly name: string;
+  wakesAt = -1;
+  readonly #wire: Wire;
+  #reads = 0;
+  #length = 0;
+
+  constructor(wire: Wire) {
+    this.#wire = wire;
+    this.name = `reader of ${wire.name}`;
+  }
+
+  get #isDying(): boolean {
+    const { diesAfter } = this.#wire.plan;
+    return diesAfter >= 0 && this.#length >= diesAfter;
+  }
+
+  get isEnabled(): boolean {
+    const wire = this.#wire;
+    if (wire.drainEnded || wire.world.now < this.wakesAt) return false;
+    if (this.#isDying) return true;
+    if (wire.drain) return (wire.drain.poll() & (IN | HUP | ERR)) !== 0;
+    return wire.sink?.file instanceof Device && wire.sink.file.waiting > 0;
+  }
+
+  step(): void {
+    const wire = this.#wire, { plan, world } = wire;
+    if (this.#isDying) {
+      if (wire.sink?.file instanceof Device) wire.sink.file.hangUp();
+      return wire.die();
+    }
+    const most = plan.reads[this.#reads++ % plan.reads.length] ?? 1;
+    if (wire.sink?.file instanceof Device && !wire.drain) {
+      return this.#got(wire.sink.file.look(most));
+    }
+    const { drain } = wire;
+    if (!drain) return;
+    const room = wire.isMessages ? scratch : scratch.subarray(0, most);
+    const isEmptyMessage = drain.file instanceof MessageSocket && drain.file.queue[0]?.length === 0;
+    const result = drain.file.read(drain, room);
+    world.log(() => `${this.name} reads ${room.length} -> ${result}`);
+    if (result > 0) return this.#got(room.slice(0, result));
+    if (isEmptyMessage) return void wire.messages.push(0);
+    if (result === -EAGAIN) return;
+    if (result === 0) {
+      wire.sawEnd = true;
+      checkEnd(wire);
+    } else {
+      // Bytes of the other direction that nobody will read: its channel has failed, or says so.
+      wire.sawEnd = wire.readers.some(({ status }) => status?.error !== undefined);
+      wire.world.log(() => `${this.name} gets an error`);
+    }
+    wire.drainEnded = true;
+    wire.close();
+  }
+
+  #got(bytes: Uint8Array): void {
+    this.#wire.arrived.push(bytes);
+    if (this.#wire.isMessages) this.#wire.messages.push(bytes.length);
+    this.#length += bytes.length;
+    const { pauses } = this.#wire.plan;
+    const pause = pauses[this.#reads % pauses.length] ?? 0;
+    if (pause > 0) this.wakesAt = this.#wire.world.now + pause;
+  }
+}
+
+/** What a peer takes for the end has to be the end. */
+function checkEnd(wire: Wire): void {
+  if (wire.sinkFault) return;
+  for (const { status, name } of wire.writers) {
+    if (status && (status.ended !== undefined || status.error)) continue;
+    wire.world.fail(`${wire.name} is at its end, and ${name} has not ended`);
+  }
+}
+
+/** What is known of a channel. */
+class Track {
+  readonly from: Wire;
+  readonly to: Wire;
+  readonly name: string;
+  status: ChannelStatus | undefined;
+  read = 0;
+  written = 0;
+  operations = 0;
+  sawEnd = false;
+  /** What it has read and not written. */
+  readonly held: Part[] = [];
+
+  constructor(from: Wire, to: Wire) {
+    this.from = from;
+    this.to = to;
+    this.name = `channel ${from.name} to ${to.name}`;
+  }
+
+  onRead(length: number): void {
+    const { from } = this;
+    if (length === 0) {
+      this.sawEnd = true;
+      return;
+    }
+    this.operations++;
+    this.read += length;
+    this.held.push({ source: from, at: from.taken, length });
+    from.taken += length;
+  }
+
+  onWrite(length: number, world: World): void {
+    this.operations++;
+    this.written += length;
+    if (this.written > this.read) world.fail(`${this.name} writes what it has not read`);
+    for (let rest = length; rest > 0;) {
+      const part = this.held[0];
+      if (!part) break;
+      const taken = Math.min(rest, part.length);
+      this.to.expected.push({ source: part.source, at: part.at, length: taken });
+      part.at += taken;
+      part.length -= taken;
+      if (part.length === 0) this.held.shift();
+      rest -= taken;
+    }
+  }
+}
+
+/** The program's clock and timers, as the engine finds them during a run. */
+const real = {
+  now: performance.now.bind(performance),
+  setTimeout: globalThis.setTimeout,
+  clearTimeout: globalThis.clearTimeout,
+  setInterval: globalThis.setInterval,
+  clearInterval: globalThis.clearInterval,
+};
+
+/** Puts the clock of a world in place of the program's; returns what puts it back. */
+export function takeClock(world: World): () => void {
+  performance.now = () => world.now;
+  const clear = (id: unknown) => world.clearTimer(Number(id));
+  Object.assign(globalThis, {
+    setTimeout: (callback: () => void, milliseconds = 0) =>
+      world.setTimer(callback, milliseconds, false),
+    setInterval: (callback: () => void, milliseconds = 0) =>
+      world.setTimer(callback, milliseconds, true),
+    clearTimeout: clear,
+    clearInterval: clear,
+  });
+  return () => {
+    const { now, ...timers } = real;
+    performance.now = now;
+    Object.assign(globalThis, timers);
+  };
+}
+
+/** More promises than the engine ever has in a row: what it awaits has been told when they are done. */
+const IN_A_ROW = 16;
+
+export async function settle(): Promise<void> {
+  for (let i = 0; i < IN_A_ROW; i++) await undefined;
+}
+
+/** Runs the engine to its end, giving the world a turn wherever it awaits something. */
+export async function drive(world: World, running: Promise<unknown>): Promise<void> {
+  let over = false, failure: unknown;
+  running.then(() => over = true, (error) => {
+    over = true;
+    failure = error;
+  });
+  for (;;) {
+    await settle();
+    if (over) break;
+    world.turn();
+    if (world.violation) throw world.violation;
+  }
+  if (world.violation) throw world.violation;
+  if (failure) throw failure;
+}
+
+/** What a run has shown, for who counts. */
+export interface Result {
+  world: World;
+  calls: number;
+  steps: number;
+  bytes: number;
+}
+
+const WITHOUT_END: Kind[] = ["dgram"];
+
+/** Runs a plan. Throws a {@linkcode Violation} where something is not as it must be. */
+export async function simulate(
+  plan: Plan,
+  options: { tracing?: boolean; decisions?: boolean } = {},
+): Promise<Result> {
+  const world = new World(plan.choices, plan.refusals, {
+    tracing: options.tracing ?? false,
+    hostile: plan.isHostile,
+    reuse: plan.reusesNumbers,
+  });
+  if (options.decisions) world.decisions = [];
+  enterWorld(world);
+  const restoreClock = takeClock(world);
+  try {
+    await run(plan, world);
+    // What comes back from other threads now finds the engine at its end.
+    world.end();
+    await settle();
+    if (world.violation) throw world.violation;
+  } catch (error) {
+    if (error instanceof Violation) Object.assign(error, { trace: world.trace });
+    throw error;
+  } finally {
+    world.end();
+    await settle();
+    restoreClock();
+  }
+  return { world, calls: world.count, steps: world.steps, bytes: 0 };
+}
+
+/** How many of the smallest steps a piece takes at the most, so that a run is short. */
+const STEPS = 24;
+
+/** The wires of a plan, with pieces that are not too long for the smallest room on their way. */
+function wiresOf(plan: Plan, world: World): Wire[] {
+  const smallest = Math.min(
+    plan.buffer,
+    plan.rate ? 10 : Infinity,
+    ...plan.wires.flatMap(({ kind, room, roomBack, reads }) =>
+      kind === "pipe" ? reads : [...reads, room, roomBack]
+    ),
+  );
+  return plan.wires.map((wire, i) => {
+    const pieces = wire.pieces.map((length) => Math.min(length, smallest * STEPS));
+    return new Wire({ ...wire, pieces }, i, world);
+  });
+}
+
+/** Whether a wire may be read and written on other threads. */
+function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
+  return kind === "terminal" || kind === "device" || kind === "pipe" && plan.refusals.nowait > 0;
+}
+
+/** The channels of a plan that make sense. */
+function channelsOf(plan: Plan, wires: Wire[]): [Wire, Wire][] {
+  const pairs: [Wire, Wire][] = [];
+  const sources = new Set<Wire>(), sinks = new Set<Wire>();
+  for (const [a, b] of plan.channels) {
+    const from = wires[a % wires.length], to = wires[b % wires.length];
+    if (!from || !to) continue;
+    const { kind } = from.plan;
+    // A terminal's end of file is told to one reader only; messages to several are not in order,
+    // nor is what other threads do known to be.
+    if (from.isMessages && sources.has(from)) continue;
+    if (usesThreads(plan, from) && sources.has(from)) continue;
+    if (usesThreads(plan, to) && sinks.has(to)) continue;
+    if (WITHOUT_END.includes(kind) && plan.stopAt < 0) continue;
+    if (from.isMessages && from === to) continue;
+    if (pairs.some(([f, t]) => f === from && t === to)) continue;
+    sources.add(from);
+    sinks.add(to);
+    pairs.push([from, to]);
+  }
+  return pairs;
+}
+
+async function run(plan: Plan, world: World): Promise<void> {
+  const wires = wiresOf(plan, world);
+  const pairs = channelsOf(plan, wires);
+  if (pairs.length === 0) return;
+  const tracks = pairs.map(([from, to]) => new Track(from, to));
+  // Who is told once only must not be interrupted, which Linux does to no call that does not wait.
+  world.mayInterrupt = plan.wires.every(({ kind, notes }) => kind !== "tcp" || notes === 0);
+  world.mostIdleRounds = 6 * (tracks.length + 1);
+  for (const track of tracks) {
+    track.from.make(true);
+    track.to.make(false);
+    track.from.readers.push(track);
+    track.to.writers.push(track);
+  }
+
+  // The engine's numbers, and those of the one who started it.
+  const given: { description: Description; flags: number }[] = [];
+  const kept: Description[] = [];
+  let next = plan.isStandard ? 0 : 20;
+  const give = (description: Description, wire: Wire): number => {
+    const fd = next;
+    next = next === 1 ? 20 : next + 1;
+    world.give(fd, description);
+    if (fd < 2) world.give(8 + fd, description, true); // the runtime's duplicate
+    given.push({ description: description, flags: description.flags });
+    if (wire.plan.isShared && wire.isSocket) kept.push(description.hold());
+    return fd;
+  };
+  const byFile = new Map<File, Wire>();
+  for (const wire of wires) {
+    if (wire.source && wire.readers.length > 0) {
+      wire.readFd = give(wire.source, wire);
+      byFile.set(wire.source.file, wire);
+    }
+    if (wire.sink && wire.writers.length > 0) {
+      const isSame = wire.isTwoWay && wire.readFd >= 0 && !wire.plan.hasTwoNumbers;
+      wire.writeFd = isSame ? wire.readFd : give(wire.sink, wire);
+      byFile.set(wire.sink.file, wire);
+    }
+    if (wire.readers.length > 0) world.actors.push(new Feeder(wire));
+    else wire.feedEnded = true;
+    if (wire.writers.length > 0 && (wire.drain || wire.sink?.file instanceof Device)) {
+      world.actors.push(new Drainer(wire));
+    } else wire.drainEnded = true;
+  }
+  world.onMoved = (file, direction, bytes) => {
+    const wire = byFile.get(file);
+    if (!wire) return;
+    if (direction === "from") wire.kernelRead += bytes;
+    else wire.kernelWritten += bytes;
+  };
+
+  const byStatus = new Map<ChannelStatus, Track>();
+  const told: ChannelStatus[] = [];
+  const copier = new Copier(tracks.map(({ from, to }) => [from.readFd, to.writeFd] as const), {
+    buffer: plan.buffer,
+    rate: plan.rate,
+    yieldAfter: plan.yieldAfter,
+    onOperation: (operation, fd, length, status) => {
+      const track = byStatus.get(status);
+      if (!track) return;
+      const expected = operation === "read" ? track.from.readFd : track.to.writeFd;
+      if (fd !== expected) world.fail(`${track.name}: ${operation} is told of ${fd}`);
+      if (operation === "read") track.onRead(length);
+      else track.onWrite(length, world);
+      const inFlight = track.read - track.written;
+      if (inFlight > plan.buffer && !status.error) {
+        world.fail(`${track.name} has ${inFlight} bytes in flight, of ${plan.buffer} at the most`);
+      }
+    },
+    onError: (_error, status) => told.push(status),
+    ...plan.dumps && { onData: () => {} },
+  });
+  copier.channels.forEach((status, i) => {
+    const track = tracks[i];
+    if (!track) return;
+    track.status = status;
+    byStatus.set(status, track);
+    world.log(() => `${track.name} is ${status.rfd} ${status.wfd}`);
+  });
+  const stop = () => {
+    world.log(() => "the program stops it");
+    copier.stop(plan.grace, "enough");
+  };
+  const stopping = plan.stopAt >= 0 ? world.setTimer(stop, plan.stopAt, false) : -1;
+  world.onIdle = () => checkProgress(plan, world, tracks);
+
+  await drive(world, copier.run());
+
+  world.log(() => "the engine has ended");
+  for (const fd of world.leaks) world.fail(`${fd} is not closed`);
+  world.clearTimer(stopping);
+  if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
+  for (const { description, flags } of given) {
+    if (description.references > 0 && description.flags !== flags) {
+      world.fail(`${description.file.name} has the flags ${description.flags}, and had ${flags}`);
+    }
+  }
+  world.isOver = true;
+  for (const description of kept) description.release();
+  for (let i = 0; world.step() || world.passTime(); i++) {
+    if (i > 20_000) world.fail("the peers come to no end");
+  }
+  for (const track of tracks) checkChannel(plan, world, track, told);
+  for (const wire of wires) checkWire(plan, world, wire);
+}
+
+/** Everybody waits: nothing that could move may be left. */
+function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
+  for (const track of tracks) {
+    const { from, to, status, name } = track;
+    if (!status) continue;
+    // What is read and dropped, as nobody will have it, is no operation of the channel.
+    const { operations } = to.sinkFault ? status : track;
+    if (status.bytes !== track.written || status.operations !== operations) {
+      world.fail(
+        `${name} says ${status.bytes} bytes in ${status.operations} operations, and had ` +
+          `${track.written} in ${track.operations}`,
+      );
+    }
+    if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
+    if (!from.source || !to.sink || usesThreads(plan, from) || usesThreads(plan, to)) continue;
+    const mask = (wire: Wire) => wire.plan.notes && wire.plan.kind === "tcp" ? ~ERR : ~0;
+    const readable = from.source.poll() & mask(from) & (IN | HUP | ERR);
+    const writable = to.sink.poll() & mask(to) & (OUT | HUP | ERR);
+    if (readable && writable) world.fail(`${name} waits, and both its ends are ready`);
+    if (writable && track.read > track.written && !status.error && !to.sinkFault) {
+      world.fail(`${name} holds ${track.read - track.written} bytes that could be written`);
+    }
+  }
+}
+
+/** How a channel has ended has to have its reason. */
+function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatus[]): void {
+  const { from, to, status, name } = track;
+  if (!status) return;
+  const { ended, error, bytes } = status;
+  if (ended === undefined) world.fail(`${name} has not ended`);
+  if (bytes !== track.written) {
+    world.fail(`${name} says ${bytes} bytes, and wrote ${track.written}`);
+  }
+  const isStopped = plan.stopAt >= 0;
+  const isTooLong = from.isMessages && from.plan.pieces.some((length) => length > plan.buffer);
+  const isCaused = from.sourceFault || to.sinkFault || isStopped || isTooLong;
+  if (error && !isCaused) world.fail(`${name} has an error without a cause: ${error.message}`);
+  if (ended !== "eof" && !isCaused) world.fail(`${name} ended by ${ended} without a cause`);
+  if (error && !told.includes(status) && ended !== "stopped") {
+    world.fail(`${name}: nobody was told of ${error.message}`);
+  }
+  if (ended === "eof" && !error) {
+    if (track.read !== track.written) {
+      world.fail(`${name} lost ${track.read - track.written} bytes, and says nothing`);
+    }
+    if (!track.sawEnd) world.fail(`${name} ended, and has read no end of file`);
+  }
+  if (ended === "hangup" && track.read !== track.written && !error) {
+    world.fail(`${name} hung up with ${track.read - track.written} bytes lost, and says nothing`);
+  }
+}
+
+/** What has to have arrived has arrived, in order. */
+function checkWire(plan: Plan, world: World, wire: Wire): void {
+  const { readers, writers } = wire;
+  const all = (how: string) =>
+    readers.length > 0 && readers.every(({ status }) => status?.ended === how && !status.error);
+  if (wire.readFd >= 0 && wire.kernelRead < wire.taken) {
+    world.fail(`${wire.name}: ${wire.taken} bytes are said to be read, of ${wire.kernelRead}`);
+  }
+  // What a thread has read when its channel ends, and a message that is too long, are lost, and
+  // the channel has an error.
+  const isLost = plan.stopAt >= 0 || wire.isMessages || usesThreads(plan, wire);
+  if (wire.kernelRead !== wire.taken && (!isLost || all("eof"))) {
+    world.fail(`${wire.name}: ${wire.kernelRead} bytes were read, ${wire.taken} are told of`);
+  }
+  if (all("eof") && !wire.sourceFault) {
+    const isFile = wire.source?.file instanceof RegularFile;
+    if (!isFile && !wire.hasSentAll) {
+      world.fail(`${wire.name} was taken to be at its end too early`);
+    }
+    if (!isFile && wire.taken !== wire.sent) {
+      world.fail(`${wire.name}: ${wire.taken} bytes of ${wire.sent} were read`);
+    }
+  }
+  if (writers.length === 0) return;
+  let { arrived } = wire;
+  if (wire.sink?.file instanceof RegularFile) arrived = [wire.sink.file.content];
+  const isTwice = wire.kernelWritten !== writers.reduce((sum, { written }) => sum + written, 0);
+  if (isTwice && plan.stopAt < 0 && !wire.sinkFault) {
+    world.fail(`${wire.name}: ${wire.kernelWritten} bytes were written, and others are told of`);
+  }
+  let part = 0, at = 0, length = 0;
+  for (const bytes of arrived) {
+    for (const byte of bytes) {
+      let expected = wire.expected[part];
+      if (expected && at >= expected.length) {
+        expected = wire.expected[++part];
+        at = 0;
+      }
+      if (!expected) {
+        // What was written by a call on another thread when all was stopped is not told of.
+        if (plan.stopAt >= 0) return;
+        world.fail(`${wire.name}: more arrived than was written`);
+      }
+      if (NOISE[expected.source.index * 99_991 + expected.at + at] !== byte) {
+        world.fail(`${wire.name}: byte ${length} is another one`);
+      }
+      at++;
+      length++;
+    }
+  }
+  const written = wire.expected.reduce((sum, { length }) => sum + length, 0);
+  const hasReader = !(wire.sink?.file instanceof RegularFile);
+  // Stopped with something unread, TCP resets the connection, whatever was under way.
+  if (wire.sinkFault || wire.plan.kind === "tcp" && plan.stopAt >= 0) return;
+  if (length !== written) world.fail(`${wire.name}: ${length} bytes arrived of ${written}`);
+  const seesEnd = hasReader && !(wire.sink?.file instanceof Device) && wire.plan.kind !== "dgram";
+  if (seesEnd && !wire.sawEnd) world.fail(`${wire.name}: its reader never saw the end`);
+  if (wire.isMessages && writers.length === 1 && writers[0]?.from.plan.kind === "seqpacket") {
+    const full = wire.messages.filter((length) => length > 0);
+    const sent = writers[0].from.plan.pieces;
+    if (full.some((length, i) => length !== sent[i])) {
+      world.fail(`${wire.name}: messages of ${full} bytes, of ${sent}`);
+    }
+  }
+}

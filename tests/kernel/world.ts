@@ -1,0 +1,723 @@
+/**
+ * The world around the engine: who has the next step, what time it is, and what
+ * befalls each call. Every decision is drawn from one list of numbers, so that a
+ * run can be repeated, and made shorter until only what matters is left: 0 is
+ * always the dullest choice, and so is what is beyond the end of the list.
+ *
+ * The engine runs in its own thread, which is ours. Where it blocks, in
+ * epoll_wait(2), the others have their steps inside that call; where it awaits
+ * something, `turn` gives them one.
+ *
+ * @module
+ */
+import {
+  F_DUPFD_CLOEXEC,
+  F_GETFD,
+  F_GETFL,
+  F_GETPIPE_SZ,
+  F_GETSIG,
+  F_SETFL,
+  F_SETPIPE_SZ,
+  F_SETSIG,
+  FD_CLOEXEC,
+  O_ACCMODE,
+} from "../../sys/constants.ts";
+import { EAGAIN, EBADF, EINTR, EINVAL, EMFILE, EPERM } from "../../sys/errno.ts";
+import { Description, EpollFile, type File, Pipe, splice, Timer } from "./kernel.ts";
+
+/** What must not be. */
+export class Violation extends Error {
+  override readonly name = "Violation";
+}
+
+/** What the system refuses throughout a run: each is an errno, or 0. */
+export interface Refusals {
+  /** Of splice(2), as a seccomp filter does. */
+  splice: number;
+  /** Of preadv2(2) and pwritev2(2) on pipes: EOPNOTSUPP before Linux 6.4. */
+  nowait: number;
+  /** Of opening a terminal again. */
+  reopen: number;
+  /** Whether pipes cannot grow, and new ones have two pages: the user's limit is reached. */
+  shortOfPipes: boolean;
+  /** Whether the process has no number left for a pipe of its own. */
+  shortOfNumbers: boolean;
+  /** Whether who waits to write to a full pipe may sleep on when it grows (CVE-2023-52672). */
+  forgetsWriters: boolean;
+}
+
+/** Somebody who takes steps. */
+export interface Actor {
+  readonly name: string;
+  /** When it can go on; Infinity where it waits for something else than time. */
+  readonly wakesAt: number;
+  readonly isEnabled: boolean;
+  step(): void;
+}
+
+interface Entry {
+  description: Description;
+  flags: number;
+  /** Whether the engine has to close it. */
+  isEngines: boolean;
+}
+
+/** A call on another thread. */
+class Call implements Actor {
+  readonly name: string;
+  readonly wakesAt: number;
+  readonly #world: World;
+  readonly #attempt: () => number | undefined;
+  /** What it reads to or writes from, which nobody else may use meanwhile. */
+  readonly buffer: ArrayBufferLike | undefined;
+  readonly mayBeInterrupted: boolean;
+  /** What it works on, which stays open as long. */
+  readonly #held: Description | undefined;
+  result: number | undefined;
+  #resolve: (result: number) => void = () => {};
+  readonly promise: Promise<number>;
+
+  constructor(
+    world: World,
+    name: string,
+    attempt: () => number | undefined,
+    { buffer, held, wakesAt = Infinity, mayBeInterrupted = false }: {
+      buffer?: ArrayBufferLike;
+      held?: Description;
+      wakesAt?: number;
+      mayBeInterrupted?: boolean;
+    },
+  ) {
+    this.#world = world;
+    this.name = `thread ${name}`;
+    this.#attempt = attempt;
+    this.wakesAt = wakesAt;
+    this.buffer = buffer;
+    this.#held = held;
+    this.mayBeInterrupted = mayBeInterrupted;
+    this.promise = new Promise((resolve) => this.#resolve = resolve);
+  }
+  get isEnabled(): boolean {
+    return this.result === undefined && this.canReturn();
+  }
+  canReturn: () => boolean = () => true;
+  step(): void {
+    const interrupted = this.mayBeInterrupted && this.#world.choose(16) === 15;
+    this.result = interrupted ? -1 : this.#attempt();
+    if (this.result !== undefined && this.#held) this.#world.release(this.#held);
+    this.#world.log(() =>
+      `${this.name} -> ${interrupted ? "-1, interrupted" : this.result ?? "waits on"}`
+    );
+  }
+  /** The program hears of it. */
+  settle(result: number): void {
+    this.result = result;
+    this.#world.log(() => `${this.name} comes back`);
+    this.#resolve(result);
+  }
+}
+
+interface Alarm {
+  due: number;
+  every: number | undefined;
+  callback: () => void;
+  id: number;
+}
+
+/** What befalls a call. */
+export const Fate = { Nothing: 0, Interrupted: 1, Short: 2 } as const;
+type Fate = typeof Fate[keyof typeof Fate];
+
+/** The name of a wait for anything at all. */
+const EPOLL = "poll of epoll";
+
+/** Calls without anything happening after which the engine spins. */
+const MOST_CALLS = 600, MOST_CALLS_EACH = 6;
+
+/** Calls in one run after which it is given up: it goes round in circles, however slowly. */
+const MOST_IN_ALL = 30_000;
+
+export class World {
+  now = 1000;
+  readonly refusals: Refusals;
+  /** Whether calls are disturbed at all. */
+  readonly isHostile: boolean;
+  readonly #choices: ArrayLike<number>;
+  #next = 0;
+  #turns = 0;
+  /** For the exhaustive search: how many ways each decision had. */
+  decisions: { made: number; of: number }[] | undefined;
+  readonly actors: Actor[] = [];
+  readonly calls = new Set<Call>();
+  readonly #alarms = new Map<number, Alarm>();
+  #alarmIds = 0;
+  readonly #table: (Entry | undefined)[] = [];
+  readonly #reusesNumbers: boolean;
+  #nextNumber = 100;
+  readonly trace: string[] | undefined;
+  /** Whether the engine has ended, and nothing it does is checked any more. */
+  isOver = false;
+  /** Calls of the engine, and those since anything happened; waits that told of something, since then. */
+  count = 0;
+  #idleCalls = 0;
+  idleRounds = 0;
+  /** The most of {@linkcode idleRounds}. */
+  mostIdleRounds = 12;
+  /** Whether calls that do not wait are interrupted too. */
+  mayInterrupt = true;
+  /** Called where everybody waits, before time passes. */
+  onIdle: (() => void) | undefined;
+  /** Bytes that each number's file gave to the engine, and took. */
+  onMoved: ((file: File, direction: "from" | "to", bytes: number) => void) | undefined;
+  /** Descriptions that stand for nothing any more: see sys/fd.ts. */
+  static readonly inert = new Map<number, Description>();
+  readonly #inertSources = new Set<number>();
+  steps = 0;
+
+  constructor(
+    choices: ArrayLike<number>,
+    refusals: Refusals,
+    options: { tracing?: boolean; hostile?: boolean; reuse?: boolean } = {},
+  ) {
+    this.#choices = choices;
+    this.refusals = refusals;
+    this.isHostile = options.hostile ?? true;
+    this.#reusesNumbers = options.reuse ?? false;
+    if (options.tracing) this.trace = [];
+    for (const [fd, description] of World.inert) {
+      this.#table[fd] = { description, flags: FD_CLOEXEC, isEngines: false };
+    }
+  }
+
+  log(what: () => string): void {
+    this.trace?.push(`${this.now.toFixed(3)} ${what()}`);
+  }
+
+  /** The first thing that was not as it must be. */
+  violation: Violation | undefined;
+
+  fail(what: string): never {
+    this.violation ??= new Violation(what);
+    this.log(() => `VIOLATION ${what}`);
+    throw this.violation;
+  }
+
+  // ---- Decisions.
+
+  /** A number below `ways`; 0 is the dullest. */
+  choose(ways: number): number {
+    if (ways <= 1) return 0;
+    const made = (this.#choices[this.#next++] ?? 0) % ways;
+    this.decisions?.push({ made, of: ways });
+    return made;
+  }
+
+  get areChoicesLeft(): boolean {
+    return this.#next < this.#choices.length;
+  }
+
+  /** What befalls a call that moves bytes; somebody may have a step before it. */
+  fate(): Fate {
+    if (!this.isHostile || this.isOver || !this.areChoicesLeft) return Fate.Nothing;
+    const drawn = this.choose(256);
+    if (drawn < 170) return Fate.Nothing;
+    if (drawn < 210) {
+      this.step();
+      return Fate.Nothing;
+    }
+    if (drawn < 225) {
+      if (!this.mayInterrupt) return Fate.Nothing;
+      this.happened();
+      return Fate.Interrupted;
+    }
+    return Fate.Short;
+  }
+
+  /** Something has happened: who looks again does not spin. */
+  happened(): void {
+    this.#idleCalls = 0;
+    this.idleRounds = 0;
+  }
+
+  /** The engine makes a call. */
+  enter(): void {
+    if (this.violation) throw this.violation;
+    this.now += 0.0005;
+    if (this.isOver) return;
+    if (++this.count > MOST_IN_ALL) this.fail(`${this.count} calls, and no end`);
+    if (++this.#idleCalls > MOST_CALLS + MOST_CALLS_EACH * this.mostIdleRounds) {
+      this.fail(`spins: ${this.#idleCalls} calls, and nothing moved or happened`);
+    }
+  }
+
+  // ---- Steps of the others.
+
+  /** Somebody has a step; false where nobody can. */
+  step(): boolean {
+    const enabled: Actor[] = [];
+    for (const actor of this.actors) if (actor.isEnabled) enabled.push(actor);
+    for (const call of this.calls) if (call.isEnabled) enabled.push(call);
+    if (enabled.length === 0) return false;
+    // Beyond the list everybody has his turn.
+    const chosen = this.areChoicesLeft ? this.choose(enabled.length) : this.#turns++;
+    const actor = enabled[chosen % enabled.length];
+    this.happened();
+    this.steps++;
+    actor?.step();
+    return true;
+  }
+
+  /** Lets time pass until somebody can go on; false where nobody ever can. */
+  #passTime(isAsync: boolean): boolean {
+    let next = Infinity;
+    for (const { wakesAt } of this.actors) if (wakesAt > this.now && wakesAt < next) next = wakesAt;
+    for (const { wakesAt } of this.calls) if (wakesAt > this.now && wakesAt < next) next = wakesAt;
+    for (const timer of this.#timers) {
+      if (timer.due !== undefined && timer.due < next) next = timer.due;
+    }
+    if (isAsync) { for (const { due } of this.#alarms.values()) if (due < next) next = due; }
+    if (next === Infinity) return false;
+    this.now = Math.max(this.now, next);
+    return true;
+  }
+
+  /** Whether the engine waits for readiness on another thread, and not just rests. */
+  get #isWaiting(): boolean {
+    for (const call of this.calls) if (call.name === `thread ${EPOLL}`) return true;
+    return false;
+  }
+
+  /** For the peers, once the engine has ended. */
+  passTime(): boolean {
+    const times = this.actors.map(({ wakesAt }) => wakesAt).filter((time) => time > this.now);
+    const next = Math.min(...times);
+    if (next === Infinity) return false;
+    this.now = next;
+    return true;
+  }
+
+  readonly #timers: Timer[] = [];
+
+  #ring(): void {
+    for (const timer of this.#timers) timer.look(this.now);
+  }
+
+  /** The event loop has a turn: one thing that the program awaits happens, or somebody has a step. */
+  turn(): void {
+    this.#ring();
+    const ready: (() => void)[] = [];
+    for (const call of this.calls) {
+      const { result } = call;
+      if (result === undefined) continue;
+      ready.push(() => {
+        this.calls.delete(call);
+        call.settle(result);
+      });
+    }
+    let first: Alarm | undefined;
+    for (const alarm of this.#alarms.values()) {
+      if (alarm.due <= this.now && (!first || alarm.due < first.due)) first = alarm;
+    }
+    const due = first;
+    if (due) {
+      ready.push(() => {
+        if (due.every === undefined) this.#alarms.delete(due.id);
+        else due.due = this.now + due.every;
+        this.log(() => "a timer of the program is due");
+        due.callback();
+      });
+    }
+    const chosen = this.choose(ready.length + 1);
+    const happens = ready[chosen];
+    if (happens) {
+      this.happened();
+      return happens();
+    }
+    if (this.areChoicesLeft && this.choose(8) === 7 && this.#passTime(true)) return;
+    if (this.step() || ready.length > 0) return;
+    if (this.#isWaiting) this.onIdle?.();
+    if (!this.#passTime(true)) this.fail("everybody waits, for ever");
+  }
+
+  // ---- The program's clock.
+
+  setTimer(callback: () => void, milliseconds: number, repeats: boolean): number {
+    const every = repeats ? Math.max(1, milliseconds) : undefined;
+    const id = ++this.#alarmIds;
+    this.#alarms.set(id, { due: this.now + Math.max(0, milliseconds), every, callback, id });
+    return id;
+  }
+  clearTimer(id: number): void {
+    this.#alarms.delete(id);
+  }
+  get timersLeft(): number {
+    return this.#alarms.size;
+  }
+
+  // ---- Numbers.
+
+  /** Gives the engine a number, inherited or the runtime's own. */
+  give(fd: number, description: Description, isRuntimes = false): void {
+    this.#table[fd] = {
+      description: description.hold(),
+      flags: isRuntimes ? FD_CLOEXEC : 0,
+      isEngines: !isRuntimes,
+    };
+  }
+
+  #lowest(): number {
+    if (!this.#reusesNumbers) {
+      while (this.#table[this.#nextNumber]) this.#nextNumber++;
+      return this.#nextNumber++;
+    }
+    for (let fd = 3;; fd++) if (!this.#table[fd]) return fd;
+  }
+
+  /** A new number of the engine's own. */
+  install(description: Description): number {
+    const fd = this.#lowest();
+    this.#table[fd] = { description: description.hold(), flags: FD_CLOEXEC, isEngines: true };
+    return fd;
+  }
+
+  entry(fd: number): Entry | undefined {
+    return this.#table[fd];
+  }
+
+  /** What a number stands for. One that is closed is a fault of the engine. */
+  get(fd: number, call: string): Description {
+    const entry = this.#table[fd];
+    if (!entry) this.fail(`${call} of ${fd}, which is closed`);
+    return entry.description;
+  }
+
+  close(fd: number): number {
+    this.enter();
+    const entry = this.#table[fd];
+    if (!entry) this.fail(`close of ${fd}, which is closed`);
+    if (!entry.isEngines) this.fail(`close of ${fd}, which is the runtime's`);
+    this.#table[fd] = undefined;
+    this.log(() => `close ${fd} (${entry.description.file.name})`);
+    this.release(entry.description);
+    return 0;
+  }
+
+  /** Gives a description up. */
+  release(description: Description): void {
+    description.release();
+    if (description.references > 0) return;
+    for (const entry of this.#table) {
+      if (entry?.description.file instanceof EpollFile) entry.description.file.forget(description);
+    }
+  }
+
+  dup3(from: number, to: number): number {
+    this.enter();
+    const source = this.#table[from];
+    if (!source) this.fail(`dup3 of ${from}, which is closed`);
+    const before = this.#table[to];
+    this.#table[to] = {
+      description: source.description.hold(),
+      flags: FD_CLOEXEC,
+      isEngines: false,
+    };
+    this.#inertSources.add(from);
+    this.log(() => `dup3 ${from} ${to}`);
+    if (before) this.release(before.description);
+    return to;
+  }
+
+  /** Numbers that the engine has not given back. */
+  get leaks(): number[] {
+    const fds: number[] = [];
+    for (const [fd, entry] of this.#table.entries()) {
+      if (entry?.isEngines && !this.#inertSources.has(fd)) fds.push(fd);
+    }
+    return fds;
+  }
+
+  /** The run is over: all calls on other threads come back, and what is inert stays for the next run. */
+  end(): void {
+    this.isOver = true;
+    for (const call of this.calls) call.settle(-1);
+    this.calls.clear();
+    for (const fd of this.#inertSources) {
+      const entry = this.#table[fd];
+      if (entry) World.inert.set(fd, entry.description);
+    }
+  }
+
+  // ---- Calls that need order or time; the others are in libc.ts.
+
+  /** Bytes may move. */
+  moved(file: File, direction: "from" | "to", bytes: number): void {
+    if (bytes <= 0) return;
+    this.happened();
+    this.onMoved?.(file, direction, bytes);
+  }
+
+  /** A buffer is used: not one that another thread has. */
+  use({ buffer }: Uint8Array): void {
+    for (const call of this.calls) {
+      if (call.buffer === buffer) this.fail(`${call.name} has that memory`);
+    }
+  }
+
+  splice(fd: number, out: number, length: number): number {
+    this.enter();
+    const from = this.get(fd, "splice"), to = this.get(out, "splice");
+    const { splice: refused } = this.refusals;
+    let result: number;
+    if (refused) result = -refused;
+    else {
+      const fate = this.fate();
+      const most = fate === Fate.Short ? 1 + this.choose(Math.min(length, 5000)) : length;
+      result = fate === Fate.Interrupted ? -EAGAIN : splice(from, to, Math.min(most, length));
+      // Only what is on the other side of the pipe may wait.
+      if (result === -EAGAIN && fate !== Fate.Interrupted) this.#mustNotWait(from, to);
+    }
+    this.log(() => `splice ${fd} ${out} ${length} -> ${result}`);
+    this.moved(from.file, "from", result);
+    this.moved(to.file, "to", result);
+    return result;
+  }
+
+  #mustNotWait(from: Description, to: Description): void {
+    const isWaiting = (other: Description, pipe: Pipe, isReady: boolean) =>
+      !(other.file instanceof Pipe) && !other.isNonBlocking && isReady && pipe !== undefined;
+    const source = from.file, sink = to.file;
+    const waits = sink instanceof Pipe && isWaiting(from, sink, !sink.isFull) ||
+      source instanceof Pipe && isWaiting(to, source, source.slots.length > 0);
+    if (waits) this.fail(`splice of ${source.name} to ${sink.name} blocks`);
+  }
+
+  /** read(2) or write(2) on this thread. */
+  transfer(
+    call: "read" | "write",
+    fd: number,
+    bytes: Uint8Array,
+    nowait: boolean,
+  ): number {
+    this.enter();
+    this.use(bytes);
+    const description = this.get(fd, call);
+    const { file } = description;
+    if (call === "read" ? !description.isReadable : !description.isWritable) return -EBADF;
+    let result: number;
+    if (nowait && this.refusals.nowait) result = -this.refusals.nowait;
+    else {
+      // What has room, and is no bigger than a page, a pipe takes whole.
+      const isAtomic = file instanceof Pipe && call === "write" && bytes.length <= 4096;
+      const fate = isAtomic && !nowait ? Fate.Nothing : this.fate();
+      const isShort = fate === Fate.Short && !isAtomic;
+      const part = isShort ? bytes.subarray(0, 1 + this.choose(bytes.length)) : bytes;
+      result = fate === Fate.Interrupted
+        ? -EAGAIN
+        : call === "read"
+        ? file.read(description, part)
+        : file.write(description, part);
+      const waits = result === -EAGAIN && fate !== Fate.Interrupted && !nowait &&
+        !description.isNonBlocking;
+      if (waits) this.fail(`${call} ${fd} (${file.name}) blocks`);
+    }
+    this.log(() => `${call} ${fd} (${file.name}) ${bytes.length} -> ${result}`);
+    this.moved(file, call === "read" ? "from" : "to", result);
+    return result;
+  }
+
+  transferOnThread(call: "read" | "write", fd: number, bytes: Uint8Array): Promise<number> {
+    this.enter();
+    this.use(bytes);
+    const description = this.get(fd, call).hold();
+    const { file } = description;
+    const attempt = () => {
+      const result = call === "read"
+        ? file.read(description, bytes)
+        : file.write(description, bytes);
+      if (result === -EAGAIN && !description.isNonBlocking) return undefined;
+      this.moved(file, call === "read" ? "from" : "to", result);
+      return result < 0 ? -1 : result;
+    };
+    const options = {
+      buffer: bytes.buffer,
+      held: description,
+      mayBeInterrupted: this.isHostile,
+    };
+    const made = new Call(this, `${call} ${fd} (${file.name}) ${bytes.length}`, attempt, options);
+    const wanted = call === "read" ? 1 : 4;
+    made.canReturn = () => description.isNonBlocking || (description.poll() & (wanted | 24)) !== 0;
+    return this.#begin(made);
+  }
+
+  #begin(call: Call): Promise<number> {
+    this.calls.add(call);
+    this.log(() => `${call.name} begins`);
+    return call.promise;
+  }
+
+  poll(fd: number, events: number): number {
+    this.enter();
+    if (this.isHostile && this.areChoicesLeft && this.choose(16) === 15) this.step();
+    const result = this.get(fd, "poll").poll() & (events | 8 | 16);
+    this.log(() => `poll ${fd} ${events} -> ${result}`);
+    return result;
+  }
+
+  pollOnThread(fd: number, events: number, milliseconds: number): Promise<number> {
+    this.enter();
+    const description = this.get(fd, "poll").hold();
+    const wakesAt = milliseconds < 0 ? Infinity : this.now + milliseconds;
+    const ready = () => {
+      this.#ring();
+      return description.poll() & (events | 8 | 16);
+    };
+    const isEpoll = description.file instanceof EpollFile;
+    const call = new Call(this, isEpoll ? EPOLL : `poll ${fd}`, () => {
+      const result = ready();
+      return result === 0 && this.now < wakesAt ? undefined : result;
+    }, { held: description, wakesAt });
+    call.canReturn = () => ready() !== 0 || this.now >= wakesAt;
+    return this.#begin(call);
+  }
+
+  sleep(milliseconds: number): Promise<number> {
+    this.enter();
+    const wakesAt = this.now + milliseconds;
+    const call = new Call(this, "usleep", () => 0, { wakesAt });
+    call.canReturn = () => this.now >= wakesAt;
+    return this.#begin(call);
+  }
+
+  // ---- epoll and timers.
+
+  epollCreate(): number {
+    this.enter();
+    return this.install(new Description(new EpollFile("epoll"), 2));
+  }
+
+  timerCreate(): number {
+    this.enter();
+    const timer = new Timer("timer");
+    this.#timers.push(timer);
+    return this.install(new Description(timer, 2, 0o4000));
+  }
+
+  timerSet(fd: number, milliseconds: number): number {
+    this.enter();
+    const { file } = this.get(fd, "timerfd_settime");
+    if (!(file instanceof Timer)) return -EINVAL;
+    file.set(this.now + milliseconds);
+    return 0;
+  }
+
+  #epoll(fd: number): EpollFile {
+    const { file } = this.get(fd, "epoll");
+    return file instanceof EpollFile ? file : this.fail(`${fd} is no epoll`);
+  }
+
+  epollControl(epoll: number, op: number, fd: number, events: number, data: number): number {
+    this.enter();
+    const result = this.#epoll(epoll).control(
+      op,
+      fd,
+      this.get(fd, "epoll_ctl"),
+      events,
+      data,
+    );
+    this.log(() => `epoll_ctl ${["", "add", "remove", "change"][op]} ${fd} ${events} -> ${result}`);
+    return result;
+  }
+
+  epollWait(epoll: number, events: Int32Array, most: number, milliseconds: number): number {
+    this.enter();
+    const file = this.#epoll(epoll);
+    // A call on another thread takes its time, of which the engine hears after an alarm.
+    if (this.idleRounds > 2 && this.calls.size > 0) this.now += 0.25;
+    this.#ring();
+    while (milliseconds !== 0) {
+      const isReady = file.isAnyReady;
+      const drawn = this.isHostile && this.areChoicesLeft ? this.choose(16) : 0;
+      if (drawn === 15) {
+        this.happened();
+        this.log(() => "epoll_wait -> interrupted");
+        return -EINTR;
+      }
+      if (isReady && drawn < 12) break;
+      if (drawn === 14 && this.#passTime(false)) this.#ring();
+      else if (!this.step()) {
+        if (isReady) break;
+        this.onIdle?.();
+        if (!this.#passTime(false)) this.fail("epoll_wait never returns");
+        this.#ring();
+      }
+    }
+    const words = events.length % 3 === 0 ? 3 : 4;
+    const first = file.watches.length > 2 ? this.choose(file.watches.length) : 0;
+    const count = file.collect(events, most, words, first);
+    this.log(() => {
+      const told = Array.from({ length: count }, (_, i) => {
+        const data = events[i * words + (words === 3 ? 1 : 2)] ?? 0;
+        return `${data}:${events[i * words]}`;
+      });
+      return `epoll_wait ${milliseconds} -> ${told.join(" ") || "nothing"}`;
+    });
+    const isTimers = count === 1 && this.#isTimer(events[words === 3 ? 1 : 2] ?? -1);
+    if (count > 0 && !isTimers && ++this.idleRounds > this.mostIdleRounds) {
+      this.fail(`spins: readiness was told ${this.idleRounds} times, and nothing moved`);
+    }
+    return count;
+  }
+
+  #isTimer(fd: number): boolean {
+    return this.#table[fd]?.description.file instanceof Timer;
+  }
+
+  // ---- fcntl(2), and pipes.
+
+  fcntl(fd: number, command: number, argument: number): number {
+    this.enter();
+    const entry = this.#table[fd];
+    if (!entry) return command === F_GETFD ? -EBADF : this.fail(`fcntl of ${fd}, which is closed`);
+    const { description } = entry;
+    const { file } = description;
+    switch (command) {
+      case F_GETFD:
+        return entry.flags;
+      case F_GETFL:
+        return description.flags | description.access & O_ACCMODE;
+      case F_SETFL:
+        this.log(() => `fcntl ${fd} F_SETFL ${argument}`);
+        description.flags = argument & ~O_ACCMODE;
+        return 0;
+      case F_GETSIG:
+        return description.signal;
+      case F_SETSIG:
+        description.signal = argument;
+        return 0;
+      case F_DUPFD_CLOEXEC:
+        return this.install(description);
+      case F_GETPIPE_SZ:
+        return file instanceof Pipe ? file.most * 4096 : -EBADF;
+      case F_SETPIPE_SZ: {
+        if (!(file instanceof Pipe)) return -EBADF;
+        const result = this.refusals.shortOfPipes && argument > file.most * 4096
+          ? -EPERM
+          : file.resize(argument, this.refusals.forgetsWriters);
+        this.log(() => `fcntl ${fd} F_SETPIPE_SZ ${argument} -> ${result}`);
+        return result;
+      }
+    }
+    return this.fail(`fcntl: command ${command} is not known to the simulator`);
+  }
+
+  pipe2(ends: Int32Array): number {
+    this.enter();
+    if (this.refusals.shortOfNumbers) return -EMFILE;
+    const pipe = new Pipe("pipe of the engine's");
+    if (this.refusals.shortOfPipes) pipe.most = 2;
+    ends[0] = this.install(new Description(pipe, 0));
+    ends[1] = this.install(new Description(pipe, 1));
+    this.log(() => `pipe2 -> ${ends[0]} ${ends[1]}`);
+    return 0;
+  }
+}
