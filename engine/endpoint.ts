@@ -262,13 +262,14 @@ export class Connection {
 
   /**
    * Makes it non-blocking, without which splice(2) waits. Asked before each
-   * splice, as another process may have put its own flag back meanwhile.
+   * splice, as another process may have put its own flag back meanwhile. Returns
+   * a negative errno where that is refused.
    */
-  makeNonBlocking(fd: number): void {
+  makeNonBlocking(fd: number): number {
     const flags = libc.fcntl(fd, F_GETFL);
-    if (flags < 0 || flags & O_NONBLOCK) return;
+    if (flags < 0 || flags & O_NONBLOCK) return flags;
     this.#wasBlocking = true;
-    libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    return libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
   }
 
   /** Puts the flag back, which other processes share, once no channel uses it. */

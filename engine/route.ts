@@ -180,7 +180,8 @@ export class ThroughPipe implements Route {
 
   fill(most: number): number {
     const { fd, connection, isEdgeTriggered } = this.#way.source;
-    if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
+    const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
+    if (refused < 0) return refused;
     const pipe = this.#pipe ??= this.#way.pool.takePipe();
     if (pipe === undefined) return NO_PIPE;
     this.pipeSize = pipe.size;
@@ -191,7 +192,8 @@ export class ThroughPipe implements Route {
 
   drain(): number {
     const { fd, connection } = this.#way.sink;
-    if (connection && !fd.isOurs) connection.makeNonBlocking(fd.fd);
+    const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
+    if (refused < 0) return refused;
     return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
   }
 

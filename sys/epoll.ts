@@ -85,9 +85,14 @@ export class Epoll {
     await libc.pollOnThread(this.#epoll, IN, -1);
   }
 
-  /** Ends a wait once, after `milliseconds`: any earlier alarm is off. */
+  /**
+   * Ends a wait once, after `milliseconds`: any earlier alarm is off. Throws a
+   * {@linkcode SystemError} where that is refused, as a wait would have no end.
+   */
   alarm(milliseconds: number): void {
-    libc.timerfdSettime(this.timer, Math.min(Math.max(1, Math.round(milliseconds * 1e6)), LONGEST));
+    const nanoseconds = Math.min(Math.max(1, Math.round(milliseconds * 1e6)), LONGEST);
+    const result = libc.timerfdSettime(this.timer, nanoseconds);
+    if (result < 0) throw new SystemError("timerfd_settime", undefined, result);
   }
 
   /** Gives both descriptors back. */

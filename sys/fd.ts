@@ -36,7 +36,7 @@ import {
   SO_TYPE,
   SOCK_STREAM,
 } from "./constants.ts";
-import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EOPNOTSUPP } from "./errno.ts";
+import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EPIPE } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
 
@@ -80,7 +80,8 @@ export class Fd {
   /**
    * Wraps a descriptor that was inherited, or one of our own making, which has to
    * be a stream socket with O_NONBLOCK: of that nothing has to be found out.
-   * Throws a {@linkcode DescriptorError} where `fd` was not inherited.
+   * Throws a {@linkcode DescriptorError} where `fd` was not inherited, and a
+   * {@linkcode SystemError} where the system does not tell what it is.
    */
   constructor(fd: number, made?: { isUnix: boolean }) {
     this.fd = fd;
@@ -98,8 +99,8 @@ export class Fd {
     // The runtime's own descriptors are all close-on-exec. An inherited one
     // never is: it has come through an exec.
     const isNumber = Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31;
-    const flags = isNumber ? libc.fcntl(fd, F_GETFD) : -EBADF;
-    const status = flags === 0 ? libc.statx(fd) : -EBADF;
+    const flags = isNumber ? told("fcntl", fd, libc.fcntl(fd, F_GETFD)) : -EBADF;
+    const status = flags === 0 ? told("statx", fd, libc.statx(fd)) : -EBADF;
     if (typeof status === "number") throw new DescriptorError(`descriptor ${fd} is not open`);
     const type = status.mode & S_IFMT;
     this.identity = status.identity;
@@ -107,7 +108,9 @@ export class Fd {
     this.isRegular = type === S_IFREG;
     this.size = this.kind === "file" ? status.size : 0;
     const isSocket = this.kind === "socket";
-    this.isStream = !isSocket || libc.getsockopt(fd, SO_TYPE) === SOCK_STREAM;
+    // Taken for messages, what a stream has more than the buffer would be dropped.
+    this.isStream = !isSocket ||
+      told("getsockopt", fd, libc.getsockopt(fd, SO_TYPE)) === SOCK_STREAM;
     this.isUnix = isSocket && libc.getsockopt(fd, SO_DOMAIN) === AF_UNIX;
     this.#isTerminalSlave = this.kind === "terminal" &&
       !(status.major === PTMX.major && status.minor === PTMX.minor);
@@ -127,7 +130,7 @@ export class Fd {
 
   #isOpenFor(otherwise: number): boolean {
     if (this.isOurs) return true;
-    const flags = libc.fcntl(this.fd, F_GETFL);
+    const flags = told("fcntl", this.fd, libc.fcntl(this.fd, F_GETFL));
     return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
   }
 
@@ -176,7 +179,7 @@ export class Fd {
   tryRead(bytes: Uint8Array<ArrayBuffer>): number {
     if (this.kind === "socket") return libc.recv(this.io, bytes);
     if (this.kind !== "pipe") return libc.read(this.io, bytes);
-    const length = this.#unlessUnknown(libc.readNow(this.io, bytes));
+    const length = this.#unlessRefused(libc.readNow(this.io, bytes));
     return length === 0 ? this.#endOfPipe() : length;
   }
 
@@ -218,12 +221,14 @@ export class Fd {
   tryWrite(bytes: Uint8Array<ArrayBuffer>): number {
     if (this.kind === "socket") return libc.send(this.io, bytes);
     if (this.kind !== "pipe") return libc.write(this.io, bytes);
-    return this.#unlessUnknown(libc.writeNow(this.io, bytes));
+    return this.#unlessRefused(libc.writeNow(this.io, bytes));
   }
 
-  // Linux before 6.4 cannot be told not to wait on a pipe by the call alone.
-  #unlessUnknown(result: number): number {
-    if (result !== -EOPNOTSUPP) return result;
+  // Linux before 6.4 cannot be told not to wait on a pipe by the call alone, and
+  // a filter may refuse that call. Then another thread waits, and a true error is
+  // told there as well.
+  #unlessRefused(result: number): number {
+    if (result >= 0 || result === -EAGAIN || result === -EPIPE) return result;
     this.mayBlock = true;
     return -EAGAIN;
   }
@@ -307,6 +312,12 @@ export class Fd {
     if (typeof status === "number" || status.identity !== this.identity) return false;
     return libc.isDuplicate(this.fd, fd);
   }
+}
+
+/** Throws where the system refuses to tell (a seccomp filter): a guess may cost bytes. */
+function told<T>(syscall: string, fd: number, result: T): T {
+  if (typeof result !== "number" || result >= 0 || result === -EBADF) return result;
+  throw new SystemError(syscall, fd, result);
 }
 
 function kindOf(fd: number, type: number): Kind {

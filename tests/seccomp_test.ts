@@ -1,0 +1,193 @@
+/**
+ * A seccomp filter refuses a system call (containers, hardened hosts): the copy
+ * does without it, or says in one line what is missing. Nothing is lost silently.
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import {
+  type End,
+  O_APPEND,
+  O_CREAT,
+  O_RDONLY,
+  O_WRONLY,
+  open,
+  pipe,
+  SOCKETS,
+  tcpPair,
+  unixPair,
+} from "./ends.ts";
+import { endsWith, passes } from "./expect.ts";
+import { COMMAND } from "./harness.ts";
+import { fillUp, hungUp, inFolder, iocopy, noise, same, within } from "./probe.ts";
+import { needing } from "./programs.ts";
+
+/** Installs a filter and becomes the command: refuses the call number argv[1], with argv[2] as its second argument (-1: any), with errno argv[3]. */
+const FILTER = `
+import ctypes, os, struct, sys
+number, argument, errno = map(int, sys.argv[1:4])
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+code = [(LOAD, 0, 0, 0), (EQUAL, 0, 1 if argument < 0 else 3, number)]
+if argument >= 0: code += [(LOAD, 0, 0, 24), (EQUAL, 0, 1, argument)]
+code += [(RETURN, 0, 0, 0x50000 | errno), (RETURN, 0, 0, 0x7fff0000)]
+text = b"".join(struct.pack("HBBI", *line) for line in code)
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
+libc = ctypes.CDLL(None)
+NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
+assert libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+assert libc.prctl(SECCOMP, FILTER, ctypes.byref(Program(len(code), text)), 0, 0) == 0
+os.execvp(sys.argv[4], sys.argv[4:])
+`;
+
+/** The numbers of system calls: [x86-64, aarch64] (unistd.h). */
+const CALLS = {
+  dup3: [292, 24],
+  fcntl: [72, 25],
+  getpeername: [52, 205],
+  getsockopt: [55, 209],
+  ioctl: [16, 29],
+  kcmp: [312, 272],
+  pipe2: [293, 59],
+  preadv2: [327, 286],
+  pwritev2: [328, 287],
+  splice: [275, 76],
+  statx: [332, 291],
+  timerfd_create: [283, 85],
+  timerfd_settime: [286, 86],
+} as const;
+
+const EPERM = 1, EACCES = 13;
+
+/** The command, to which a call is refused, or only where its second argument is `argument`. */
+function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readonly string[] {
+  const number = CALLS[call][Deno.build.arch === "x86_64" ? 0 : 1];
+  return ["python3", "-c", FILTER, String(number), String(argument), String(errno), ...COMMAND];
+}
+
+type Make = (folder: string) => [from: End | undefined, source: End, sink: End, to: End];
+
+/** Channels from a source to a sink: with the end that feeds it, and the end where all arrives. */
+const CHANNELS: Record<string, Make> = {
+  "pipe to pipe": () => {
+    const [[source, from], [to, sink]] = [pipe(), pipe()];
+    return [from, source, sink, to];
+  },
+  "TCP to pipe": () => {
+    const [[from, source], [to, sink]] = [tcpPair(), pipe()];
+    return [from, source, sink, to];
+  },
+  "pipe to TCP": () => {
+    const [[source, from], [to, sink]] = [pipe(), tcpPair()];
+    return [from, source, sink, to];
+  },
+  "unix to TCP": () => {
+    const [[from, source], [to, sink]] = [unixPair(), tcpPair()];
+    return [from, source, sink, to];
+  },
+  "file to pipe": (folder) => {
+    const [to, sink] = pipe();
+    return [undefined, open(`${folder}/input`, O_RDONLY), sink, to];
+  },
+  "pipe to a file for append": toFile,
+};
+
+function toFile(folder: string): [End, End, End, End] {
+  const [source, from] = pipe();
+  const sink = open(`${folder}/output`, O_WRONLY | O_CREAT | O_APPEND);
+  return [from, source, sink, open(`${folder}/output`, O_RDONLY)];
+}
+
+/** Copies through one of {@linkcode CHANNELS}; all has to arrive, with status 0. Returns the statistics. */
+async function copies(make: Make, command: readonly string[]): Promise<string> {
+  return await inFolder(async (folder) => {
+    const content = noise(300_000);
+    await Deno.writeFile(`${folder}/input`, content);
+    const [from, source, sink, to] = make(folder);
+    using running = iocopy("--stats=json 3 4", { 3: source, 4: sink }, { command });
+    void from?.write(content).then(() => from.close());
+    if (make === toFile) await running.outcome;
+    assert(same(await within("the end", to.readAll()), content), "other bytes");
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 0, stderr);
+    to.close();
+    return stderr;
+  });
+}
+
+for (const [kind, make] of Object.entries(CHANNELS)) {
+  for (
+    const [errno, words] of [[EPERM, "Operation not permitted"], [
+      EACCES,
+      "Permission denied",
+    ]] as const
+  ) {
+    const name = `splice(2) is refused with "${words}": ${kind}`;
+    Deno.test(needing(["python3"], name), async () => {
+      const stats = await copies(make, without("splice", errno));
+      assertStringIncludes(stats, `"route":"copy","reason":"splice: ${words}"`);
+    });
+  }
+}
+
+for (const call of ["getpeername", "ioctl", "kcmp", "pipe2", "preadv2", "pwritev2"] as const) {
+  Deno.test(needing(["python3"], `it does without ${call}`), async () => {
+    const command = without(call);
+    await Promise.all(Object.values(CHANNELS).map((make) => copies(make, command)));
+  });
+}
+
+const F_GETFD = 1, F_GETFL = 3, F_SETFL = 4;
+
+/** What it does not do without: how it says so. */
+const NEEDED: [keyof typeof CALLS, argument: number, says: string][] = [
+  ["fcntl", F_GETFD, "fcntl 3"],
+  ["fcntl", F_GETFL, "fcntl 3"],
+  ["getsockopt", -1, "getsockopt 3"],
+  ["statx", -1, "statx 3"],
+  ["timerfd_create", -1, "timerfd_create"],
+  ["timerfd_settime", -1, "timerfd_settime"],
+];
+
+for (const [call, argument, says] of NEEDED) {
+  const name = `${call} is refused${argument < 0 ? "" : ` (${argument})`}: it says so`;
+  Deno.test(needing(["python3"], name), async () => {
+    const [from, source] = tcpPair();
+    const [to, sink] = unixPair();
+    const command = without(call, EPERM, argument);
+    using running = iocopy("3 4 4 3", { 3: source, 4: sink }, { command });
+    void from.write(noise(300_000)).catch(() => {}); // more than the buffers take
+    await endsWith(running, 111, `iocopy: ${says}: Operation not permitted\n`);
+    for (const end of [from, to]) end.close();
+  });
+}
+
+Deno.test(needing(["python3"], "dup3 is refused: the copy is whole, and it says so"), async () => {
+  const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
+  using running = iocopy("0 1", { 0: input, 1: output }, { command: without("dup3") });
+  await passes(stdin, stdout);
+  stdin.close();
+  assertEquals((await stdout.readAll()).length, 0);
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 111);
+  assertStringIncludes(stderr, "iocopy: close 1: Operation not permitted\n");
+  stdout.close();
+});
+
+for (const [kind, make] of Object.entries(SOCKETS)) {
+  const name = `a ${kind} socket stays blocking, stuck: the other channel goes on`;
+  Deno.test(needing(["python3"], name), async () => {
+    const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
+    const [peer, sink] = make();
+    fillUp(sink);
+    const [source, from] = pipe();
+    const command = without("fcntl", EPERM, F_SETFL);
+    using running = iocopy("0 1 3 4", { 0: input, 1: output, 3: source, 4: sink }, { command });
+    await passes(stdin, stdout);
+    await from.write("stuck");
+    for (let i = 0; i < 10; i++) await within("the other channel", passes(stdin, stdout));
+    peer.close();
+    await within("the upstream learns", hungUp(from));
+    stdin.close();
+    await running.outcome;
+    for (const end of [from, stdout]) end.close();
+  });
+}
