@@ -42,13 +42,15 @@ export {
  * At the end of file of a pair's read side and when all is written, the write
  * side is shut down (a socket) or closed (anything else), once no other pair
  * uses it. An error ends its own pair only. One descriptor may be in several
- * pairs: what is read from it goes to one of them each time.
+ * pairs, and a pair may be given twice: what is read goes to one of them each
+ * time, and the end to all.
  *
  * Rejects with a {@linkcode DescriptorError} before anything moves where a
- * descriptor is not open for what is asked, or cannot carry bytes; with a
- * `RangeError` where an option is out of range; with a {@linkcode SystemError}
- * where the system refuses to wait at all; and with what a callback threw, when
- * every channel has ended. What goes wrong with one pair is in its result.
+ * descriptor is not open for what is asked, or cannot carry bytes, and with a
+ * `RangeError` where an option is out of range: then all descriptors stay open.
+ * Rejects with a {@linkcode SystemError} where the system refuses to wait at all,
+ * and with what a callback threw, when every channel has ended. What goes wrong
+ * with one pair is in its result.
  */
 export async function copy(
   pairs: Iterable<Pair>,
@@ -64,7 +66,8 @@ export async function copy(
  * function that returns a connected {@linkcode Descriptor} for each connection.
  * Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
  *
- * Rejects as {@linkcode copy} does; an error of one connection ends that one only.
+ * Rejects as {@linkcode copy} does; an error of one connection ends that one
+ * only, and so does what the function of a `target` throws.
  *
  * @example Forward a port, for half a second
  * ```ts ignore

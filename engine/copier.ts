@@ -11,7 +11,7 @@ import type { SystemError } from "../sys/error.ts";
 import { PipeBudget } from "./budget.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Endpoints } from "./endpoint.ts";
-import { Loop } from "./loop.ts";
+import { Loop, mustBeTime } from "./loop.ts";
 import { BufferPool } from "./pool.ts";
 import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./service.ts";
 
@@ -21,7 +21,10 @@ import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./servic
  */
 export type Pair = readonly [from: number | Descriptor, to: number | Descriptor];
 
-/** How to copy. */
+/**
+ * How to copy. A callback may stop the Copier and add pairs; what one throws ends
+ * every channel, no other is called any more, and `run` rejects with it.
+ */
 export interface CopyOptions {
   /**
    * The most bytes in flight in one channel, a whole number from 1 to 1 GiB.
@@ -29,7 +32,7 @@ export interface CopyOptions {
    */
   buffer?: number;
   /**
-   * The most bytes a second in each channel; 0 is no limit.
+   * The most bytes a second in each channel; 0 and `Infinity` are no limit.
    * @default {0}
    */
   rate?: number;
@@ -40,7 +43,8 @@ export interface CopyOptions {
    */
   signal?: AbortSignal;
   /**
-   * For how long after `signal` to go on delivering, in milliseconds.
+   * For how long after `signal` to go on delivering, in milliseconds; `Infinity`
+   * is as long as it takes, 24 days at the most.
    * @default {5000}
    */
   grace?: number;
@@ -93,6 +97,7 @@ export class Copier implements AsyncDisposable {
   readonly #open = new Set<Channel>();
   readonly #services: Service[] = [];
   #phase: "new" | "running" | "ended" = "new";
+  #isDrained = false;
   #ended: Promise<ChannelStatus[]> | undefined;
   #stop: { grace: number; reason: unknown } | undefined;
 
@@ -186,6 +191,8 @@ export class Copier implements AsyncDisposable {
 
   /** Accepts no more connections, and lets those that are open end in their own time. */
   drain(): void {
+    this.#isDrained = true;
+    if (this.#phase === "new") return;
     for (const service of this.#services) service.drain();
   }
 
@@ -211,6 +218,7 @@ export class Copier implements AsyncDisposable {
       if (this.#signal?.aborted) abort();
       Channel.begin([...this.#open]);
       for (const service of this.#services) service.begin(this.#host);
+      if (this.#isDrained) this.drain();
       if (this.#stop) this.#beginToStop(this.#stop);
       await this.#loop.run();
     } finally {
@@ -218,8 +226,9 @@ export class Copier implements AsyncDisposable {
       this.#host.stopped ??= { reason: undefined };
       this.#signal?.removeEventListener("abort", abort);
       globalThis.removeEventListener("unload", restore);
-      // Something is left only where a callback threw.
+      // Something is left only where a callback threw: then no other one is called.
       this.#host.onOperation = this.#host.onError = undefined;
+      for (const service of this.#services) service.silence();
       for (const service of this.#services) service.stop();
       for (const channel of this.#open) channel.giveUp();
       this.#endpoints.restore();
@@ -269,9 +278,4 @@ export class Copier implements AsyncDisposable {
     if (this.#ended) await this.#ended.catch(() => {});
     else await this.run();
   }
-}
-
-function mustBeTime(name: string, milliseconds: number): void {
-  if (milliseconds >= 0) return;
-  throw new RangeError(`${name}: ${milliseconds} is not a time in milliseconds`);
 }

@@ -25,6 +25,12 @@ export interface Task {
   run(): void;
 }
 
+/** Throws a `RangeError` where an option is no time that {@linkcode Loop.after} could wait for. */
+export function mustBeTime(name: string, milliseconds: number): void {
+  if (milliseconds >= 0) return;
+  throw new RangeError(`${name}: ${milliseconds} is not a time in milliseconds`);
+}
+
 /** As `yieldAfter`, in milliseconds, while a call is under way on another thread. */
 const THREAD_YIELD = 1;
 

@@ -35,7 +35,7 @@ import {
 } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint } from "./endpoint.ts";
-import type { Watcher } from "./loop.ts";
+import { mustBeTime, type Watcher } from "./loop.ts";
 import { proxyHeader } from "./proxy.ts";
 import { Target } from "./target.ts";
 
@@ -554,7 +554,7 @@ export class Service implements ServiceStatus {
   sent = 0;
   received = 0;
   readonly isUnix: boolean;
-  readonly options: ServeOptions & { connectTimeout: number };
+  #options: ServeOptions & { connectTimeout: number };
   readonly #listener: Fd;
   readonly #mate: Fd | undefined;
   readonly #target: Target | ((peer: string) => Descriptor | Promise<Descriptor>) | undefined;
@@ -580,10 +580,16 @@ export class Service implements ServiceStatus {
    * `RangeError` where the target's words or an option are none.
    */
   constructor(listener: number | Fd, target: ServeTarget, options: ServeOptions = {}) {
-    this.options = { connectTimeout: 10_000, ...options };
-    const { connections = 1000 } = options;
+    this.#options = { connectTimeout: 10_000, ...options };
+    const { connections = 1000, proxyProtocol = 1 } = options;
     if (!(Number.isInteger(connections) && connections >= 1)) {
       throw new RangeError(`connections: ${connections} is not a whole number from 1 on`);
+    }
+    for (const name of ["connectTimeout", "timeout", "halfClosed", "exitIdle"] as const) {
+      mustBeTime(name, options[name] ?? 0);
+    }
+    if (proxyProtocol !== 1 && proxyProtocol !== 2) {
+      throw new RangeError(`proxyProtocol: ${proxyProtocol} is neither 1 nor 2`);
     }
     this.#target = typeof target === "string"
       ? new Target(target)
@@ -610,6 +616,16 @@ export class Service implements ServiceStatus {
   /** Whether it joins those who come to two listening sockets, who wait for each other for any time. */
   get isMeeting(): boolean {
     return this.#mate !== undefined;
+  }
+
+  get options(): ServeOptions & { connectTimeout: number } {
+    return this.#options;
+  }
+
+  /** Calls nobody back any more. */
+  silence(): void {
+    const { onAccept: _, onConnect: __, onEnd: ___, ...options } = this.#options;
+    this.#options = options;
   }
 
   get sessions(): Iterable<SessionStatus> {
@@ -784,7 +800,11 @@ export class Service implements ServiceStatus {
 
   /** As {@linkcode drain}, and gives up what is not connected yet. */
   stop(): void {
-    if (!this.#host) return;
+    if (!this.#host) { // it never began
+      this.#listener.tryClose();
+      this.#mate?.tryClose();
+      return;
+    }
     this.drain();
     for (const session of [...this.#sessions]) {
       if (session.target === undefined) session.fail("stopped");

@@ -520,6 +520,84 @@ Deno.test("a service can be stopped in any of its callbacks", async (t) => {
   }
 });
 
+/** What begins a program that serves at a name of its own: `target` and `service` listen there. */
+const SERVING = `
+  const path = "@iocopy-test-" + crypto.randomUUID();
+  const target = Descriptor.listen(path);
+  const listener = Descriptor.listen(path + "-service");
+  const sockets = () => [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
+    try {
+      return Deno.readLinkSync("/proc/self/fd/" + name).startsWith("socket:");
+    } catch {
+      return false; // the folder itself, closed meanwhile
+    }
+  }).length;
+`;
+
+Deno.test("a callback of a service that throws ends all, and serve rejects with what it threw", async (t) => {
+  for (const name of ["onAccept", "onConnect", "onEnd"]) {
+    await t.step(name, async () => {
+      const code = `
+        ${SERVING}
+        const clients = await Promise.all([1, 2].map(() => Descriptor.connect(path + "-service")));
+        if (${name === "onEnd"}) clients.forEach((client) => client.close());
+        const before = sockets();
+        let calls = 0;
+        const thrown = () => {
+          calls++;
+          throw new Error("mine");
+        };
+        await serve(listener, path, { ${name}: thrown }).catch((error) => say(error.message));
+        say([calls, listener.isClosed, sockets() - before]); // the listener has gone
+      `;
+      using running = program(code, {});
+      assertEquals(await said(running), ["mine", [1, true, -1]]);
+    });
+  }
+});
+
+Deno.test("what a caller may get wrong with serve is refused, and the listener stays open", async () => {
+  const code = `
+    ${SERVING}
+    const tried = (to, options) => serve(listener, to, options)
+      .catch((error) => say([error.constructor.name, error.message]));
+    for (const name of ["connectTimeout", "timeout", "halfClosed", "exitIdle", "grace"]) {
+      await tried(path, { [name]: NaN });
+      await tried(path, { [name]: -1 });
+    }
+    for (const connections of [NaN, 0, 1.5]) await tried(path, { connections });
+    await tried(path, { proxyProtocol: 3 });
+    await tried("localhost");
+    await tried(NaN);
+    await tried(0);
+    say(listener.isClosed);
+    const copier = new Copier([]);
+    await copier.serve(listener, path, {});
+    copier.drain();
+    say(results(await copier.run()));
+    await copier.serve(target, path).catch((error) => say(error.message));
+    say([listener.isClosed, target.isClosed]);
+  `;
+  using running = program(code, {});
+  const time = (name: string) =>
+    [NaN, -1].map((value) => ["RangeError", `${name}: ${value} is not a time in milliseconds`]);
+  assertEquals(await said(running), [
+    ...["connectTimeout", "timeout", "halfClosed", "exitIdle", "grace"].flatMap(time),
+    ...[NaN, 0, 1.5].map((value) => [
+      "RangeError",
+      `connections: ${value} is not a whole number from 1 on`,
+    ]),
+    ["RangeError", "proxyProtocol: 3 is neither 1 nor 2"],
+    ["RangeError", '"localhost" is not HOST:PORT, [IPv6]:PORT, a path or @name'],
+    ["DescriptorError", "descriptor NaN is not open"],
+    ["DescriptorError", "descriptor 0 is not a listening socket"],
+    false,
+    [],
+    "this Copier runs already, or has ended",
+    [true, false],
+  ]);
+});
+
 Deno.test("a stop may be shortened by another one, and by disposal, which waits for the end", async (t) => {
   for (const how of ["copier.stop(0);", "await copier[Symbol.asyncDispose]();"]) {
     await t.step(how, async () => {
