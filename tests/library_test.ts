@@ -93,7 +93,7 @@ Deno.test("onError sees an error when it happens, while other channels run", asy
   const [gone, b] = pipe();
   const [c, second] = unixPair();
   const [log, logging] = pipe();
-  using _ = program(
+  using running = program(
     `await copy([[3, 4], [5, 2]], { onError: (error) => say(error.message) });`,
     { 2: logging, 3: a, 4: b, 5: c },
   );
@@ -101,7 +101,9 @@ Deno.test("onError sees an error when it happens, while other channels run", asy
   assertEquals(await log.readText(23), '"write 4: Broken pipe"\n');
   await second.write("hello");
   assertEquals(await log.readText(5), "hello");
-  for (const end of [first, second, log]) end.close();
+  for (const end of [first, second]) end.close();
+  assertEquals((await running.outcome).code, 0);
+  log.close();
 });
 
 Deno.test("copy throws before anything moves if a descriptor is not suitable", async () => {

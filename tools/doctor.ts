@@ -10,8 +10,8 @@
  */
 import { LIBRARY } from "../sys/ffi.ts";
 
-/** The oldest Deno that it is tested with, which is the base of the executable. */
-const OLDEST = [2, 6];
+/** The oldest Deno that all tests pass with, on every commit. */
+export const OLDEST = "2.6.0";
 
 /** Programs by purpose: their Debian packages, and a file by which each is recognized. */
 const PROGRAMS: Record<string, Record<string, string>> = {
@@ -55,11 +55,11 @@ function isThere(program: string): boolean {
 function necessities(): [boolean, string, string][] {
   const { os } = Deno.build;
   const [major = 0, minor = 0] = Deno.version.deno.split(".").map(Number);
-  const [oldMajor = 0, oldMinor = 0] = OLDEST;
+  const [oldMajor = 0, oldMinor = 0] = OLDEST.split(".").map(Number);
   const isNew = major > oldMajor || major === oldMajor && minor >= oldMinor;
   return [
     [os === "linux", `Linux (this is ${os})`, "splice(2) and epoll(7) are Linux's"],
-    [isNew, `Deno ${OLDEST.join(".")} or later (this is ${Deno.version.deno})`, "deno upgrade"],
+    [isNew, `Deno ${OLDEST} or later (this is ${Deno.version.deno})`, "deno upgrade"],
     [hasLibc(), `the GNU C library (${LIBRARY})`, "musl will not do, nor does Deno run on it"],
   ];
 }
