@@ -4,18 +4,15 @@ import type { Outcome } from "../bench/load.ts";
 import { Figures, median, speed } from "../bench/measure.ts";
 import { plot } from "../bench/plot.ts";
 import { BINARY, ROOT } from "./harness.ts";
+import { outputOf } from "./probe.ts";
 
 const OURS = BINARY ? "iocopy" : "source";
 
 /** Runs the bench with few bytes. */
 async function bench(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const words = ["run", "--allow-all", "bench/bench.ts", "--quick", "--bytes=1", ...args];
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: words,
-    cwd: ROOT,
-  }).output();
-  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-  return { code, out: out ?? "", err: err ?? "" };
+  const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...words], { cwd: ROOT });
+  return { code, out: stdout, err: stderr };
 }
 
 function hasCompiler(): boolean {

@@ -6,7 +6,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
 import { type End, O_CREAT, O_RDONLY, O_WRONLY, open, pipe } from "./ends.ts";
 import { BINARY, only, start, type StartOptions } from "./harness.ts";
-import { inFolder } from "./probe.ts";
+import { inFolder, makeRoot } from "./probe.ts";
 import { find } from "./programs.ts";
 
 if (!BINARY) {
@@ -82,16 +82,7 @@ test("runs by a relative path, and found on PATH", async (folder) => {
 test("runs where there is nothing but it and its libraries", async (folder) => {
   if (Deno.uid() !== 0) throw new Error("chroot(2) takes root");
   // There is no /tmp, /sys, /dev, /etc or home, and of /proc only the link to the executable.
-  const { stdout } = await new Deno.Command("ldd", { args: [PATH] }).output();
-  const libraries = new TextDecoder().decode(stdout).match(/\/\S+/g) ?? [];
-  assert(libraries.some((path) => path.includes("libc.so.6")), libraries.join(" "));
-  for (const path of libraries) {
-    await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
-    await Deno.copyFile(path, folder + path);
-  }
-  await Deno.copyFile(PATH, `${folder}/iocopy`);
-  await Deno.mkdir(`${folder}/proc/self`, { recursive: true });
-  await Deno.symlink("/iocopy", `${folder}/proc/self/exe`);
+  await makeRoot(folder, PATH);
   const chroot = find("chroot") ?? "/usr/sbin/chroot";
   await isCat({ command: [chroot, folder, "/iocopy"], env: {} });
 });

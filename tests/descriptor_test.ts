@@ -4,6 +4,7 @@
 import { assert, assertEquals } from "@std/assert";
 import {
   type End,
+  makeFifo,
   O_CREAT,
   O_RDONLY,
   O_RDWR,
@@ -382,7 +383,7 @@ Deno.test("Descriptor's calls fail as Deno.FsFile's do", async (t) => {
       ['(f) => read(f, 5, "read")', "(f) => f.truncateSync()"],
     ],
     "a FIFO": [
-      (path) => assert(new Deno.Command("mkfifo", { args: [path] }).outputSync().success),
+      makeFifo,
       O_RDWR,
       "{ read: true, write: true }",
       [

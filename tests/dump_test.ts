@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { hexdump } from "../cli/dump.ts";
 import { pipe, tcpPair } from "./ends.ts";
-import { fillUp, inFolder, iocopy, noise, same, within } from "./probe.ts";
+import { fillUp, inFolder, iocopy, noise, outputOf, same, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { lines, pause } from "./watching.ts";
 
@@ -56,8 +56,7 @@ Deno.test({
     await inFolder(async (folder) => {
       const file = `${folder}/bytes`;
       const print = async (...args: string[]) => {
-        const command = new Deno.Command("hexdump", { args: ["-C", ...args, file] });
-        return new TextDecoder().decode((await command.output()).stdout);
+        return (await outputOf(["hexdump", "-C", ...args, file])).stdout;
       };
       const all = Uint8Array.from({ length: 256 }, (_, byte) => byte);
       await Deno.writeFile(file, all);

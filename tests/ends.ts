@@ -19,6 +19,7 @@ const libc = Deno.dlopen("libc.so.6", {
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   grantpt: { parameters: ["i32"], result: "i32" },
   listen: { parameters: ["i32", "i32"], result: "i32" },
+  mkfifo: { parameters: ["buffer", "u32"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   posix_openpt: { parameters: ["i32"], result: "i32" },
@@ -249,6 +250,11 @@ export function reversedTerminal(): [End, End] {
 
 /** Two connected ends of each kind that carries bytes in both directions. */
 export const SOCKETS = { "TCP": tcpPair, "unix": unixPair };
+
+/** Makes a FIFO. */
+export function makeFifo(path: string): void {
+  well(`mkfifo ${path}`, libc.mkfifo(encoder.encode(path + "\0"), 0o600));
+}
 
 /** Opens a file. A FIFO's other end has to be opened on another thread, or with O_RDWR. */
 export function open(path: string, flags: number): End {

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
 import { BINARY, COMMAND, denoDir, only, ROOT } from "./harness.ts";
-import { descriptors, inFolder, iocopy, listens } from "./probe.ts";
+import { descriptors, inFolder, iocopy, listens, makeRoot } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
@@ -210,16 +210,7 @@ Deno.test(
     if (!executable) return;
     await inFolder(async (folder) => {
       await Deno.chmod(folder, 0o755);
-      await Deno.copyFile(executable, `${folder}/iocopy`);
-      const { stdout } = await new Deno.Command("ldd", { args: [executable] }).output();
-      const libraries = [...new TextDecoder().decode(stdout).matchAll(/(\/\S+) \(0x/g)];
-      for (const [, path = ""] of libraries) {
-        await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
-        await Deno.copyFile(path, folder + path);
-      }
-      // The runtime finds itself by this name; /proc is not mounted.
-      await Deno.mkdir(`${folder}/proc/self`, { recursive: true });
-      await Deno.symlink("/iocopy", `${folder}/proc/self/exe`);
+      await makeRoot(folder, executable);
       await copies(["chroot", "--userspec=65534:65534", folder, "/iocopy"], {
         env: { PATH: "/usr/sbin:/usr/bin" },
         cwd: "/",

@@ -6,6 +6,7 @@
 import { assertEquals } from "@std/assert";
 import {
   type End,
+  makeFifo,
   O_NONBLOCK,
   O_RDWR,
   open,
@@ -231,7 +232,7 @@ for (const first of ["writer", "reader"] as const) {
 
 Deno.test("a FIFO's and a file's flags are never changed", async () => {
   await inFolder(async (folder) => {
-    await new Deno.Command("mkfifo", { args: [`${folder}/fifo`] }).output();
+    makeFifo(`${folder}/fifo`);
     await Deno.writeTextFile(`${folder}/file`, "content");
     using fifo = open(`${folder}/fifo`, O_RDWR);
     using file = open(`${folder}/file`, O_RDWR);

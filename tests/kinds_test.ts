@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   type End,
+  makeFifo,
   O_APPEND,
   O_CREAT,
   O_NONBLOCK,
@@ -37,7 +38,7 @@ interface Sink {
 
 async function fifo(folder: string): Promise<[End, End]> {
   const path = await Deno.makeTempDir({ dir: folder }) + "/fifo";
-  await new Deno.Command("mkfifo", { args: [path] }).output();
+  makeFifo(path);
   using both = open(path, O_RDWR); // so that opening one end does not wait for the other
   assert(both.fd > 0);
   return [open(path, O_RDONLY), open(path, O_WRONLY)];

@@ -7,7 +7,7 @@ import { resolve } from "node:path";
 import { O_RDONLY, O_WRONLY, open, pipe, reversedTerminal, tcpPair, unixPair } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp } from "./probe.ts";
+import { fillUp, outputOf } from "./probe.ts";
 
 /** How many channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
@@ -765,10 +765,9 @@ Deno.test("disposal does not repeat an error that run has thrown", async () => {
 
 Deno.test("pairs are added while it runs, and leave nothing behind when they end", async () => {
   const args = ["run", "-A", "--v8-flags=--expose-gc", "bench/channels.ts", `${ADDED}`, "--json"];
-  const command = new Deno.Command(Deno.execPath(), { args, cwd: ROOT });
-  const { code, stdout, stderr } = await command.output();
-  assertEquals(code, 0, new TextDecoder().decode(stderr));
-  const figures = JSON.parse(new TextDecoder().decode(stdout));
+  const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...args], { cwd: ROOT });
+  assertEquals(code, 0, stderr);
+  const figures = JSON.parse(stdout);
   assertEquals([figures.channels, figures.wrong], [ADDED, 0]);
   assert(figures.heapLeft < 500_000, `${figures.heapLeft} bytes of the heap`);
   // The pool may hold one pipe more, or less.

@@ -9,7 +9,7 @@ import { REPOSITORY } from "../tools/project.ts";
 import { pipe, unixPair } from "./ends.ts";
 import { endOfFile, passes, succeeds } from "./expect.ts";
 import { BINARY, denoDir, only, ROOT } from "./harness.ts";
-import { inFolder, iocopy } from "./probe.ts";
+import { inFolder, iocopy, outputOf } from "./probe.ts";
 import { find, needing } from "./programs.ts";
 
 const [HERE] = ARCHITECTURES.filter(({ name }) => name === Deno.build.arch);
@@ -17,11 +17,9 @@ if (!HERE) throw new Error(`no packages for ${Deno.build.arch}`);
 
 /** Runs a program that has to end well; returns what it printed. */
 async function said(words: readonly string[], options: Deno.CommandOptions = {}): Promise<string> {
-  const [program = "", ...args] = words;
-  const { code, stdout, stderr } = await new Deno.Command(program, { args, ...options }).output();
-  const [text = "", errors = ""] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-  assertEquals(code, 0, `${words.join(" ")}: ${text}${errors}`);
-  return text;
+  const { code, stdout, stderr } = await outputOf(words, options);
+  assertEquals(code, 0, `${words.join(" ")}: ${stdout}${stderr}`);
+  return stdout;
 }
 
 /** The command joins two pairs of descriptors, and has one above those that a shell takes. */
@@ -200,14 +198,12 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
 // ---- Whose they are.
 
 Deno.test("dist makes nothing for a repository that it would not name", async () => {
-  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--allow-all", `${ROOT}/tools/dist.ts`, "none"],
-    env: { GITHUB_REPOSITORY: "somebody/else" },
-  }).output();
+  const words = [Deno.execPath(), "run", "--allow-all", `${ROOT}/tools/dist.ts`, "none"];
+  const { code, stderr } = await outputOf(words, { env: { GITHUB_REPOSITORY: "somebody/else" } });
   assertEquals(code, 1);
   const line =
     `dist: the packages would name ${REPOSITORY}, not somebody/else: see tools/project.ts\n`;
-  assertEquals(new TextDecoder().decode(stderr), line);
+  assertEquals(stderr, line);
 });
 
 Deno.test("the README names the repository as the packages do", () => {

@@ -5,7 +5,7 @@ import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
 import { COMMAND, start } from "./harness.ts";
 import { said } from "./library.ts";
-import { fillUp, inFolder, iocopy, stateOf, within } from "./probe.ts";
+import { fillUp, inFolder, iocopy, outputOf, stateOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
@@ -15,9 +15,9 @@ const SYSTEMS = 65536, LARGE = 1048576;
 /** Copies so much between two pipes made by a shell; returns what iocopy reports of them. */
 async function pipesOf(options: string, bytes: string): Promise<unknown> {
   const script = `head -c ${bytes} /dev/zero | "$@" --stats=json 0 1 | cat >/dev/null`;
-  const args = ["-c", script, "sh", ...COMMAND, ...options.split(" ").filter(Boolean)];
-  const { stderr } = await new Deno.Command("sh", { args, stderr: "piped" }).output();
-  const [channel = ""] = new TextDecoder().decode(stderr).split("\n");
+  const words = [...COMMAND, ...options.split(" ").filter(Boolean)];
+  const { stderr } = await outputOf(["sh", "-c", script, "sh", ...words]);
+  const [channel = ""] = stderr.split("\n");
   return JSON.parse(channel).pipes;
 }
 
@@ -98,8 +98,7 @@ Deno.test(needing(["strace"], "so each pipe of others is made larger twice"), as
   await inFolder(async (folder) => {
     const traced = `strace -f -e trace=fcntl -o ${folder}/trace "$@" 0 1`;
     const script = `head -c 64M /dev/zero | ${traced} | cat >/dev/null`;
-    const args = ["-c", script, "sh", ...COMMAND];
-    await new Deno.Command("sh", { args, stderr: "null" }).output();
+    await outputOf(["sh", "-c", script, "sh", ...COMMAND]);
     const trace = await Deno.readTextFile(`${folder}/trace`);
     const grown = [...trace.matchAll(/fcntl\((\d+), F_SETPIPE_SZ, 1048576\) += (\d+)/g)];
     const ofOthers = grown.map(([, fd, size]) => [Number(fd), Number(size)])

@@ -93,6 +93,32 @@ export async function run(args: readonly string[], input: string | Uint8Array<Ar
   };
 }
 
+/** Runs any program to its end; returns its exit status and what it printed. */
+export async function outputOf(
+  words: readonly string[],
+  options: Deno.CommandOptions = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const [program = "", ...args] = words;
+  const { code, stdout, stderr } = await new Deno.Command(program, { args, ...options }).output();
+  const decoder = new TextDecoder();
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** Makes `folder` a root for chroot(2) that has the executable, its libraries, and a link to it. */
+export async function makeRoot(folder: string, executable: string): Promise<void> {
+  const { stdout } = await outputOf(["ldd", executable]);
+  const libraries = stdout.match(/\/\S+/g) ?? [];
+  if (!libraries.some((path) => path.includes("libc.so.6"))) throw new Error(stdout);
+  for (const path of libraries) {
+    await Deno.mkdir(folder + path.slice(0, path.lastIndexOf("/")), { recursive: true });
+    await Deno.copyFile(path, folder + path);
+  }
+  await Deno.copyFile(executable, `${folder}/iocopy`);
+  // The runtime finds itself by this name; /proc is not mounted.
+  await Deno.mkdir(`${folder}/proc/self`, { recursive: true });
+  await Deno.symlink("/iocopy", `${folder}/proc/self/exe`);
+}
+
 /**
  * Numbers the ends of some channels, from 3 on: returns the command's arguments, the
  * descriptors by number, and a function for the number of an end. An end that is in

@@ -1,9 +1,9 @@
 /** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Progress } from "../cli/progress.ts";
-import { O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
+import { makeFifo, O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
 import { COMMAND, ROOT } from "./harness.ts";
-import { DEADLINE, inFolder, iocopy, within } from "./probe.ts";
+import { DEADLINE, inFolder, iocopy, outputOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { lines, pause } from "./watching.ts";
 
@@ -109,18 +109,15 @@ class Screen implements AsyncDisposable {
 
   #fifo(name: string) {
     const path = `${this.#directory}/${name}`;
-    const made = new Deno.Command("mkfifo", { args: [path] }).outputSync();
-    assert(made.success);
+    makeFifo(path);
     return open(path, O_RDWR | O_CREAT);
   }
 
   async tmux(...args: string[]): Promise<string> {
     const socket = ["-f", "/dev/null", "-S", `${this.#directory}/tmux`];
-    const command = new Deno.Command("tmux", { args: [...socket, ...args], cwd: ROOT });
-    const { success, stdout, stderr } = await command.output();
-    const decoder = new TextDecoder();
-    assert(success, `tmux ${args}: ${decoder.decode(stderr)}`);
-    return decoder.decode(stdout);
+    const { code, stdout, stderr } = await outputOf(["tmux", ...socket, ...args], { cwd: ROOT });
+    assertEquals(code, 0, `tmux ${args}: ${stderr}`);
+    return stdout;
   }
 
   /** Starts iocopy on a terminal with so many columns. */

@@ -8,6 +8,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
+import { outputOf } from "./probe.ts";
 
 const SECONDS = Deno.env.get("SECONDS") ?? "20";
 
@@ -15,11 +16,11 @@ const MAP = "--import-map=tests/kernel/imports.json";
 
 /** Runs a program of tests/kernel/ and prints what it says. */
 async function simulated(...args: string[]): Promise<void> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--quiet", "--no-prompt", "--lock=tests/deno.lock", "--frozen", MAP, ...args],
+  const words = ["run", "--quiet", "--no-prompt", "--lock=tests/deno.lock", "--frozen", MAP];
+  const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...words, ...args], {
     cwd: ROOT,
-  }).output();
-  const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  });
+  const said = stdout + stderr;
   console.log(said);
   assertEquals(code, 0, said);
 }
