@@ -45,7 +45,7 @@ export class Target {
     this.#port = port;
     const address = numericAddress(this.#host, port);
     if (bracketed && address?.version !== 6) {
-      throw new RangeError(`${JSON.stringify(text)}: what is in brackets is no IPv6 address`);
+      throw new RangeError(`${JSON.stringify(text)}: the brackets do not contain an IPv6 address`);
     }
     if (!address) return;
     this.#addresses = [address];

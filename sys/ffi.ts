@@ -19,7 +19,7 @@ let isOpen = false;
 /** Opens the C library. Throws where the system is another one, or the permission is missing. */
 function open(): void {
   if (Deno.build.os !== "linux") {
-    throw new Error(`${Deno.build.os} will not do: splice(2) and epoll(7) are Linux's`);
+    throw new Error(`it runs on Linux only, for splice(2) and epoll(7); this is ${Deno.build.os}`);
   }
   const pointer = look("__errno_location", { parameters: [], result: "pointer" })?.call();
   if (!pointer) throw new Error("the C library has no errno");

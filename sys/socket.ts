@@ -227,7 +227,9 @@ export function listen(address: Address, waiting: number): number {
 /** What a socket is bound to. */
 export function localAddress(fd: number): Address {
   length[0] = LONGEST;
-  if (calls().getsockname(fd, room, length) < 0) throw new DescriptorError(`${fd} is no socket`);
+  if (calls().getsockname(fd, room, length) < 0) {
+    throw new DescriptorError(`descriptor ${fd} is not a socket`);
+  }
   return toAddress();
 }
 

@@ -356,7 +356,7 @@ Deno.test("wrong use of services is one line and 100, before anything is accepte
     ["3 localhost:", /is not HOST:PORT/],
     ["3 localhost:0", /a port is a number from 1 to 65535/],
     ["3 localhost:65536", /a port is a number from 1 to 65535/],
-    ["3 [127.0.0.1]:22", /is no IPv6 address/],
+    ["3 [127.0.0.1]:22", /the brackets do not contain an IPv6 address/],
     ["3 @", /is not a target/],
     ["0 127.0.0.1:22", /^iocopy: descriptor 0 is not a listening socket/],
     ["9 127.0.0.1:22", /^iocopy: descriptor 9 is not open/],

@@ -70,13 +70,13 @@ async function deno(program: string, args: string[]): Promise<void> {
   // Deno's own message about a failed download has six lines, and varies.
   if (args[0] === "compile" && /denort|download|sending request/i.test(said)) {
     throw new Error(
-      "the runtime's base binary cannot be downloaded: take denort of this Deno along, and name it " +
-        "by the variable DENORT_BIN (doc/offline.md)",
+      "the runtime's base binary cannot be downloaded: set the variable DENORT_BIN to the path of " +
+        "denort, of the same version (doc/offline.md)",
     );
   }
   if (args[0] === "bundle" && /esbuild/.test(said)) {
     throw new Error(
-      "esbuild cannot be downloaded: take along a DENO_DIR that has it (doc/offline.md)",
+      "esbuild cannot be downloaded: set the variable DENO_DIR to a folder that has it (doc/offline.md)",
     );
   }
   throw new Error(`"deno ${args[0]}" failed: ${said.trim()}`);

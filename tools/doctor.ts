@@ -60,7 +60,7 @@ function necessities(): [boolean, string, string][] {
   return [
     [os === "linux", `Linux (this is ${os})`, "splice(2) and epoll(7) are Linux's"],
     [isNew, `Deno ${OLDEST} or later (this is ${Deno.version.deno})`, "deno upgrade"],
-    [hasLibc(), `the GNU C library (${LIBRARY})`, "musl will not do, nor does Deno run on it"],
+    [hasLibc(), `the GNU C library (${LIBRARY})`, "neither iocopy nor Deno runs with musl"],
   ];
 }
 
