@@ -527,10 +527,22 @@ class Waiting implements Watcher {
   }
 
   ready(events: number): void {
-    // Half-close and close look alike. Who has said nothing has gone; what was
-    // said may be all there is to say.
-    if (!(events & (ERR | HUP)) && libc.bytesQueued(this.session.client) > 0) return this.#watch(0);
-    this.#onGone(this);
+    if (this.#isGone(events)) this.#onGone(this);
+    else this.#watch(0);
+  }
+
+  /** Whether it is still there; drops it if it is not. */
+  get isThere(): boolean {
+    const isGone = this.#isGone(libc.poll(this.session.client, RDHUP));
+    if (isGone) this.#onGone(this);
+    return !isGone;
+  }
+
+  // Half-close and close look alike. Who has said nothing has gone; what was said
+  // may be all there is to say.
+  #isGone(events: number): boolean {
+    if (events & (ERR | HUP)) return true;
+    return (events & RDHUP) !== 0 && libc.bytesQueued(this.session.client) === 0;
   }
 
   #watch(events: number): void {
@@ -723,8 +735,14 @@ export class Service implements ServiceStatus {
     this.host.loop.wake();
   }
 
+  /** The first of those that wait at the other listener, and have not gone. */
+  #mateFor(side: number): Waiting | undefined {
+    for (const waiting of this.#waiting[1 - side] ?? []) if (waiting.isThere) return waiting;
+    return undefined;
+  }
+
   #waitForMate(session: Session, side: number): void {
-    const [mate] = this.#waiting[1 - side] ?? [];
+    const mate = this.#mateFor(side);
     const isUnix = this.#listeners[side]?.isUnix ?? false;
     if (!mate) {
       const gone = (waiting: Waiting) => {
