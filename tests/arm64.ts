@@ -5,22 +5,22 @@
  *     deno task test:arm64
  *
  * It takes about ten minutes, and as root installs what is missing. The emulated
- * command makes real system calls, so that what is tested is what differs: how
- * functions of the C library are called, and how structures of the kernel lie in
- * memory there.
+ * command makes real system calls, so the test covers what differs between the
+ * architectures: calling functions of the C library, and the layout of the kernel's
+ * structures.
  *
  * @module
  */
 import { ROOT } from "./harness.ts";
 
-/** Debian's packages, by a file of each. */
+/** Debian's packages, and a file of each. */
 const PACKAGES: Record<string, string> = {
   "qemu-user-static": "/usr/bin/qemu-aarch64-static",
   "libc6-arm64-cross": "/usr/aarch64-linux-gnu/lib/libc.so.6",
   "libgcc-s1-arm64-cross": "/usr/aarch64-linux-gnu/lib/libgcc_s.so.1",
 };
 
-/** The time limit of what takes 30 s at the most elsewhere, in seconds: a start takes 2 s. */
+/** The time limit that is 30 s elsewhere, in seconds: here a start takes 2 s. */
 const DEADLINE = 300;
 
 async function run(words: string[], options: Deno.CommandOptions = {}): Promise<void> {
@@ -29,7 +29,7 @@ async function run(words: string[], options: Deno.CommandOptions = {}): Promise<
   if (!success) throw new Error(`"${words.slice(0, 3).join(" ")}" failed`);
 }
 
-/** Sees to it that qemu and the C library of arm64 are there. */
+/** Makes sure that qemu and the C library of arm64 are installed. */
 async function install(): Promise<void> {
   const missing = Object.entries(PACKAGES).filter(([, file]) => {
     try {
@@ -44,7 +44,7 @@ async function install(): Promise<void> {
   await run(words, { env: { DEBIAN_FRONTEND: "noninteractive" } });
 }
 
-/** Runs the tests; throws where one fails, or where they cannot be run. */
+/** Runs the tests; throws if one fails, or if they cannot be run. */
 export async function testArm64(): Promise<void> {
   await install();
   const folder = await Deno.makeTempDir({ prefix: "iocopy-arm64-" });

@@ -1,5 +1,5 @@
 /**
- * Descriptor: what Deno.FsFile does, for a number that was inherited.
+ * Descriptor, which does for an inherited number what Deno.FsFile does for a file.
  */
 import { assert, assertEquals } from "@std/assert";
 import {
@@ -18,7 +18,7 @@ import {
 import { ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
 
-Deno.test("Descriptor reads and writes, waiting on this thread or not", async (t) => {
+Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
     await t.step(`a ${kind}`, async () => {
       const [reading, first] = kind === "terminal" ? make().reverse() as [End, End] : make();
@@ -78,7 +78,7 @@ Deno.test("Descriptor.write waits for room, and the program goes on meanwhile", 
   log.close();
 });
 
-Deno.test("Descriptor's streams carry everything, and close it at the end", async () => {
+Deno.test("Descriptor's streams copy everything, and close it at the end", async () => {
   const [reading, first] = unixPair();
   const [out, writing] = unixPair();
   const [never, unread] = unixPair();
@@ -134,7 +134,7 @@ Deno.test("Descriptor is closed by close, once, and by using", async () => {
   for (const end of [out, standard, log]) end.close();
 });
 
-Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async () => {
+Deno.test("Descriptor's errors are SystemErrors, and name the operation", async () => {
   const [gone, writing] = pipe();
   gone.close();
   const [reset, peer] = tcpPair();
@@ -178,11 +178,11 @@ Deno.test("Descriptor's errors are SystemErrors, and say what was tried", async 
   await Deno.remove(path);
 });
 
-Deno.test("Descriptor does nothing after close: its number may be another file's by then", async () => {
+Deno.test("Descriptor does nothing after close: its number can be another file by then", async () => {
   const code = `
     const closed = new Descriptor(3);
     closed.close();
-    using file = await Deno.open("deno.json"); // takes the number that is free
+    using file = await Deno.open("deno.json"); // it gets the free number
     const bytes = new Uint8Array(10);
     const calls = [
       () => closed.read(bytes),
@@ -222,7 +222,7 @@ Deno.test("Descriptor does nothing after close: its number may be another file's
   assertEquals(await said(running), operations.map(says));
 });
 
-Deno.test("Descriptor says what it is", async () => {
+Deno.test("Descriptor has properties of the descriptor", async () => {
   const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
   const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
   await file.write("hello");
@@ -251,8 +251,8 @@ Deno.test("Descriptor says what it is", async () => {
 // ---- The same calls of a Deno.FsFile and of a Descriptor.
 
 /**
- * Makes the same calls, one after the other, of a `Deno.FsFile` on `path` and of
- * a Descriptor on 3, and says what both returned, or their error's code.
+ * Makes the same calls, one after the other, of a `Deno.FsFile` for `path` and of a
+ * Descriptor for 3, and prints what both returned, or the code of their error.
  */
 const COMPARED = (path: string, open: string, calls: string) => `
   const file = Deno.openSync(${JSON.stringify(path)}, ${open});
@@ -267,14 +267,14 @@ const COMPARED = (path: string, open: string, calls: string) => `
     try {
       return await call(f) ?? "nothing";
     } catch (error) {
-      // Of an illegal seek Deno's error has the number alone.
+      // Deno's error for an illegal seek has only the number.
       return error.code ?? (error.message.includes("os error 29") ? "ESPIPE" : error.name);
     }
   };
   for (const call of [${calls}]) say([String(call), await told(call, file), await told(call, descriptor)]);
 `;
 
-/** Runs {@linkcode COMPARED} on two files that are alike. Returns what each call gave, the same for both. */
+/** Runs {@linkcode COMPARED} with two equal files. Returns the results, which have to be the same. */
 async function compared(
   make: (path: string) => void,
   flags: number,
@@ -407,7 +407,7 @@ Deno.test("Descriptor's calls fail as Deno.FsFile's do", async (t) => {
   }
 });
 
-Deno.test("Descriptor.stat says of each kind of file what Deno's stat says", async () => {
+Deno.test("Descriptor.stat returns for each kind of file what Deno's stat returns", async () => {
   const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
   await Deno.writeTextFile(`${folder}/file`, "hello", { mode: 0o640 });
   await Deno.link(`${folder}/file`, `${folder}/second name`);
@@ -417,7 +417,7 @@ Deno.test("Descriptor.stat says of each kind of file what Deno's stat says", asy
   const code = `
     for (const [i, path] of ${JSON.stringify(paths)}.entries()) {
       const [theirs, ours] = [Deno.statSync(path), new Descriptor(3 + i).statSync()];
-      // Deno tells whole seconds of that time, and of 0 nothing.
+      // Deno rounds that time to seconds, and returns null for 0.
       for (const info of [theirs, ours]) info.ctime = Math.floor((info.ctime ?? 0) / 1000);
       const sorted = (info) => JSON.stringify(Object.entries(info).sort());
       if (sorted(theirs) !== sorted(ours)) say([path, theirs, ours]);
@@ -443,7 +443,7 @@ Deno.test("Descriptor.stat says of each kind of file what Deno's stat says", asy
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("Descriptor's locks and Deno.FsFile's keep each other out, and waiting for one blocks nobody", async () => {
+Deno.test("Descriptor's locks and Deno.FsFile's exclude each other, and waiting for one does not block the program", async () => {
   const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
   const file = open(`${folder}/file`, O_RDWR | O_CREAT);
   const code = `
@@ -460,7 +460,7 @@ Deno.test("Descriptor's locks and Deno.FsFile's keep each other out, and waiting
     say([await ours.tryLock(), ours.tryLockSync(true)]);
     let has = false;
     const waiting = ours.lock(true).then(() => has = true);
-    setTimeout(() => { // the event loop has its turns while the lock is waited for
+    setTimeout(() => { // the event loop runs while the program waits for the lock
       say(has);
       other.unlockSync();
     }, 0);
@@ -503,7 +503,7 @@ Deno.test("Descriptor.setRaw sets a terminal as Deno.FsFile.setRaw does, and bac
   other.close();
 });
 
-Deno.test("Descriptor refuses numbers that are none", async () => {
+Deno.test("Descriptor refuses numbers that cannot be descriptors", async () => {
   const code = `
     const d = new Descriptor(3);
     const calls = [

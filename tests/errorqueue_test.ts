@@ -1,6 +1,6 @@
 /**
- * A socket's error queue: notes that the kernel has left there for who had the
- * socket before. poll(2) says ERR of it, and there is no error.
+ * A socket's error queue, with messages that the kernel has left for an earlier owner of
+ * the socket. poll(2) reports ERR because of them, although there is no error.
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { End, pipe, tcpPair, unixPair } from "./ends.ts";
@@ -25,7 +25,7 @@ function set(end: End, level: number, option: number, value: number): void {
   assertEquals(libc.setsockopt(end.fd, level, option, new Int32Array([value]), 4), 0);
 }
 
-/** Resolves once poll(2) says ERR, and neither HUP nor IN. */
+/** Resolves once poll(2) reports ERR, and neither HUP nor IN. */
 async function hasNotes(end: End): Promise<void> {
   const ERR = 8;
   const request = new Int32Array([end.fd, 1]);
@@ -38,7 +38,7 @@ async function hasNotes(end: End): Promise<void> {
 
 const SOL_SOCKET = 1, SO_TIMESTAMPING = 37;
 
-/** Has the kernel note when each piece is sent and acknowledged, from now on. */
+/** From now on, the kernel adds a message when a piece is sent, and when it is acknowledged. */
 function stampAll(end: End): void {
   const TX_SOFTWARE = 1 << 1, SOFTWARE = 1 << 4, OPT_ID = 1 << 7, TX_SCHED = 1 << 8;
   const TX_ACK = 1 << 9, OPT_TSONLY = 1 << 11;
@@ -46,7 +46,7 @@ function stampAll(end: End): void {
   set(end, SOL_SOCKET, SO_TIMESTAMPING, flags);
 }
 
-/** How notes get into the queue of a TCP socket: `peer` gets "before". */
+/** Ways to get messages into the queue of a TCP socket; its peer receives "before". */
 const NOTES: Record<string, (end: End) => void> = {
   "MSG_ZEROCOPY is done": (end) => {
     const SO_ZEROCOPY = 60, MSG_ZEROCOPY = 0x4000000;
@@ -59,7 +59,7 @@ const NOTES: Record<string, (end: End) => void> = {
   },
 };
 
-/** Two TCP sockets; the second has notes in its error queue. */
+/** Two TCP sockets; the second has messages in its error queue. */
 async function withNotes(leave: (end: End) => void): Promise<[End, End]> {
   const [peer, socket] = tcpPair();
   leave(socket);
@@ -68,7 +68,7 @@ async function withNotes(leave: (end: End) => void): Promise<[End, End]> {
   return [peer, socket];
 }
 
-/** Seconds of processor time in a third of a second, after the process has started. */
+/** Seconds of processor time that a started process uses in a third of a second. */
 async function idle(running: Running): Promise<number> {
   const before = cpuSeconds(running.pid);
   await pause(300);
@@ -81,7 +81,7 @@ async function staysIdle(running: Running): Promise<void> {
 }
 
 for (const [kind, leave] of Object.entries(NOTES)) {
-  Deno.test(`${kind}, as wfd: nothing ends, nothing spins, all arrives`, async () => {
+  Deno.test(`${kind}, as wfd: nothing ends, nothing spins, everything arrives`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [input, stdin] = pipe();
     using running = iocopy("--stats=json 0 3", { 0: input, 3: socket });
@@ -100,7 +100,7 @@ for (const [kind, leave] of Object.entries(NOTES)) {
     peer.close();
   });
 
-  Deno.test(`${kind}, as rfd: nothing ends, nothing spins, all arrives`, async () => {
+  Deno.test(`${kind}, as rfd: nothing ends, nothing spins, everything arrives`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [stdout, output] = pipe();
     using running = iocopy("--stats=json 3 1", { 3: socket, 1: output });
@@ -119,7 +119,7 @@ for (const [kind, leave] of Object.entries(NOTES)) {
     stdout.close();
   });
 
-  Deno.test(`${kind}, as wfd: a reset is told all the same`, async () => {
+  Deno.test(`${kind}, as wfd: a reset is still reported`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [input, stdin] = pipe();
     using running = iocopy("0 3", { 0: input, 3: socket });
@@ -132,7 +132,7 @@ for (const [kind, leave] of Object.entries(NOTES)) {
     stdin.close();
   });
 
-  Deno.test(`${kind}, as wfd: a rate stays what it is`, async () => {
+  Deno.test(`${kind}, as wfd: a rate stays as it is`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [input, stdin] = pipe();
     const started = performance.now();
@@ -152,12 +152,12 @@ for (const [kind, leave] of Object.entries(NOTES)) {
   });
 }
 
-Deno.test("notes do not pile up until nothing more can be received", async () => {
+Deno.test("messages do not pile up until nothing more can be received", async () => {
   const [peer, socket] = tcpPair();
   const [far, other] = unixPair();
   stampAll(socket);
   using running = iocopy("--stats=json 3 4 4 3", { 3: socket, 4: other });
-  for (let i = 0; i < 3000; i++) { // each leaves three notes, of which the buffer holds hundreds
+  for (let i = 0; i < 3000; i++) { // each leaves three messages; the buffer holds some hundreds
     far.send("x");
     assertEquals((await peer.read()).length, 1);
   }
@@ -171,7 +171,7 @@ Deno.test("notes do not pile up until nothing more can be received", async () =>
   for (const end of [peer, far]) end.close();
 });
 
-Deno.test("a datagram that is refused is an error, whoever asked for notes of it", async () => {
+Deno.test("a datagram that is refused is an error, even if an earlier owner asked for messages", async () => {
   const AF_INET = 2, SOCK_DGRAM = 2, SOCK_CLOEXEC = 0o2000000, IPPROTO_IP = 0, IP_RECVERR = 11;
   const nobody = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   const address = new Uint8Array(16);
@@ -189,7 +189,7 @@ Deno.test("a datagram that is refused is an error, whoever asked for notes of it
   stdin.close();
 });
 
-Deno.test("the library's Descriptor: notes do not keep it busy", async () => {
+Deno.test("the library's Descriptor: messages in the error queue do not keep it busy", async () => {
   const [peer, socket] = await withNotes(NOTES["SO_TIMESTAMPING"] ?? stampAll);
   const code = `
     const bytes = new Uint8Array(9);
@@ -204,18 +204,19 @@ Deno.test("the library's Descriptor: notes do not keep it busy", async () => {
   peer.close();
 });
 
-const UNTRUE = "readiness that was untrue too often is told once, and then nothing is missed";
+const UNTRUE =
+  "a descriptor that was wrongly reported ready too often is watched edge-triggered, and no byte is missed";
 Deno.test(needing(["strace"], UNTRUE), async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
-  // First splice(2) is given up for it, then readiness itself.
+  // First it gives up splice(2), and then it no longer believes the readiness.
   const untrue = ["splice:error=EAGAIN:when=1..1001", "preadv2:error=EAGAIN:when=1..1001"];
   const command = injecting(...untrue);
   using running = iocopy("--stats=json 0 1", { 0: input, 1: output }, { command });
   for (let i = 0; i < 5; i++) {
     await stdin.write("again");
     assertEquals(await within("a piece", stdout.readText(5)), "again");
-    await staysIdle(running); // so that it waits on another thread
+    await staysIdle(running); // by now it waits on another thread
   }
   stdin.close();
   const { code, stderr } = await running.outcome;

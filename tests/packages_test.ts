@@ -1,6 +1,6 @@
 /**
- * What is released: the same source gives the same bytes, and each package
- * installs, runs with every descriptor it is given, and goes away again.
+ * The released packages: the same source gives the same bytes, and each package can be
+ * installed, passes on every descriptor, and can be removed.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
@@ -15,14 +15,14 @@ import { find, needing } from "./programs.ts";
 const [HERE] = ARCHITECTURES.filter(({ name }) => name === Deno.build.arch);
 if (!HERE) throw new Error(`no packages for ${Deno.build.arch}`);
 
-/** Runs a program that has to end well; returns what it printed. */
+/** Runs a program that has to succeed; returns what it printed. */
 async function said(words: readonly string[], options: Deno.CommandOptions = {}): Promise<string> {
   const { code, stdout, stderr } = await outputOf(words, options);
   assertEquals(code, 0, `${words.join(" ")}: ${stdout}${stderr}`);
   return stdout;
 }
 
-/** The command joins two pairs of descriptors, and has one above those that a shell takes. */
+/** The command copies two pairs of descriptors, and one above the numbers that shells use. */
 async function joins(command: readonly string[]): Promise<void> {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
@@ -42,7 +42,7 @@ async function joins(command: readonly string[]): Promise<void> {
   stdout.close();
 }
 
-/** A test of packages of the executable, which needs other programs. */
+/** A test of packages of the executable that needs other programs. */
 function packaged(
   programs: readonly string[],
   name: string,
@@ -54,7 +54,7 @@ function packaged(
 
 // ---- The same bytes.
 
-/** Makes all packages of a file that stands for the executable. */
+/** Makes all packages, with any file as the executable. */
 async function packAll(folder: string): Promise<Map<string, Uint8Array>> {
   const executable = `${folder}/executable`;
   await Deno.writeTextFile(executable, "#!/bin/sh\nexec cat\n");
@@ -92,7 +92,7 @@ Deno.test(
       ]);
       for (const name of first.keys()) {
         if (name.endsWith(".deb")) continue;
-        // Everybody may read them, and nobody's name is in them.
+        // Everybody may read them, and they contain no user names.
         for (const line of (await said(["tar", "-tvzf", `${folder}/${name}`])).trim().split("\n")) {
           assertMatch(line, /^(-rw-r--r--|[-d]rwxr-xr-x) 0\/0 +\d+ 2026-01-01 /);
         }
@@ -111,7 +111,7 @@ packaged([], "the same source gives the same modules, wherever it is", async (fo
     for (const part of [...parts, "tests/imports.json"]) {
       await said(["cp", "-r", `${ROOT}/${part}`, `${copy}/${part}`]);
     }
-    await said(["cp", "-r", `${await denoDir()}/npm`, caches]); // esbuild is there, once it compiled
+    await said(["cp", "-r", `${await denoDir()}/npm`, caches]); // it has esbuild, after the first compilation
     const script = `import { bundle } from "./tools/compile.ts"; await bundle("${copy}/made");`;
     await said([Deno.execPath(), "eval", script], { cwd: copy, env: { DENO_DIR: caches } });
     const files = [...Deno.readDirSync(`${copy}/made`)].map(({ name }) => name).sort();
@@ -140,7 +140,7 @@ packaged(["npm"], npmInstalls, async (folder, executable) => {
   const version = await said([iocopy, "--version"]);
   assert(version.startsWith(`iocopy ${project.version} (`), version);
   await Deno.stat(`${prefix}/share/man/man1/iocopy.1`);
-  // Where the package of the executable was left out, a line says so.
+  // If the package of the executable is missing, one line says so.
   await npm("uninstall", `iocopy-linux-${HERE.npm}`);
   const { code, stderr } = await new Deno.Command(iocopy, { args: ["0", "1"] }).output();
   assertEquals(code, 111);
@@ -150,7 +150,7 @@ packaged(["npm"], npmInstalls, async (folder, executable) => {
   assertEquals([...Deno.readDirSync(`${prefix}/bin`)], []);
 });
 
-/** Why apt-get is not to install something on this machine; empty where it may. */
+/** Why apt-get must not install something on this machine; empty if it may. */
 function notHere(): string {
   if (!Deno.env.has("CI")) return "it changes the system, which it does where CI is set";
   if (Deno.uid() !== 0) return "to install needs root";
@@ -165,7 +165,7 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
     assertEquals(await said(["lintian", "--allow-root", path]), "");
   });
   await t.step("its iocopy runs where it is unpacked", async () => {
-    await said(["dpkg-deb", "-x", path, `${folder}/unpacked`]); // takes no root
+    await said(["dpkg-deb", "-x", path, `${folder}/unpacked`]); // needs no root
     await joins([`${folder}/unpacked/usr/bin/iocopy`]);
     await said([
       "mandoc",
@@ -195,9 +195,9 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
   });
 });
 
-// ---- Whose they are.
+// ---- The name of the repository.
 
-Deno.test("dist makes nothing for a repository that it would not name", async () => {
+Deno.test("dist makes nothing if the packages would name another repository", async () => {
   const words = [Deno.execPath(), "run", "--allow-all", `${ROOT}/tools/dist.ts`, "none"];
   const { code, stderr } = await outputOf(words, { env: { GITHUB_REPOSITORY: "somebody/else" } });
   assertEquals(code, 1);

@@ -1,10 +1,9 @@
 /**
- * The engine on a simulated kernel: see tests/kernel/README.md. It runs in a
- * process of its own, in which an import map puts the simulated C library in the
- * place of sys/libc.ts, and which needs no permission at all: whatever it does is
- * done in memory.
+ * The engine on a simulated kernel: see tests/kernel/README.md. It runs in a process of
+ * its own, where an import map replaces sys/libc.ts by the simulated C library. That
+ * process needs no permission, since everything is done in memory.
  *
- * SECONDS says for how long new random runs go on, beside the fixed ones.
+ * SECONDS is how long new random runs go on, after the fixed ones.
  */
 import { assertEquals } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
@@ -14,7 +13,7 @@ const SECONDS = Deno.env.get("SECONDS") ?? "20";
 
 const MAP = "--import-map=tests/kernel/imports.json";
 
-/** Runs a program of tests/kernel/ and prints what it says. */
+/** Runs a program of tests/kernel/ and prints its output. */
 async function simulated(...args: string[]): Promise<void> {
   const words = ["run", "--quiet", "--no-prompt", "--lock=tests/deno.lock", "--frozen", MAP];
   const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...words, ...args], {
@@ -29,7 +28,7 @@ Deno.test(only("source", `the engine on a simulated kernel, for ${SECONDS} s`), 
   await simulated("tests/kernel/run.ts", `--seconds=${SECONDS}`);
 });
 
-Deno.test("the simulation's import map has what the tests' has", async () => {
+Deno.test("the simulation's import map has everything that the tests' map has", async () => {
   const importsOf = async (path: string) =>
     JSON.parse(await Deno.readTextFile(`${ROOT}/${path}`)).imports;
   assertEquals(await importsOf("tests/kernel/imports.json"), await importsOf("tests/imports.json"));
