@@ -16,7 +16,7 @@
  * @module
  */
 import { Copier, type CopyOptions, type Pair } from "./engine/copier.ts";
-import type { ChannelStatus, PipeSizes } from "./engine/channel.ts";
+import type { ChannelStatus, End, PipeSizes } from "./engine/channel.ts";
 import type { ServeOptions, ServeTarget, ServiceStatus, SessionStatus } from "./engine/service.ts";
 import { Descriptor } from "./sys/descriptor.ts";
 import { DescriptorError, SystemError } from "./sys/error.ts";
@@ -27,6 +27,7 @@ export {
   type CopyOptions,
   Descriptor,
   DescriptorError,
+  type End,
   type Pair,
   type PipeSizes,
   type ServeOptions,

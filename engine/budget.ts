@@ -1,7 +1,7 @@
 import { holdingBack, pipeSize, resizePipe, resizeSharedPipe } from "../sys/pipe.ts";
 
 /** What a pipe holds as the system makes it, in bytes (pipe(7)). */
-export const PIPE = 64 * 1024;
+export const DEFAULT_PIPE_BYTES = 64 * 1024;
 
 /**
  * What a busy one is made to hold at the most, in bytes: the most that an
@@ -10,16 +10,16 @@ export const PIPE = 64 * 1024;
  * 1 MiB on both sides pipes cost a quarter of the CPU that they cost with 64 KiB,
  * with 512 KiB a third.
  */
-const BUSY_PIPE = 1024 * 1024;
+const BUSY_PIPE_BYTES = 1024 * 1024;
 
 /** By how much all pipes of a process may grow together, in bytes: an eighth of what a user has. */
-const IN_ALL = 8 * 1024 * 1024;
+const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
 
 /** What is left to other programs of the same user by any pipe that grows, in bytes: 256 new pipes. */
-const FOR_OTHERS = 256 * PIPE;
+const LEFT_TO_OTHERS_BYTES = 256 * DEFAULT_PIPE_BYTES;
 
-/** After the user's limit was met no pipe tries to grow for so long, in milliseconds. */
-const MET_LIMIT = 10_000;
+/** For how long no pipe tries to grow after the user's limit was reached. */
+const RETRY_MS = 10_000;
 
 /**
  * How much the pipes of a process may grow. An ordinary user has
@@ -30,12 +30,12 @@ const MET_LIMIT = 10_000;
  */
 export class PipeBudget {
   readonly #most: number;
-  #left = IN_ALL;
+  #left = MAX_GROWTH_BYTES;
   #notBefore = 0;
 
   /** For pipes that hold `most` bytes at the most. */
   constructor(most: number) {
-    this.#most = Math.min(most, BUSY_PIPE);
+    this.#most = Math.min(most, BUSY_PIPE_BYTES);
   }
 
   /** Makes an inherited pipe larger. As {@linkcode grow}. */
@@ -53,9 +53,9 @@ export class PipeBudget {
     // The system takes the next power of two.
     const wanted = 2 ** Math.floor(Math.log2(Math.min(this.#most, before + this.#left)));
     if (before <= 0 || wanted <= before || performance.now() < this.#notBefore) return 0;
-    const size = holdingBack(FOR_OTHERS, () => resize(fd, wanted)) ?? 0;
+    const size = holdingBack(LEFT_TO_OTHERS_BYTES, () => resize(fd, wanted)) ?? 0;
     if (size <= before) { // refused, with -EPERM or -EBUSY: it stays slower
-      this.#notBefore = performance.now() + MET_LIMIT;
+      this.#notBefore = performance.now() + RETRY_MS;
       return 0;
     }
     this.#left -= size - before;

@@ -22,6 +22,9 @@ import {
   type Way,
 } from "./route.ts";
 
+/** How a channel ended: its input did; its reader went, and nothing was lost; with an error; or it was stopped. */
+export type End = "eof" | "hangup" | "error" | "stopped";
+
 /** How a channel stands, or ended. */
 export interface ChannelStatus {
   /** What it reads. */
@@ -41,7 +44,7 @@ export interface ChannelStatus {
   /** How much the pipes in its way hold, in bytes: what it reads, one of our own, what it writes. */
   readonly pipes: PipeSizes;
   /** How it ended; undefined while it is open. */
-  readonly ended: "eof" | "hangup" | "error" | "stopped" | undefined;
+  readonly ended: End | undefined;
   /**
    * The first thing that went wrong, if anything. A copy that was stopped before
    * the end of file was read has ECANCELED here.
@@ -83,14 +86,14 @@ export interface Host {
   onEnd(channel: Channel): void;
 }
 
-/** What is much, in bytes: more is likely to come at once. */
-const MUCH = 64 * 1024;
+/** After a read of so many bytes more is likely to be there already. */
+const LARGE_READ_BYTES = 64 * 1024;
 
-/** How often a channel with much to carry reads and writes before others have their turn. */
-const IN_A_ROW = 8;
+/** How often one step of a channel reads and writes before others have their turn. */
+const READS_PER_STEP = 8;
 
-/** How often in a row a ready descriptor may turn out not to be, before its readiness is not believed. */
-const UNTRUE = 1000;
+/** So many times in a row a descriptor that epoll calls ready may move nothing, before that is not believed. */
+const MAX_STALLS = 1000;
 
 /**
  * A channel is busy, and its pipes are worth enlarging, when so many reads in a
@@ -98,8 +101,8 @@ const UNTRUE = 1000;
  */
 const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 
-/** Reads after which it is asked again, as there may be room for larger pipes by then. */
-const AGAIN = 4096;
+/** Reads until it is asked again whether a channel is busy, as there may be room for larger pipes by then. */
+const READS_UNTIL_RECHECK = 4096;
 
 /** A channel that has no endpoint to wait at. */
 const NOTHING = -1;
@@ -112,12 +115,12 @@ export class Channel implements ChannelStatus, Way {
   bytes = 0;
   operations = 0;
   error: SystemError | undefined;
-  ended: ChannelStatus["ended"];
   /**
-   * Lingering: the write side has failed, and what the peer still sends is read
-   * and dropped, so that it gets our answer to the other direction.
+   * New, open, or how it ended. Lingering: the write side has failed, and what the
+   * peer still sends is read and dropped, so that it gets our reply to the other
+   * direction.
    */
-  #phase: "new" | "open" | "lingering" | "ended" = "new";
+  #phase: "new" | "open" | "lingering" | End = "new";
   /** What it is counted for at its endpoints: READ at the source, WRITE at the sink. */
   #waitsFor = NOTHING;
   /** Waits in a row after which nothing moved. */
@@ -171,6 +174,10 @@ export class Channel implements ChannelStatus, Way {
       write: this.sink.pipeSize,
     };
   }
+  get ended(): End | undefined {
+    const phase = this.#phase;
+    return phase === "new" || phase === "open" || phase === "lingering" ? undefined : phase;
+  }
   get waitsFor(): number {
     return this.#waitsFor;
   }
@@ -205,7 +212,7 @@ export class Channel implements ChannelStatus, Way {
 
   #enter(): void {
     this.#phase = "open";
-    this.loop.hold();
+    this.loop.ref();
     this.source.addReader(this);
     this.sink.addWriter(this);
   }
@@ -214,12 +221,12 @@ export class Channel implements ChannelStatus, Way {
 
   /** One step: whatever can move at once, within bounds that leave others their turn. */
   run(): void {
-    if (this.#phase === "ended") return;
     if (this.#phase === "lingering") return this.#discard();
+    if (this.#phase !== "open") return;
     const route = this.#route;
     // After a full read or a blocked write more is probably queued: skip epoll once.
     let more = route.held > 0;
-    for (let times = 0; times < IN_A_ROW; times++) {
+    for (let times = 0; times < READS_PER_STEP; times++) {
       if (route.held === 0) {
         const most = this.#pace ? this.#pace.allows(this.pool.size) : this.pool.size;
         if (most === 0) return this.#pause();
@@ -228,7 +235,7 @@ export class Channel implements ChannelStatus, Way {
         this.#count("read", this.rfd, length);
         this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#growIfBusy();
-        more = length >= MUCH && route.triesAgain;
+        more = length >= LARGE_READ_BYTES && route.triesAgain;
       }
       const length = route.drain();
       if (length <= 0) return this.#stalled(WRITE, length);
@@ -248,7 +255,7 @@ export class Channel implements ChannelStatus, Way {
     this.#bytesThen = this.bytes;
     this.#then = now;
     if (!isBusy) return;
-    this.#reads = -AGAIN;
+    this.#reads = -READS_UNTIL_RECHECK;
     const { budget } = this.#host;
     // What is written first: were it left small, enlarging the other would gain nothing.
     this.sink.grow(budget);
@@ -286,14 +293,14 @@ export class Channel implements ChannelStatus, Way {
     }
   }
 
-  /** Ready, it was said, but nothing moved. Where that does not end, it is not true. */
+  /** epoll said ready, but nothing moved. Where that goes on and on, it is not believed. */
   #notReady(): void {
-    if (++this.#stalls > UNTRUE) {
+    if (++this.#stalls > MAX_STALLS) {
       this.#stalls = 0;
       const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
-      // Where it is not said now, somebody else was quicker each time. Otherwise
-      // first splice(2) is suspected, then readiness itself.
-      if (waitsAt.isSaidReady(this.#route.waitsFor) && !this.#fallBack(EAGAIN)) {
+      // Where poll(2) says otherwise now, another reader was quicker each time. Else
+      // splice(2) may be what fails, and if it is not in use, epoll is wrong.
+      if (waitsAt.isReadyNow(this.#route.waitsFor) && !this.#fallBack(EAGAIN)) {
         waitsAt.makeEdgeTriggered();
       }
     }
@@ -350,17 +357,17 @@ export class Channel implements ChannelStatus, Way {
     const route = this.#route;
     if (!this.#isOpen || route.held > 0) return;
     const events = libc.poll(fd.io, 0);
-    if (!(events & (ERR | HUP))) return; // what was said is over
+    if (!(events & (ERR | HUP))) return; // the event has passed
     if (connection && !(events & HUP)) {
-      // ERR alone proves nothing: it may be an error queue, to which the endpoint sees.
+      // ERR without an error is an error queue, of which the endpoint takes care.
       connection.error ||= libc.pendingError(fd.fd);
       if (!connection.error) return;
     }
-    // What it can read decides: an end of file is none the worse for it.
-    if (!route.isUnderWay && this.source.isSaidReady(READ)) {
+    // Reading decides: at the end of file nothing is lost, and that is no error.
+    if (!route.isUnderWay && this.source.isReadyNow(READ)) {
       this.#pace?.allowOne();
       this.run();
-      // A datagram that was refused is told once only: the next one is sent well.
+      // The error of a refused datagram shows once only: the next one is sent.
       if (connection?.error && this.#isOpen) this.#fail("write", connection.error);
       return;
     }
@@ -403,7 +410,7 @@ export class Channel implements ChannelStatus, Way {
     this.#phase = "lingering";
     this.#report(this.sink.removeWriter(this));
     this.source.connection?.linger(this, this.loop);
-    if (this.source.isEdgeTriggered) this.loop.soon(this); // what is there is told no more
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // what has arrived is not reported again
   }
 
   #discard(): void {
@@ -414,7 +421,7 @@ export class Channel implements ChannelStatus, Way {
     if (length <= 0) return this.endLingering();
     this.#host.onOperation?.("read", this.rfd, length, this);
     if (!this.error) this.#report(new SystemError("write", this.wfd, EPIPE));
-    if (this.source.isEdgeTriggered) this.loop.soon(this); // nor what is left
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // nor is the rest
   }
 
   /** The peer has stopped sending, or had its time. */
@@ -433,20 +440,20 @@ export class Channel implements ChannelStatus, Way {
     if (this.#route.held === 0 && this.#route.isUnderWay) this.#end("stopped");
   }
 
-  /** Ends it now, with an error that nobody is told of. */
+  /** Ends it now, with an error for its status alone: `onError` is not called. */
   cut(errno: number): void {
-    if (this.#phase === "ended") return;
+    if (this.ended) return;
     this.error ??= new SystemError("read", this.rfd, errno);
     this.#end("error");
   }
 
   /** Gives up what it still holds. */
   giveUp(): void {
-    if (this.#phase !== "ended") this.#fail("write", ECANCELED);
+    if (!this.ended) this.#fail("write", ECANCELED);
   }
 
-  #end(how: "eof" | "hangup" | "error" | "stopped"): void {
-    if (this.#phase === "ended") return;
+  #end(how: End): void {
+    if (this.ended) return;
     const wasLingering = this.#phase === "lingering";
     if (how === "stopped" && !wasLingering) {
       const cause = this.#host.stopped?.reason;
@@ -457,12 +464,11 @@ export class Channel implements ChannelStatus, Way {
     if (this.#waitsFor === READ) this.source.awaitNothing(READ);
     if (this.#waitsFor === WRITE) this.sink.awaitNothing(WRITE);
     this.#waitsFor = NOTHING;
-    this.#phase = "ended";
-    this.ended = how;
+    this.#phase = how;
     this.#endedAt = performance.now();
     if (!wasLingering) this.#report(this.sink.removeWriter(this));
     this.#report(this.source.removeReader(this));
-    this.loop.release();
+    this.loop.unref();
     this.#host.onEnd(this);
   }
 

@@ -74,8 +74,8 @@ export interface CopyOptions {
   onWait?: () => Promise<void> | undefined | void;
 }
 
-/** After this a read on another thread has come back, or still waits and holds nothing, in milliseconds. */
-const THREAD_RETURNS = 100;
+/** After so long a read on another thread has returned, or still waits and holds nothing. */
+const THREAD_RETURN_MS = 100;
 
 /**
  * A copying that can be looked at, added to and stopped while it runs, once: it
@@ -261,7 +261,7 @@ export class Copier implements AsyncDisposable {
     for (const service of this.#services) service.stop();
     for (const channel of this.#open) channel.stop();
     // A read on another thread may have bytes that have not come back yet.
-    this.#loop.after(Math.min(THREAD_RETURNS, grace), () => {
+    this.#loop.after(Math.min(THREAD_RETURN_MS, grace), () => {
       for (const channel of this.#open) channel.stopReading();
     });
     this.#loop.after(grace, () => {

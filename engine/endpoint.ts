@@ -23,8 +23,8 @@ import type { Loop, Watcher } from "./loop.ts";
 /** What a channel waits for at one of its endpoints. */
 export const READ = 0, WRITE = 1;
 
-/** For how long a peer that still sends is listened to, so that our answer reaches it, in milliseconds. */
-const LINGER = 2000;
+/** For how long a peer that still sends is read from, so that our reply reaches it. */
+const LINGER_MS = 2000;
 
 /**
  * One number and the channels on it. It watches the number for what they wait
@@ -49,14 +49,14 @@ export class Endpoint implements Watcher {
   #reading = 0;
   #writing = 0;
   #watched: number;
-  /** EDGE once readiness has proved to be untrue: then it is told once. */
+  /** EDGE once epoll has kept reporting what was not so: then each change is reported once. */
   #edge = 0;
 
   constructor(
     fd: Fd,
     connection: Connection | undefined,
     loop: Loop,
-    onClose: (endpoint: Endpoint) => void = ignored,
+    onClose: (endpoint: Endpoint) => void = nothing,
     watched = UNWATCHED,
   ) {
     this.#watched = watched;
@@ -97,7 +97,8 @@ export class Endpoint implements Watcher {
     // A unix peer learns of it; a TCP peer does not, and what it still sends
     // would be answered by a reset.
     const isLast = this.connection?.removeReader() && this.fd.isUnix;
-    return first(isLast ? this.fd.tryShutdown(SHUT_RD) : undefined, this.#leave());
+    const error = isLast ? this.fd.tryShutdown(SHUT_RD) : undefined;
+    return this.#leave(error);
   }
 
   /** A channel writes here no more. Returns what went wrong, if anything did. */
@@ -108,17 +109,19 @@ export class Endpoint implements Watcher {
     const isClosing = this.fd.isOurs && this.#readers.length === 0;
     const error = isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined;
     if (isLast) this.connection?.startLingering(this.#loop);
-    return first(error, this.#leave());
+    return this.#leave(error);
   }
 
-  #leave(): SystemError | undefined {
+  /** Closes the number after its last user; `error` is what went wrong before. */
+  #leave(error: SystemError | undefined): SystemError | undefined {
     const isUsed = this.#readers.length + this.#writers.length > 0;
     if (isUsed || !this.fd.isOurs) this.rearm();
     else this.#loop.forget(this.fd.fd);
-    if (isUsed) return undefined;
+    if (isUsed) return error;
     this.connection?.restore(this.fd.fd);
     this.#onClose(this);
-    return this.fd.tryClose();
+    const lost = this.fd.tryClose();
+    return error ?? lost;
   }
 
   // ---- Readiness.
@@ -141,18 +144,18 @@ export class Endpoint implements Watcher {
     else this.#writing--;
   }
 
-  /** Whether readiness is told once only, so that who has moved bytes has to try again unasked. */
+  /** Whether epoll reports each change once: who has moved bytes then has to try again by itself. */
   get isEdgeTriggered(): boolean {
     return this.#edge !== 0;
   }
 
-  /** Whether it is said to be ready for `direction` at this moment. */
-  isSaidReady(direction: number): boolean {
+  /** Whether poll(2) says that it is ready for `direction` now. */
+  isReadyNow(direction: number): boolean {
     const events = libc.poll(this.fd.io, direction === READ ? IN : OUT);
     return (this.connection ? events & ~ERR : events) !== 0;
   }
 
-  /** Has readiness told once only: it is said again and again, and is not true. */
+  /** Has each change reported once, as epoll keeps reporting what is not so. */
   makeEdgeTriggered(): void {
     this.#edge = EDGE;
     this.rearm();
@@ -187,7 +190,7 @@ export class Endpoint implements Watcher {
     if (events & ERR) this.#stillHasErrors();
   }
 
-  /** ERR that stays when any error has been told is a socket's error queue. It must not be told for ever. */
+  /** An ERR that remains once the pending error was read is a socket's error queue, and would be reported for ever. */
   #stillHasErrors(): void {
     const isUsed = this.#readers.length + this.#writers.length > 0;
     if (!isUsed || !this.connection || libc.poll(this.fd.io, 0) !== ERR) return;
@@ -198,31 +201,24 @@ export class Endpoint implements Watcher {
 
 const NONE: readonly Channel[] = [];
 
-function ignored(): void {}
+function nothing(): void {}
 
 function without(channels: readonly Channel[], channel: Channel): readonly Channel[] {
   return channels.length === 1 ? NONE : channels.filter((other) => other !== channel);
-}
-
-function first(
-  one: SystemError | undefined,
-  other: SystemError | undefined,
-): SystemError | undefined {
-  return one ?? other;
 }
 
 /** A socket, which may have several numbers. */
 export class Connection {
   /** Whether any channel writes it, or did. */
   wasWritten = false;
-  /** An error that the kernel tells only once. */
+  /** Its pending error, once it was read: the kernel reports it only once. */
   error = 0;
   /** How many numbers of it are known. */
   numbers = 0;
   #readers = 0;
   #writers = 0;
   #wasBlocking = false;
-  /** Channels that only listen until the peer stops sending. */
+  /** Channels that only read until the peer stops sending. */
   #lingering: Channel[] | undefined;
 
   addReader(): void {
@@ -248,7 +244,7 @@ export class Connection {
     return this.#readers + this.#writers > 0;
   }
 
-  /** A channel listens until the peer stops, or for some time once all is written. */
+  /** A channel only reads until the peer stops sending, or for some time once all is written. */
   linger(channel: Channel, loop: Loop): void {
     (this.#lingering ??= []).push(channel);
     if (this.#writers === 0) this.startLingering(loop);
@@ -256,7 +252,9 @@ export class Connection {
 
   /** All is written: the peer has some time to stop sending. */
   startLingering(loop: Loop): void {
-    for (const channel of this.#lingering ?? []) loop.after(LINGER, () => channel.endLingering());
+    for (const channel of this.#lingering ?? []) {
+      loop.after(LINGER_MS, () => channel.endLingering());
+    }
     this.#lingering = undefined;
   }
 

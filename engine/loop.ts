@@ -15,12 +15,12 @@
 import { Epoll, UNWATCHED } from "../sys/epoll.ts";
 import * as libc from "../sys/libc.ts";
 
-/** Who is told that a descriptor is ready, and for what: a sum of IN, OUT, ERR and HUP. */
+/** What is called when a descriptor is ready, with a sum of IN, OUT, ERR and HUP. */
 export interface Watcher {
   ready(events: number): void;
 }
 
-/** Who has a turn in the next round, whatever is ready. */
+/** What has a turn in the next round, whatever is ready. */
 export interface Task {
   run(): void;
 }
@@ -31,31 +31,32 @@ export function mustBeTime(name: string, milliseconds: number): void {
   throw new RangeError(`${name}: ${milliseconds} is not a time in milliseconds`);
 }
 
-/** As `yieldAfter`, in milliseconds, while a call is under way on another thread. */
-const THREAD_YIELD = 1;
+/** As `yieldAfter`, while a call is under way on another thread. */
+const THREAD_YIELD_MS = 1;
 
-/** What setTimeout takes at the most, in milliseconds: 24 days. */
-const LONGEST_TIMER = 2 ** 31 - 1;
+/** What setTimeout takes at the most: 24 days. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * Rounds in one call of {@linkcode Loop.run}'s inner function: V8 enters
  * optimized code at a call, and would compile an endless loop once more for it.
  */
-const ROUNDS = 64;
+const ROUNDS_PER_CALL = 64;
 
 /** After so many rounds the calls of each round are worth compiling: see libc.compile. */
-const COMPILED_AFTER = 64;
+const COMPILE_AFTER_ROUNDS = 64;
 
 /** One loop. */
 export class Loop {
   readonly #epoll = new Epoll();
+  /** By number: as many as the highest number there was. */
   readonly #watchers: (Watcher | undefined)[] = [];
   readonly #yieldAfter: number;
   readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   #tasks: Task[] = [];
-  /** Who needs the loop to run on. */
-  #users = 0;
+  /** How many need the loop to run on. */
+  #refs = 0;
   /** Calls under way on other threads. */
   #threads = 0;
   #rounds = 0;
@@ -92,17 +93,18 @@ export class Loop {
     this.#tasks.push(task);
   }
 
-  /** Somebody needs the loop to run on, until {@linkcode release}. */
-  hold(): void {
-    this.#users++;
+  /** Keeps the loop running, until {@linkcode unref} is called as often. */
+  ref(): void {
+    this.#refs++;
   }
 
-  release(): void {
-    this.#users--;
+  /** The reverse of {@linkcode ref}: at 0 the loop ends. */
+  unref(): void {
+    this.#refs--;
   }
 
   /**
-   * Calls `callback` in a round after so many milliseconds (LONGEST_TIMER at the
+   * Calls `callback` in a round after so many milliseconds (MAX_TIMER_MS at the
    * most), unless the loop has ended; returns what cancels it.
    */
   after(milliseconds: number, callback: () => void): () => void {
@@ -110,7 +112,7 @@ export class Loop {
       this.#timers.delete(timer);
       this.soon({ run: callback });
       this.wake();
-    }, Math.min(milliseconds, LONGEST_TIMER));
+    }, Math.min(milliseconds, MAX_TIMER_MS));
     this.#timers.add(timer);
     return () => {
       clearTimeout(timer);
@@ -121,7 +123,7 @@ export class Loop {
   /** Calls `done` in a round once `call`, on another thread, is over, with what it returned. */
   onThread(call: Promise<number>, done: (result: number) => void): void {
     this.#threads++;
-    this.#epoll.alarm(THREAD_YIELD);
+    this.#epoll.alarm(THREAD_YIELD_MS);
     call.then((result) => {
       this.#threads--;
       this.soon({ run: () => done(result) });
@@ -136,20 +138,20 @@ export class Loop {
 
   /** Runs until nobody needs it. */
   async run(): Promise<void> {
-    while (this.#users > 0) {
+    while (this.#refs > 0) {
       const pause = this.#runRounds();
       if (!pause) continue;
       await pause;
       this.#yieldDue = false;
       this.#idle = true;
-      this.#epoll.alarm(this.#threads > 0 ? THREAD_YIELD : this.#yieldAfter);
+      this.#epoll.alarm(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
     }
   }
 
   /** Some rounds; where the event loop has to have its turn, what to await meanwhile. */
   #runRounds(): Promise<void> | undefined {
-    for (let i = 0; i < ROUNDS && this.#users > 0; i++) {
-      if (++this.#rounds === COMPILED_AFTER) libc.compile();
+    for (let i = 0; i < ROUNDS_PER_CALL && this.#refs > 0; i++) {
+      if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
       const busy = this.#beforeWait?.();
       if (busy) return busy;
       const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
@@ -157,7 +159,7 @@ export class Loop {
       if (this.#tasks.length > 0) this.#runTasks();
       // A signal ends the wait too, with -EINTR.
       if (!this.#yieldDue && count >= 0) continue;
-      const wait = this.#idle && count > 0 && this.#users > 0;
+      const wait = this.#idle && count > 0 && this.#refs > 0;
       return wait ? this.#epoll.waitOnThread() : libc.rest();
     }
     return undefined;

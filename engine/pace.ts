@@ -1,7 +1,7 @@
 import type { Loop, Task } from "./loop.ts";
 
-/** The most that a rate allows at once is what it allows in so many milliseconds. */
-const BURST = 50;
+/** A rate allows at once what it allows in so many milliseconds, and no more. */
+const BURST_MS = 50;
 
 /** How much a channel may read, so that it is no more than so many bytes in a second. */
 export class Pace {
@@ -15,11 +15,11 @@ export class Pace {
     this.#rate = rate;
   }
 
-  /** How many bytes may be read now, but `most`. */
+  /** How many bytes may be read now, `most` at the most. */
   allows(most: number): number {
     const now = performance.now();
     // What was not used in a silence is gone: it gives no burst afterwards.
-    const burst = Math.max(1, this.#rate * BURST / 1000);
+    const burst = Math.max(1, this.#rate * BURST_MS / 1000);
     this.#allowed = Math.min(burst, this.#allowed + this.#rate * (now - this.#at) / 1000);
     this.#at = now;
     return Math.max(0, Math.min(most, Math.floor(this.#allowed)));
@@ -39,10 +39,10 @@ export class Pace {
   whenAllowed(loop: Loop, task: Task): void {
     if (this.#isWaiting) return;
     this.#isWaiting = true;
-    const wanted = Math.max(1, this.#rate * BURST / 2000);
+    const wanted = Math.max(1, this.#rate * BURST_MS / 2000);
     loop.after(Math.max(1, (wanted - this.#allowed) / this.#rate * 1000), () => {
       this.#isWaiting = false;
-      loop.soon(task);
+      task.run();
     });
   }
 }

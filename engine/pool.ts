@@ -1,18 +1,18 @@
 import { Pipe } from "../sys/pipe.ts";
 import type { Loop } from "./loop.ts";
-import { PIPE, type PipeBudget } from "./budget.ts";
+import { DEFAULT_PIPE_BYTES, type PipeBudget } from "./budget.ts";
 
-/** Memory beyond this copies more slowly: it leaves the processor's cache. In bytes. */
-const MEMORY = 256 * 1024;
+/** The most memory of one buffer: more copies more slowly, as it leaves the processor's cache. */
+const MAX_MEMORY_BYTES = 256 * 1024;
 
-/** The most buffers kept unused. */
-const SPARE = 16;
+/** The most unused buffers that are kept. */
+const MAX_SPARE = 16;
 
-/** For how long, in milliseconds. */
-const KEPT = 1000;
+/** For how long an unused pipe is kept. */
+const SPARE_MS = 1000;
 
-/** So many pipes of ours are as large as the system makes them; what is beyond gets two pages. */
-const MANY = 64, FEW_PAGES = 8192;
+/** So many pipes of ours have the size that the system gives them; those beyond get two pages. */
+const FULL_SIZE_PIPES = 64, SMALL_PIPE_BYTES = 8192;
 
 /**
  * Empty buffers that wait for the next channel with something to carry: there
@@ -36,7 +36,7 @@ export class BufferPool {
 
   constructor(size: number, loop: Loop, budget: PipeBudget) {
     this.size = size;
-    this.memorySize = Math.min(size, MEMORY);
+    this.memorySize = Math.min(size, MAX_MEMORY_BYTES);
     this.#loop = loop;
     this.#budget = budget;
   }
@@ -48,14 +48,16 @@ export class BufferPool {
   }
 
   #openPipe(): Pipe | undefined {
-    const pipe = Pipe.open(Math.min(this.size, this.#open < MANY ? PIPE : FEW_PAGES));
+    const pipe = Pipe.open(
+      Math.min(this.size, this.#open < FULL_SIZE_PIPES ? DEFAULT_PIPE_BYTES : SMALL_PIPE_BYTES),
+    );
     if (pipe) this.#open++;
     return pipe;
   }
 
   /** Takes a pipe back; closes it where it is not empty, or one too many. */
   givePipe(pipe: Pipe): void {
-    if (pipe.held > 0 || this.#pipes.length >= SPARE) return this.#closePipe(pipe);
+    if (pipe.held > 0 || this.#pipes.length >= MAX_SPARE) return this.#closePipe(pipe);
     this.#pipes.push(pipe);
     if (!this.#isWatching) this.#watchSpare();
   }
@@ -64,7 +66,7 @@ export class BufferPool {
   #watchSpare(): void {
     this.#isWatching = true;
     this.#takenThen = this.#taken;
-    this.#loop.after(KEPT, () => {
+    this.#loop.after(SPARE_MS, () => {
       this.#isWatching = false;
       if (this.#taken !== this.#takenThen) return this.#watchSpare();
       for (const pipe of this.#pipes.splice(0)) this.#closePipe(pipe);
@@ -72,7 +74,7 @@ export class BufferPool {
   }
 
   #closePipe(pipe: Pipe): void {
-    this.#budget.giveBack(pipe.size - PIPE);
+    this.#budget.giveBack(pipe.size - DEFAULT_PIPE_BYTES);
     this.#open--;
     pipe.close();
   }
@@ -82,7 +84,7 @@ export class BufferPool {
   }
 
   giveMemory(memory: Uint8Array<ArrayBuffer>): void {
-    if (this.#memory.length < SPARE) this.#memory.push(memory);
+    if (this.#memory.length < MAX_SPARE) this.#memory.push(memory);
   }
 
   close(): void {

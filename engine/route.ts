@@ -21,7 +21,7 @@
  *
  * @module
  */
-import { EAGAIN, EINPROGRESS, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, EINPROGRESS, EMFILE, EPIPE } from "../sys/errno.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
@@ -183,7 +183,7 @@ export class ThroughPipe implements Route {
     const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
     if (refused < 0) return refused;
     const pipe = this.#pipe ??= this.#way.pool.takePipe();
-    if (pipe === undefined) return NO_PIPE;
+    if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
     this.pipeSize = pipe.size;
     const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
     this.#misses = length === -EAGAIN ? this.#misses + 1 : 0;
@@ -214,13 +214,13 @@ export class ThroughPipe implements Route {
 /** After so many fills that found nothing, what splice(2) stops at is read over. */
 const MISSES = 3;
 
-/** So much is little, in bytes: to receive and to send it costs less than two splices. */
-const LITTLE = 16 * 1024;
+/** To receive and send up to so many bytes costs less than two splices. */
+const SMALL_BYTES = 16 * 1024;
 
-/** Where all that is little passes through: what was received is sent at once, or moved elsewhere. */
-const passage = new Uint8Array(LITTLE);
+/** What is small passes through here: it is sent as soon as it was received, or moved elsewhere. */
+const passage = new Uint8Array(SMALL_BYTES);
 
-/** Between two sockets of ours: what is little through memory, what is much through a pipe. */
+/** Between two sockets of ours: small pieces through memory, large ones through a pipe. */
 export class BetweenSockets extends ThroughPipe {
   readonly #from: Fd;
   readonly #to: Fd;
@@ -228,7 +228,7 @@ export class BetweenSockets extends ThroughPipe {
   #passing = 0;
   /** What the sink did not take of them. */
   #left = empty;
-  #isMuch = false;
+  #isLarge = false;
 
   constructor(way: Way) {
     super(way);
@@ -241,13 +241,13 @@ export class BetweenSockets extends ThroughPipe {
   }
 
   override fill(most: number): number {
-    if (this.#isMuch) {
+    if (this.#isLarge) {
       const length = super.fill(most);
-      this.#isMuch = length >= LITTLE;
+      this.#isLarge = length >= SMALL_BYTES;
       return length;
     }
-    const length = libc.receive(this.#from.fd, passage, Math.min(most, LITTLE));
-    this.#isMuch = length === LITTLE;
+    const length = libc.receive(this.#from.fd, passage, Math.min(most, SMALL_BYTES));
+    this.#isLarge = length === SMALL_BYTES;
     if (length > 0) this.#passing = length;
     return length;
   }
@@ -275,9 +275,6 @@ export class BetweenSockets extends ThroughPipe {
     this.#left = empty;
   }
 }
-
-/** EMFILE: no descriptor is left for a pipe of ours. Not splice's error, but it goes the same way. */
-const NO_PIPE = -24;
 
 /** read(2) and write(2). */
 export class ThroughMemory implements Route {
@@ -431,12 +428,12 @@ class Messages extends ThroughMemory {
   }
 }
 
-/** The most calls that may wait at one time: the runtime has 32 threads, and needs some itself. */
-const THREADS = 24;
+/** The most calls on other threads at one time: the runtime has 32 threads, and needs some itself. */
+const MAX_THREADS = 24;
 
-/** Calls that may wait, of which no more than {@linkcode THREADS} are under way. */
+/** Calls that may block, of which no more than {@linkcode MAX_THREADS} are under way. */
 const threads = {
-  free: THREADS,
+  free: MAX_THREADS,
   waiting: [] as (() => void)[],
   async run(call: () => Promise<number>): Promise<number> {
     if (this.free === 0) await new Promise<void>((resolve) => this.waiting.push(resolve));

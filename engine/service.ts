@@ -665,7 +665,7 @@ export class Service implements ServiceStatus {
       const onAccepted = (client: number, peer: string) => this.#accepted(client, peer, side);
       return new Listener(fd, host, mayAccept, onAccepted, () => this.pause());
     });
-    host.loop.hold();
+    host.loop.ref();
     for (const listener of this.#listeners) listener.listen(true);
     this.#idleSince = performance.now();
     const { connectTimeout, timeout, halfClosed, exitIdle } = this.options;
@@ -806,7 +806,7 @@ export class Service implements ServiceStatus {
     if (this.#sessions.size > 0 || !this.#isHeld) return;
     this.#isHeld = false;
     this.#stopLooking?.();
-    this.host.loop.release();
+    this.host.loop.unref();
   }
 
   #isHeld = true;

@@ -5,8 +5,8 @@
  */
 import { type Address, numericAddress, resolve, unixAddress } from "../sys/socket.ts";
 
-/** For how long the addresses of a name are believed, in milliseconds. */
-const BELIEVED = 30_000;
+/** For how long the addresses of a name are used without asking again. */
+const ADDRESSES_VALID_MS = 30_000;
 
 /**
  * A target in words: HOST:PORT, [V6]:PORT, a path with a slash, or @name.
@@ -59,7 +59,7 @@ export class Target {
 
   /** The addresses, where they are known; a name is asked again after a while, and the old ones serve meanwhile. */
   get addresses(): readonly Address[] {
-    if (performance.now() - this.#foundAt > BELIEVED && this.#addresses.length > 0) {
+    if (performance.now() - this.#foundAt > ADDRESSES_VALID_MS && this.#addresses.length > 0) {
       void this.find();
     }
     return this.#addresses;

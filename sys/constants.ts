@@ -38,7 +38,7 @@ export const F_GETPIPE_SZ = 1032;
 /** The one flag of a descriptor: it does not pass an exec. */
 export const FD_CLOEXEC = 1;
 
-/** Flags of an open file description: what tells reading from writing. */
+/** Flags of an open file description: the part that says whether it is for reading or writing. */
 export const O_ACCMODE = 3;
 /** Open for reading only. */
 export const O_RDONLY = 0;

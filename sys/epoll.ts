@@ -9,15 +9,15 @@ import { EDGE, IN } from "./constants.ts";
 import { ENOENT, EPERM } from "./errno.ts";
 import { SystemError } from "./error.ts";
 
-/** The most descriptors that one wait reports; the others come with the next. */
-const MOST = 256;
+/** The most events that one wait returns; the others come with the next. */
+const MAX_EVENTS = 256;
 
 // struct epoll_event, in 32-bit words: packed on x86-64 only (epoll_ctl(2)).
 const WORDS = Deno.build.arch === "x86_64" ? 3 : 4;
 const DATA = Deno.build.arch === "x86_64" ? 1 : 2;
 
-/** The longest alarm, in nanoseconds: 11 days. */
-const LONGEST = 1e15;
+/** The longest alarm: 11 days. */
+const MAX_ALARM_NS = 1e15;
 
 const ADD = 1, REMOVE = 2, CHANGE = 3;
 
@@ -29,11 +29,11 @@ export class Epoll {
   readonly #epoll = opened("epoll_create1", libc.epollCreate());
   /** The alarm's descriptor, by which its event is known. */
   readonly timer: number = opened("timerfd_create", libc.timerfdCreate());
-  readonly #events = new Int32Array(MOST * WORDS);
+  readonly #events = new Int32Array(MAX_EVENTS * WORDS);
   readonly #event = new Int32Array(WORDS);
 
   constructor() {
-    // Edge-triggered, so that nobody has to read how often it rang.
+    // Edge-triggered, so that nobody has to read how often it has expired.
     this.watch(this.timer, UNWATCHED, IN | EDGE);
   }
 
@@ -63,7 +63,7 @@ export class Epoll {
    * -EINTR where a signal came.
    */
   wait(milliseconds: number): number {
-    return libc.epollWait(this.#epoll, this.#events, MOST, milliseconds);
+    return libc.epollWait(this.#epoll, this.#events, MAX_EVENTS, milliseconds);
   }
 
   /** The descriptor of the `index`th event of the last wait. */
@@ -77,9 +77,9 @@ export class Epoll {
   }
 
   /**
-   * Waits on another thread until something is ready; what it is the next
-   * {@linkcode wait} tells. By poll(2), as epoll_wait(2) would take away what is
-   * told once only (EDGE).
+   * Waits on another thread until something is ready, which the next
+   * {@linkcode wait} returns. By poll(2), as epoll_wait(2) would consume the events
+   * that are reported once only (EDGE).
    */
   async waitOnThread(): Promise<void> {
     await libc.pollOnThread(this.#epoll, IN, -1);
@@ -90,7 +90,7 @@ export class Epoll {
    * {@linkcode SystemError} where that is refused, as a wait would have no end.
    */
   alarm(milliseconds: number): void {
-    const nanoseconds = Math.min(Math.max(1, Math.round(milliseconds * 1e6)), LONGEST);
+    const nanoseconds = Math.min(Math.max(1, Math.round(milliseconds * 1e6)), MAX_ALARM_NS);
     const result = libc.timerfdSettime(this.timer, nanoseconds);
     if (result < 0) throw new SystemError("timerfd_settime", undefined, result);
   }

@@ -46,8 +46,8 @@ export type Kind = "pipe" | "socket" | "file" | "terminal" | "device";
 const MEMORY_DEVICES = 1; // the major number of /dev/null, zero, full and random: null(4)
 const PTMX = { major: 5, minor: 2 }; // the master side of pseudo-terminals: pts(4)
 
-/** The most bytes of one write that may wait: what it has taken is told when it returns. */
-const MOST_WAITING = 4096;
+/** The most bytes of one write on another thread, so that it returns, and its bytes are counted, soon. */
+const MAX_THREAD_WRITE_BYTES = 4096;
 
 /** One descriptor. */
 export class Fd {
@@ -241,7 +241,7 @@ export class Fd {
    */
   emptyErrorQueue(): void {
     if (this.kind !== "socket" || !hasErrorQueue(this.fd)) return;
-    for (let i = 0; i < NOTES && libc.recv(this.fd, nothing, MSG_ERRQUEUE) >= 0; i++);
+    for (let i = 0; i < MAX_NOTES && libc.recv(this.fd, nothing, MSG_ERRQUEUE) >= 0; i++);
   }
 
   /** Reads on another thread, which may wait. Results as of {@linkcode tryRead}. */
@@ -249,14 +249,14 @@ export class Fd {
     const result = await libc.readOnThread(this.io, bytes);
     if (result >= 0) return result;
     if (this.#closed) return -EBADF; // the number may be another file's by now
-    // The reason stayed on the other thread. Asked again here it is told, and
+    // errno stayed on the other thread. Tried again here the call gives it, and
     // where it has passed nothing is lost.
     return libc.poll(this.io, IN) ? libc.read(this.io, bytes) : -EAGAIN;
   }
 
   /** Writes some of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */
   async writeOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
-    const result = await libc.writeOnThread(this.io, bytes.subarray(0, MOST_WAITING));
+    const result = await libc.writeOnThread(this.io, bytes.subarray(0, MAX_THREAD_WRITE_BYTES));
     if (result >= 0) return result;
     if (this.#closed) return -EBADF;
     const again = bytes.subarray(0, 1); // one byte fits where poll says ready
@@ -292,15 +292,15 @@ export class Fd {
     inert ??= libc.epollCreate();
     let result = 0;
     if (this.kind === "file") {
-      // Only a real close tells of a write that failed late (close(2)).
+      // Only a real close reports a write that failed late (close(2)).
       const duplicate = libc.fcntl(this.fd, F_DUPFD_CLOEXEC);
       if (duplicate >= 0) result = libc.close(duplicate);
     }
     let first = 3, found: number[];
     do {
-      found = libc.openAmong(first, AT_ONCE);
+      found = libc.openAmong(first, NUMBERS_PER_POLL);
       for (const fd of found) if (this.#isDuplicatedAs(fd)) libc.dup3(inert, fd);
-      first += AT_ONCE;
+      first += NUMBERS_PER_POLL;
     } while (found.length > 0);
     return Math.min(result, libc.dup3(inert, this.fd), 0);
   }
@@ -328,7 +328,7 @@ function kindOf(fd: number, type: number): Kind {
 }
 
 /** So many notes are taken out of an error queue at a time, as new ones may come all the time. */
-const NOTES = 256;
+const MAX_NOTES = 256;
 
 const nothing = new Uint8Array(0);
 
@@ -341,6 +341,6 @@ function hasErrorQueue(socket: number): boolean {
 }
 
 /** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */
-const AT_ONCE = 64;
+const NUMBERS_PER_POLL = 64;
 
 let inert: number | undefined;

@@ -40,7 +40,7 @@ const S_IFBLK = 0o060000, S_IFDIR = 0o040000, S_IFLNK = 0o120000;
 /** The bit of statx(2)'s mask that says whether the file system knows when a file was made. */
 const STATX_BTIME = 0x800;
 
-/** All that statx(2) tells of a descriptor, as Deno has it; -errno where it fails. */
+/** All that statx(2) returns of a descriptor, in Deno's form; -errno where it fails. */
 export function fileInfo(fd: number): Deno.FileInfo | number {
   const status = new DataView(new ArrayBuffer(256));
   const result = statxInto(fd, status);
@@ -103,8 +103,8 @@ export function sync(what: Synced, fd: number): number {
 /** Waits on another thread until the disk has it. */
 export async function syncOnThread(what: Synced, fd: number): Promise<number> {
   if (await thread[what](fd) === 0) return 0;
-  // The reason stayed on the other thread. Asked again it is told, unless it was
-  // an error of the disk, of which fsync(2) tells once.
+  // errno stayed on the other thread. The same call gives it again, unless it was
+  // an error of the disk, which fsync(2) reports once.
   return sync(what, fd) || -EIO;
 }
 
@@ -122,7 +122,7 @@ export function flock(fd: number, how: number): number {
 export async function flockOnThread(fd: number, how: number): Promise<number> {
   for (;;) {
     if (await thread.flock(fd, how) === 0) return 0;
-    // As of syncOnThread: an error is told here; a signal was none.
+    // As in syncOnThread: an error comes again; a signal was none.
     const result = flock(fd, how | LOCK_NB);
     if (result !== -EAGAIN) return result;
   }

@@ -320,7 +320,7 @@ export function openAgain(fd: number, flags: number): number {
   return checked(c.open(path, flags | O_CLOEXEC, 0));
 }
 
-/** Whether two numbers are one open file description: 0 if they are (kcmp(2)); -errno where the kernel does not tell. */
+/** Whether two numbers are one open file description: 0 if they are (kcmp(2)); -errno where the kernel does not say. */
 function kcmp(one: number, other: number): number {
   const SYS_KCMP = Deno.build.arch === "x86_64" ? 312n : 272n, KCMP_FILE = 0;
   const parameters = ["i64", "i32", "i32", "i32", "u64", "u64"] as const;
@@ -343,7 +343,7 @@ function kcmp(one: number, other: number): number {
 export function isDuplicate(one: number, other: number): boolean {
   const order = kcmp(one, other);
   if (order >= 0) return order === 0;
-  // Not told (no such call, or a filter): the signal that O_ASYNC would send is
+  // Where kcmp(2) is missing or forbidden: the signal that O_ASYNC would send is
   // kept in the open file description, and shows through all its numbers. It
   // is looked at by nobody as long as O_ASYNC is off.
   const before = fcntl(one, F_GETSIG);
@@ -356,7 +356,7 @@ export function isDuplicate(one: number, other: number): boolean {
   return same;
 }
 
-/** What statx(2) tells of a descriptor. */
+/** What statx(2) returns of a descriptor, as far as copying needs it. */
 export interface Status {
   /** The file type and permissions, as st_mode. */
   mode: number;
@@ -428,7 +428,7 @@ export function getsockopt(fd: number, option: number): number {
   return result < 0 ? result : optionValue[0] ?? 0;
 }
 
-/** The error that waits to be told, which asking clears; 0 for none. */
+/** The pending error (SO_ERROR), which reading it clears; 0 for none. */
 export function pendingError(socket: number): number {
   return Math.max(0, getsockopt(socket, SO_ERROR));
 }

@@ -35,10 +35,10 @@ function calls(): ReturnType<typeof compiled> {
 
 const AF_INET = 2, AF_INET6 = 10;
 const SOCK_CLOEXEC = 0o2000000, SOCK_NONBLOCK = 0o4000;
-const MADE = SOCK_CLOEXEC | SOCK_NONBLOCK;
+const NEW_SOCKET = SOCK_CLOEXEC | SOCK_NONBLOCK;
 
-/** The longest address there is, and the longest path in one, in bytes (unix(7)). */
-const LONGEST = 128, LONGEST_PATH = 107;
+/** The longest address there is, and the longest path in one (unix(7)). */
+const MAX_ADDRESS_BYTES = 128, MAX_PATH_BYTES = 107;
 
 /** Where a socket is: an address of the Internet and a port, or the name of a unix socket. */
 export class Address {
@@ -110,8 +110,8 @@ const decoder = new TextDecoder(), encoder = new TextEncoder();
 /** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long. */
 export function unixAddress(name: string): Address {
   const path = encoder.encode(name);
-  if (path.length > LONGEST_PATH) {
-    throw new RangeError(`${name}: the path of a socket has at most ${LONGEST_PATH} bytes`);
+  if (path.length > MAX_PATH_BYTES) {
+    throw new RangeError(`${name}: the path of a socket has at most ${MAX_PATH_BYTES} bytes`);
   }
   const isAbstract = name.startsWith("@");
   const bytes = new Uint8Array(2 + path.length + (isAbstract ? 0 : 1));
@@ -174,10 +174,10 @@ export async function resolve(host: string, port: number): Promise<Address[] | s
   return found;
 }
 
-const room = new Uint8Array(LONGEST), length = new Uint32Array(1);
+const room = new Uint8Array(MAX_ADDRESS_BYTES), length = new Uint32Array(1);
 
 function toAddress(): Address {
-  return new Address(room.slice(0, Math.min(length[0] ?? 0, LONGEST)));
+  return new Address(room.slice(0, Math.min(length[0] ?? 0, MAX_ADDRESS_BYTES)));
 }
 
 /**
@@ -185,11 +185,13 @@ function toAddress(): Address {
  * made it, packed; or a negative errno (accept4(2)).
  */
 export function accept(listener: number): { fd: number; peer: string } | number {
-  length[0] = LONGEST;
-  const fd = calls().accept4(listener, room, length, MADE);
+  length[0] = MAX_ADDRESS_BYTES;
+  const fd = calls().accept4(listener, room, length, NEW_SOCKET);
   if (fd < 0) return -errno();
   // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)).
-  const bytes = room[0] === AF_INET ? ofIPv4 : room.subarray(0, Math.min(length[0], LONGEST));
+  const bytes = room[0] === AF_INET
+    ? ofIPv4
+    : room.subarray(0, Math.min(length[0], MAX_ADDRESS_BYTES));
   return { fd, peer: String.fromCharCode(...bytes) };
 }
 
@@ -201,7 +203,7 @@ const ofIPv4 = room.subarray(0, 8);
  * is full, to be tried again (connect(2)).
  */
 export function connect(address: Address): number {
-  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | MADE, 0);
+  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
   if (fd < 0) return -errno();
   if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
   const error = errno();
@@ -213,7 +215,7 @@ export function connect(address: Address): number {
 /** A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)). */
 export function listen(address: Address, waiting: number): number {
   const SOL_SOCKET = 1, SO_REUSEADDR = 2;
-  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | MADE, 0);
+  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
   if (fd < 0) return -errno();
   set(fd, SOL_SOCKET, SO_REUSEADDR);
   if (
@@ -226,7 +228,7 @@ export function listen(address: Address, waiting: number): number {
 
 /** What a socket is bound to. */
 export function localAddress(fd: number): Address {
-  length[0] = LONGEST;
+  length[0] = MAX_ADDRESS_BYTES;
   if (calls().getsockname(fd, room, length) < 0) {
     throw new DescriptorError(`descriptor ${fd} is not a socket`);
   }
