@@ -39,7 +39,7 @@ export interface ChannelStatus {
   readonly seconds: number;
   /** Whether the bytes stay in the kernel (splice(2)), or are copied. */
   readonly route: "splice" | "copy";
-  /** Why they are copied: "splice: Invalid argument", "terminal", "messages"; undefined where they are not. */
+  /** Why they are copied: "splice: Invalid argument", "append", "terminal", "messages"; undefined where they are not. */
   readonly reason: string | undefined;
   /** How much the pipes in its way hold, in bytes: what it reads, one of our own, what it writes. */
   readonly pipes: PipeSizes;

@@ -5,7 +5,6 @@ import {
   F_SETFL,
   HUP,
   IN,
-  O_APPEND,
   O_NONBLOCK,
   OUT,
   SHUT_RD,
@@ -365,12 +364,19 @@ export class Endpoints {
   }
 }
 
-/** Refuses a copy of a file to another place of itself that grows ahead of what is read. */
+/**
+ * Refuses a copy of a file to another place of itself that grows ahead of what is
+ * read, and of a pipe into itself, of which we keep the writing end open.
+ */
 function mustEnd(from: Fd, to: Fd): void {
-  if (!from.isRegular || from.identity !== to.identity) return;
-  const isAppended = (libc.fcntl(to.fd, F_GETFL) & O_APPEND) !== 0;
-  if (!isAppended && libc.offset(to.fd) <= libc.offset(from.fd)) return;
+  if (from.identity !== to.identity) return;
+  if (from.kind !== "pipe") {
+    if (!from.isRegular) return;
+    if (!to.appends && libc.offset(to.fd) <= libc.offset(from.fd)) return;
+  }
+  const what = from.kind === "pipe" ? "pipe" : "file";
   throw new DescriptorError(
-    `descriptor ${from.fd} and descriptor ${to.fd} are the same file, and the copy would never end`,
+    `descriptor ${from.fd} and descriptor ${to.fd} are the same ${what}, ` +
+      "and the copy would never end",
   );
 }

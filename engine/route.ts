@@ -80,6 +80,9 @@ export function bestRoute(way: Way): Route {
     const isOne = (fd: Fd) => fd.kind === kind && (fd.mayBlock || kind === "terminal");
     if (isOne(from) || isOne(to)) return new ThroughMemory(way, kind);
   }
+  // To be refused once has a price: a pipe that was spliced from forgets that
+  // RWF_NOWAIT is possible, and is read on another thread from then on.
+  if (to.appends) return new ThroughMemory(way, "append");
   if (from.isOurs && to.isOurs) return new BetweenSockets(way);
   // What is not a pipe gives and takes more at once than a pipe of another's
   // making holds: through one of ours, larger, TCP to a pipe costs half.
@@ -276,6 +279,9 @@ export class BetweenSockets extends ThroughPipe {
   }
 }
 
+/** The longest packet of a pipe whose writer keeps them apart, in bytes: PIPE_BUF (pipe(7)). */
+const PACKET = 4096;
+
 /** read(2) and write(2). */
 export class ThroughMemory implements Route {
   readonly name = "copy";
@@ -324,9 +330,27 @@ export class ThroughMemory implements Route {
   fill(most: number): number {
     const { source } = this;
     const room = this.room().subarray(0, most);
+    if (source.kind === "pipe" && most < PACKET && !this.isUnderWay) {
+      const length = this.#takePart(room);
+      if (length !== undefined) return this.filled(length);
+    }
     return this.filled(
       source.mayBlock ? this.#onThread(() => source.readOnThread(room)) : source.tryRead(room),
     );
+  }
+
+  /**
+   * Reads a part of what may be a packet, of which read(2) would drop the rest:
+   * splice(2) leaves it where it is. Undefined where splice(2) is refused.
+   */
+  #takePart(room: Uint8Array<ArrayBuffer>): number | undefined {
+    const { pool } = this.#way;
+    const pipe = pool.takePipe();
+    if (!pipe) return undefined;
+    const length = pipe.fill(this.source, room.length);
+    if (length > 0) room.set(pipe.takeOut());
+    pool.givePipe(pipe);
+    return length < 0 && length !== -EAGAIN ? undefined : length;
   }
 
   drain(): number {

@@ -18,6 +18,7 @@ import {
   MSG_PEEK,
   MSG_TRUNC,
   O_ACCMODE,
+  O_APPEND,
   O_NOCTTY,
   O_NONBLOCK,
   O_PATH,
@@ -132,6 +133,11 @@ export class Fd {
     if (this.isOurs) return true;
     const flags = told("fcntl", this.fd, libc.fcntl(this.fd, F_GETFL));
     return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
+  }
+
+  /** Whether it is a file of which each write goes to the end: splice(2) does not write it. */
+  get appends(): boolean {
+    return this.kind === "file" && (libc.fcntl(this.fd, F_GETFL) & O_APPEND) !== 0;
   }
 
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */

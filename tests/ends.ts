@@ -174,8 +174,14 @@ function ends(call: string, make: (numbers: Int32Array<ArrayBuffer>) => number):
 }
 
 /** A pipe: [reading end, writing end]. */
-export function pipe(): [End, End] {
-  return ends("pipe2", (numbers) => libc.pipe2(numbers, O_CLOEXEC));
+export function pipe(flags = 0): [End, End] {
+  return ends("pipe2", (numbers) => libc.pipe2(numbers, O_CLOEXEC | flags));
+}
+
+/** A pipe that keeps what is written at a time apart, as a packet (pipe(7)). */
+export function packetPipe(): [End, End] {
+  const O_DIRECT = Deno.build.arch === "x86_64" ? 0o40000 : 0o200000;
+  return pipe(O_DIRECT);
 }
 
 /** A pipe, the writing end first. */

@@ -8,10 +8,12 @@ import {
   eventfd,
   listening,
   O_APPEND,
+  O_CREAT,
   O_RDONLY,
   O_RDWR,
   O_WRONLY,
   open,
+  packetPipe,
   pipe,
   SOCK_DGRAM,
   SOCK_SEQPACKET,
@@ -19,6 +21,7 @@ import {
   terminal,
   unixPair,
 } from "./ends.ts";
+import { endsWith } from "./expect.ts";
 import { hasBytes, inFolder, iocopy, watched, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
@@ -132,6 +135,35 @@ Deno.test("a file is not copied to its own end", async () => {
     assertEquals(await Deno.readTextFile(path), "hello");
   });
 });
+
+Deno.test("a pipe is not copied into itself", async () => {
+  const [input, output] = pipe();
+  await output.write("x");
+  using running = iocopy("3 4", { 3: input, 4: output });
+  await endsWith(
+    running,
+    100,
+    "iocopy: descriptor 3 and descriptor 4 are the same pipe, and the copy would never end; " +
+      "iocopy --help tells more\n",
+  );
+});
+
+for (const options of ["-b 100 ", "--rate=50k ", "x -b 1000 "]) {
+  Deno.test(`packets of a pipe are not truncated: ${options}0 1`, async () => {
+    const [input, stdin] = packetPipe();
+    const packets = Array.from({ length: 15 }, (_, i) => String.fromCharCode(97 + i).repeat(1500));
+    for (const packet of packets) await stdin.write(packet); // each one takes a page
+    stdin.close();
+    await inFolder(async (folder) => {
+      const path = `${folder}/file`;
+      const file = open(path, O_WRONLY | O_CREAT | O_APPEND); // which splice(2) refuses
+      const log = open("/dev/null", O_WRONLY);
+      using running = iocopy(`${options}0 1`, { 0: input, 1: file, 2: log });
+      assertEquals((await running.outcome).code, 0);
+      assertEquals(await Deno.readTextFile(path), packets.join(""));
+    });
+  });
+}
 
 Deno.test("a listening socket without a target is wrong use", async () => {
   for (const given of [[3, 4], [4, 3]]) {
