@@ -1,4 +1,4 @@
-/** One process for every connection: listening descriptors and their targets. */
+/** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
 import { type End, pipe, serving } from "./ends.ts";
@@ -7,7 +7,7 @@ import { inFolder, iocopy, within } from "./probe.ts";
 
 const decoder = new TextDecoder();
 
-/** A target that sends back what it gets once it has got all of it, behind `greeting`. */
+/** A target that sends `greeting`, and sends back what it received after the end of file. */
 function echo(listener: Deno.Listener, greeting = ""): void {
   (async () => {
     for await (const conn of listener) {
@@ -25,7 +25,7 @@ function listenTcp(port = 0, hostname = "127.0.0.1"): { target: Deno.TcpListener
   return { target, port: target.addr.port };
 }
 
-/** Sends `text` to a port and ends; what comes back. */
+/** Sends `text` and the end of file to a port; returns what comes back. */
 async function ask(port: number, text: string): Promise<string> {
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
   await writeAll(conn, text);
@@ -35,7 +35,7 @@ async function ask(port: number, text: string): Promise<string> {
   return back;
 }
 
-/** A service under test, which `act` uses; it is ended by SIGHUP, and has to end well. */
+/** Starts a service for `act`, ends it by SIGHUP, and checks that it exits with 0. Returns its standard error. */
 async function withService(
   args: (port: number) => string,
   act: (port: number, stderr: () => Promise<string>) => Promise<void>,
@@ -50,7 +50,7 @@ async function withService(
   return stderr;
 }
 
-Deno.test("each connection gets one of its own, and half-close is exact", async () => {
+Deno.test("each connection gets a connection of its own, and half-close is exact", async () => {
   const { target, port: to } = listenTcp();
   echo(target);
   const stderr = await withService(() => `3 127.0.0.1:${to}`, async (port) => {
@@ -67,7 +67,7 @@ Deno.test("targets: a path, an abstract name, IPv6, a name of several addresses"
     const path = `${folder}/socket`;
     const unix = Deno.listen({ transport: "unix", path });
     echo(unix);
-    const { target, port } = listenTcp(); // localhost is ::1 as well, where nobody listens
+    const { target, port } = listenTcp(); // localhost is also ::1, where nothing listens
     echo(target);
     const six = listenTcp(0, "::1");
     echo(six.target);
@@ -80,7 +80,7 @@ Deno.test("targets: a path, an abstract name, IPv6, a name of several addresses"
   });
 });
 
-// What the engine loads of the C library in this process, it keeps.
+// The engine keeps the functions of the C library that it loads in this process.
 const KEEPS = { sanitizeResources: false };
 
 Deno.test("an abstract unix socket as the target", KEEPS, async () => {
@@ -88,7 +88,7 @@ Deno.test("an abstract unix socket as the target", KEEPS, async () => {
   echo(target);
   const name = `@iocopy-test-${Deno.pid}-${to}`;
   const { Descriptor } = await import("../engine.ts");
-  // From TCP to the abstract socket, and from there to the echo.
+  // Two services in a row: TCP to the abstract socket, and from there to the echo.
   const inner = Descriptor.listen(name);
   const { serve } = await import("../engine.ts");
   const stop = new AbortController();
@@ -126,7 +126,7 @@ Deno.test("several services, and a plain pair beside them", async () => {
   for (const { target } of [one, other]) target.close();
 });
 
-Deno.test("two listeners: who comes to one is joined with who comes to the other", async () => {
+Deno.test("two listeners: a connection to one is joined with a connection to the other", async () => {
   const [users, servers] = [serving(), serving()];
   using running = iocopy("3 4", { 3: users.listener, 4: servers.listener });
   const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
@@ -139,7 +139,7 @@ Deno.test("two listeners: who comes to one is joined with who comes to the other
   waiting.close();
   assertEquals(await within("the answer", readAll(user)), "to the user");
   user.close();
-  const later = await connect(users.port); // now the user is first
+  const later = await connect(users.port); // now the user connects first
   const server = await connect(servers.port);
   await writeAll(server, "hello");
   assertEquals(await within("the greeting", readText(later, 5)), "hello");
@@ -148,7 +148,7 @@ Deno.test("two listeners: who comes to one is joined with who comes to the other
   for (const conn of [later, server]) conn.close();
 });
 
-Deno.test("a target that refuses is one line, and the service goes on", async () => {
+Deno.test("a target that refuses a connection is one line, and the service goes on", async () => {
   const { target, port: to } = listenTcp();
   target.close();
   const stderr = await withService(() => `3 127.0.0.1:${to}`, async (port) => {
@@ -163,7 +163,7 @@ Deno.test("a target that refuses is one line, and the service goes on", async ()
   assert(more.length <= 2, stderr);
 });
 
-Deno.test("no more connections at one time than --connections", async () => {
+Deno.test("no more connections at a time than --connections", async () => {
   const { target, port: to } = listenTcp();
   await withService(() => `-c 1 3 127.0.0.1:${to}`, async (port) => {
     const first = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -182,7 +182,7 @@ Deno.test("no more connections at one time than --connections", async () => {
   target.close();
 });
 
-Deno.test("with few descriptors all are served in the end", async () => {
+Deno.test("with few descriptors all connections are served in the end", async () => {
   const { target, port: to } = listenTcp();
   echo(target);
   const { listener, port } = serving();
@@ -224,7 +224,7 @@ for (const version of [1, 2]) {
   });
 }
 
-Deno.test("--timeout and --half-closed end one connection, not the others", async () => {
+Deno.test("--timeout and --half-closed end a silent connection, and no other", async () => {
   for (const option of ["-t 0.2", "--half-closed=0.2"]) {
     const { target, port: to } = listenTcp();
     const stderr = await withService(() => `v ${option} 3 127.0.0.1:${to}`, async (port) => {
@@ -243,8 +243,8 @@ Deno.test("--timeout and --half-closed end one connection, not the others", asyn
   }
 });
 
-Deno.test("a target that never answers is given up after --connect-timeout", async () => {
-  // In a queue for none there is room for one (listen(2)): what comes then is dropped.
+Deno.test("--connect-timeout gives up a target that does not reply", async () => {
+  // A backlog of 0 has room for one connection (listen(2)); the next ones are dropped.
   const full = serving(0);
   const first = await Deno.connect({ hostname: "127.0.0.1", port: full.port });
   const args = `--connect-timeout=0.1 3 127.0.0.1:${full.port}`;
@@ -256,13 +256,13 @@ Deno.test("a target that never answers is given up after --connect-timeout", asy
   full.listener.close();
 });
 
-Deno.test("--exit-idle ends it when nobody comes", async () => {
+Deno.test("--exit-idle ends it without connections", async () => {
   const { listener } = serving();
   using running = iocopy("--exit-idle=0.1 3 127.0.0.1:9", { 3: listener });
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
 });
 
-Deno.test("SIGHUP stops accepting at once, and lets connections end in their own time", async () => {
+Deno.test("SIGHUP stops accepting at once, and connections end by themselves", async () => {
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
   using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
@@ -274,7 +274,7 @@ Deno.test("SIGHUP stops accepting at once, and lets connections end in their own
   assertEquals(await readText(conn, 11), "still there");
   client.close();
   conn.close();
-  target.close(); // and with it what came before the listening socket was closed
+  target.close(); // this resets the connections that came before
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
 });
 
@@ -294,7 +294,7 @@ Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => 
   target.close();
 });
 
-/** Until nobody listens at a port. */
+/** Waits until nothing listens on a port. */
 async function refused(port: number): Promise<void> {
   for (;;) {
     try {
@@ -305,7 +305,7 @@ async function refused(port: number): Promise<void> {
   }
 }
 
-Deno.test("v tells of each connection, and --stats=json in a line", async () => {
+Deno.test("v reports each connection, and --stats=json prints a line for it", async () => {
   const { target, port: to } = listenTcp();
   echo(target);
   const args = `v --stats=json 3 127.0.0.1:${to}`;
@@ -350,7 +350,7 @@ Deno.test("v tells of each connection, and --stats=json in a line", async () => 
   target.close();
 });
 
-Deno.test("wrong use of services is one line and 100, before anything is accepted", async () => {
+Deno.test("wrong use of a target is one line and 100, before anything is accepted", async () => {
   const lines: [string, RegExp][] = [
     ["3 localhost", /^iocopy: "localhost" is not a descriptor/],
     ["3 localhost:", /is not HOST:PORT/],
@@ -375,7 +375,7 @@ Deno.test("wrong use of services is one line and 100, before anything is accepte
   }
 });
 
-Deno.test("a rate bounds each channel, and the end of file comes all the same", async () => {
+Deno.test("a rate limits each channel, and does not delay its end of file", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const start = performance.now();
@@ -384,7 +384,7 @@ Deno.test("a rate bounds each channel, and the end of file comes all the same", 
   await stdin.write(new Uint8Array(100 * 1024));
   stdin.close();
   assertEquals(await within("the end", arrived), 100 * 1024);
-  // 10 KiB may come at once at the most: the other 90 take 0.45 s.
+  // At most 10 KiB come at once: the other 90 take 0.45 s.
   assert(performance.now() - start >= 440, `${performance.now() - start} ms`);
   assertEquals((await running.outcome).code, 0);
   stdout.close();
@@ -394,7 +394,7 @@ async function readBytes(end: End): Promise<number> {
   return (await end.readAll()).length;
 }
 
-Deno.test("--half-closed of plain pairs: when one has ended and the others are silent", async () => {
+Deno.test("--half-closed with plain pairs: one has ended and the others are silent", async () => {
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [other, silent] = pipe();
@@ -406,7 +406,7 @@ Deno.test("--half-closed of plain pairs: when one has ended and the others are s
   for (const end of [stdout, silent, out]) end.close();
 });
 
-Deno.test("the library: a function says with whom each connection is joined", KEEPS, async () => {
+Deno.test("the library: a function chooses the target of each connection", KEEPS, async () => {
   const { Descriptor, serve } = await import("../engine.ts");
   const { target, port: to } = listenTcp();
   echo(target, "hello ");

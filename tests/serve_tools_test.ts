@@ -1,4 +1,4 @@
-/** Serving with the real programs: who binds for us, and who is behind us. */
+/** Serving with real programs: some that bind the socket, and some as targets. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { serving } from "./ends.ts";
 import { denoDir } from "./harness.ts";
@@ -6,7 +6,7 @@ import { find, freePort, testWith, type Workshop } from "./programs.ts";
 import { SSHD, startSshd } from "./sshd.ts";
 import { iocopy, within } from "./probe.ts";
 
-/** nginx with a page, and one that tells the client's address; a port for HTTP and one for the PROXY protocol. */
+/** nginx with a page, and a page with the client's address; on a port for HTTP, and on one for the PROXY protocol. */
 async function startNginx(shop: Workshop): Promise<{ http: number; proxied: number }> {
   const [http, proxied] = [freePort(), freePort()];
   await Deno.writeTextFile(shop.path("index.html"), "a page\n");
@@ -25,13 +25,13 @@ async function startNginx(shop: Workshop): Promise<{ http: number; proxied: numb
       }
     }`,
   );
-  await Deno.chmod(shop.folder, 0o755); // its worker is another user where root starts it
+  await Deno.chmod(shop.folder, 0o755); // started by root, its worker runs as another user
   const nginx = shop.start([find("nginx") ?? "", "-c", shop.path("nginx.conf"), "-p", shop.folder]);
   await nginx.says(/start worker process \d/);
   return { http, proxied };
 }
 
-/** iocopy behind systemd's binder, which starts it at the first connection. */
+/** iocopy started by systemd-socket-activate at the first connection. Returns the port. */
 async function activate(shop: Workshop, ...args: string[]): Promise<number> {
   const port = freePort();
   const passed = `DENO_DIR=${await denoDir()}`;
@@ -43,7 +43,7 @@ async function activate(shop: Workshop, ...args: string[]): Promise<number> {
 
 testWith(
   ["systemd-socket-activate", "nginx", "curl"],
-  "systemd's binder in front, nginx behind, with and without the PROXY protocol",
+  "systemd binds the socket, nginx is the target, with and without the PROXY protocol",
   async (shop) => {
     const { http, proxied } = await startNginx(shop);
     const plain = await activate(shop, "3", `127.0.0.1:${http}`);
@@ -60,7 +60,7 @@ testWith(
 
 testWith(
   ["systemd-socket-activate", "haproxy", "curl"],
-  "haproxy believes the PROXY protocol's header",
+  "haproxy accepts the PROXY protocol's header",
   async (shop) => {
     const behind = freePort();
     const config = [
@@ -86,7 +86,7 @@ testWith(
 
 testWith(
   ["s6-ipcserver-socketbinder", "nginx", "curl"],
-  "s6's binder of a unix socket in front",
+  "s6 binds a unix socket",
   async (shop) => {
     const { http } = await startNginx(shop);
     const path = shop.path("socket");
@@ -97,7 +97,7 @@ testWith(
   },
 );
 
-testWith(["inetd", "nginx", "curl"], "inetd in wait mode, again and again", async (shop) => {
+testWith(["inetd", "nginx", "curl"], "inetd in wait mode, several times", async (shop) => {
   const { http } = await startNginx(shop);
   const port = freePort();
   const user = new TextDecoder().decode(
@@ -138,7 +138,7 @@ testWith(["ab", "nginx", "curl"], "a rolling restart loses no connection", async
   const { http } = await startNginx(shop);
   const { listener, port } = serving();
   const args = `-v 3 127.0.0.1:${http}`;
-  // As systemd and s6 do it, both hold the socket: the old one ends, the new one goes on.
+  // As with systemd and s6, both have the socket: the old one ends, the new one goes on.
   using old = iocopy(args, { 3: listener.duplicate() });
   const url = `http://127.0.0.1:${port}/index.html`;
   assertEquals(await shop.run("curl", "-sS", url), "a page");
