@@ -6,14 +6,14 @@
 import { resolve } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
 import { BINARY, type Copier, DIRECT, limit, others, type Path, PATHS } from "./copiers.ts";
-import { filter, isSymmetric, PIPE, subjects } from "./copiers.ts";
+import { against, filter, isSymmetric, PIPE, PIPELINES, subjects } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { type Amount, type Figures, measure, Progress, type Trial } from "./measure.ts";
 import { plot } from "./plot.ts";
-import { data, failures, machine, markdown, type Table, tables, text } from "./report.ts";
-import { targets } from "./targets.ts";
+import { comparison, data, failures, isQuiet, machine, markdown } from "./report.ts";
+import { type Table, tables, text } from "./report.ts";
 
-const TESTS = [{ id: "bulk" }, { id: "both" }, { id: "ping" }, { id: "start" }];
+const TESTS = [{ id: "bulk" }, { id: "both" }, { id: "ping" }, { id: "start" }, { id: "shell" }];
 
 const HELP = `usage: deno task bench [options]
 
@@ -27,20 +27,23 @@ names, and the other copiers that are installed, in turn.
   --tests=A,B       only these: ${TESTS.map(({ id }) => id).join(" ")}
   --copiers=A,B     only these: direct limit iocopy source s6-ioconnect socat ...
   --also=NAME=WORDS one more copier from standard input to standard output
+  --against=WORDS   only another build beside this one: WORDS start it, without pairs
   --json            print the figures as JSON
   --write           write the tables into doc/performance.md, and bench/results.svg
-  --targets         check iocopy's figures against its targets
   --help            print this text
 
-Exit status: 0 everything was measured, 1 a copier failed or a target was missed,
+Exit status: 0 everything was measured, 1 a copier failed,
 100 wrong use, 111 it could not start.
 `;
 
 const OPTIONS = {
-  boolean: ["quick", "json", "write", "targets", "help"],
-  string: ["rounds", "bytes", "paths", "tests", "copiers", "also"],
+  boolean: ["quick", "json", "write", "help"],
+  string: ["rounds", "bytes", "paths", "tests", "copiers", "also", "against"],
   collect: ["also"],
 } as const;
+
+/** The most bytes that gzip is given. */
+const GZIPPED = 100e6;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
@@ -75,13 +78,12 @@ async function main(args: string[]): Promise<number> {
   };
   for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupted);
   try {
-    if (options.targets) {
-      load.compile();
-      return await targets(load, much, options.json === true);
-    }
     const { found, missing } = others();
     const also = (options.also ?? []).map(other);
-    const all = [DIRECT, limit(load.limit), ...subjects(), ...found, ...also];
+    const [own] = subjects();
+    const all = options.against && own
+      ? [own, against(options.against)]
+      : [DIRECT, limit(load.limit), ...subjects(), ...found, ...also];
     const copiers = chosen("copiers", options.copiers, all);
     load.compile();
     if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
@@ -90,12 +92,19 @@ async function main(args: string[]): Promise<number> {
       { length: rounds },
       () => round(copiers, paths, much).filter(({ mode }) => tests.includes(mode)),
     );
+    const quiet = isQuiet();
+    if (!quiet) say("bench: others use this machine: only ratios are worth something");
     const figures = await measure(load, plan, new Progress());
-    const how = `${machine()}; medians of ${rounds} runs of ${much.bytes / 1e6} MB, in turn`;
-    const results = tables(figures, copiers, paths).filter(({ rows }) => rows.length > 0);
+    const how = `${machine()}; ${quiet ? "nothing else ran" : "others used the machine too"}; ` +
+      `medians of ${rounds} runs of ${much.bytes / 1e6} MB, in turn`;
+    const results = options.against && own
+      ? [comparison(figures, own.id)]
+      : tables(figures, copiers, paths).filter(({ rows }) => rows.length > 0);
     if (options.json) print(JSON.stringify(report(figures, much, missing), null, 1) + "\n");
     else print([how + "\n", ...results.map(text)].join("\n"));
-    if (options.write) writeTables(how, results, missing, plot(figures, copiers, paths));
+    if (options.write && !options.against) {
+      writeTables(how, results, missing, plot(figures, copiers, paths));
+    }
     const wrong = failures(figures);
     for (const line of wrong) say(`bench: ${line}`);
     return wrong.length ? 1 : 0;
@@ -115,7 +124,16 @@ function round(copiers: readonly Copier[], paths: readonly Path[], much: Amount)
     ]),
     ...Array.from({ length: much.starts }, () => real).flat()
       .map((copier): Trial => ({ mode: "start", path: PIPE, copier, number: 1 })),
+    ...PIPELINES.flatMap((path) =>
+      real.filter(({ filter }) => filter)
+        .map((copier): Trial => ({ mode: "shell", path, copier, number: piped(path, much) }))
+    ),
   ];
+}
+
+/** gzip(1) takes its time. */
+function piped({ id }: Path, { bytes }: Amount): number {
+  return id === "tar-gzip" ? Math.min(bytes, GZIPPED) : bytes;
 }
 
 function thereAndBack(path: Path, copier: Copier, much: Amount): Trial[] {

@@ -12,10 +12,15 @@ export interface Path {
   title: string;
   from: Kind;
   to: Kind;
+  /** A pipeline of the shell instead, in which X stands for the copier: see {@linkcode PIPELINES}. */
+  script?: string;
 }
 
-function path(from: Kind, to: Kind): Path {
-  const title = [from, to].map((kind) => kind === "tcp" ? "TCP" : kind).join(" to ");
+function path(
+  from: Kind,
+  to: Kind,
+  title = [from, to].map((kind) => kind === "tcp" ? "TCP" : kind).join(" to "),
+): Path {
   return { id: `${from}-${to}`, title, from, to };
 }
 
@@ -26,11 +31,23 @@ export const TCP = path("tcp", "tcp"), PIPE = path("pipe", "pipe");
 export const PATHS: readonly Path[] = [
   TCP,
   PIPE,
+  path("largepipe", "largepipe", "pipes of 1 MiB"),
   path("unix", "unix"),
   path("file", "pipe"),
   path("file", "tcp"),
   path("pipe", "tcp"),
   path("tcp", "pipe"),
+];
+
+function pipeline(id: string, script: string): Path {
+  return { id, title: script, from: "pipe", to: "pipe", script };
+}
+
+/** What a shell runs, and what is measured in a run of the whole pipeline. */
+export const PIPELINES: readonly Path[] = [
+  pipeline("head-cat", "head -c N /dev/zero | X | cat >/dev/null"),
+  pipeline("tar-gzip", "tar -c DIR 2>/dev/null | X | gzip -1 >/dev/null"),
+  pipeline("file-wc", "X <FILE | wc -c >/dev/null"),
 ];
 
 /** Whether both ends of a path are of the same kind, so that it can be used in both directions. */
@@ -43,6 +60,8 @@ export interface Copier {
   id: string;
   title: string;
   command: readonly string[];
+  /** The same as a filter, from 0 to 1, if it can be one. */
+  filter?: readonly string[];
   twoWays: boolean;
 }
 
@@ -75,12 +94,23 @@ export function subjects(): Copier[] {
 }
 
 function subject(id: string, title: string, command: readonly string[]): Copier {
-  return { id, title, command: [...command, ...PAIRS], twoWays: true };
+  return {
+    id,
+    title,
+    command: [...command, ...PAIRS],
+    filter: [...command, "0", "1"],
+    twoWays: true,
+  };
+}
+
+/** The build to compare with: the words of a command without its pairs. */
+export function against(words: string): Copier {
+  return subject("against", words, words.split(" "));
 }
 
 /** limit.c. */
 export function limit(program: string): Copier {
-  return { id: "limit", title: "C, splice(2) alone", command: [program, ...PAIRS], twoWays: true };
+  return subject("limit", "C, splice(2) alone", [program]);
 }
 
 /** s6-ioconnect, which uses the same descriptors. */
@@ -92,12 +122,23 @@ export const S6: Copier = {
 };
 
 function socat(id: string, title: string, ...options: string[]): Copier {
-  return { id, title, command: ["socat", ...options, "-", "FD:6!!FD:7"], twoWays: true };
+  const command = ["socat", ...options, "-", "FD:6!!FD:7"];
+  return { id, title, command, filter: ["socat", "-u", ...options, "-", "-"], twoWays: true };
 }
 
 /** A filter from 0 to 1; its 1 is descriptor 7. */
 export function filter(id: string, title: string, words: string): Copier {
-  return { id, title, command: ["sh", "-c", `exec ${words} >&7 6<&- 7>&-`], twoWays: false };
+  const command = ["sh", "-c", `exec ${words} >&7 6<&- 7>&-`];
+  return { id, title, command, filter: ["sh", "-c", `exec ${words}`], twoWays: false };
+}
+
+/** A program with its version: "cat (GNU coreutils) 9.1". */
+function named(tool: string): string {
+  const script = 'command -v "$0" >/dev/null && "$0" --version';
+  const { stdout } = new Deno.Command("sh", { args: ["-c", script, tool] }).outputSync();
+  const [line = ""] = new TextDecoder().decode(stdout).split("\n");
+  const [, name = tool] = new RegExp(`^(${tool} .*?[\\d.]+)`).exec(line) ?? [];
+  return name;
 }
 
 const STREAMS = "await Deno.stdin.readable.pipeTo(Deno.stdout.writable)";
@@ -106,8 +147,8 @@ const OTHERS: readonly [tool: string, package_: string, Copier][] = [
   ["s6-ioconnect", "s6", S6],
   ["socat", "socat", socat("socat-b", "socat -b 262144", "-b", "262144")],
   ["socat", "socat", socat("socat", "socat")],
-  ["pv", "pv", filter("pv", "pv", "pv -q")],
-  ["cat", "coreutils", filter("cat", "cat", "cat")],
+  ["pv", "pv", filter("pv", named("pv"), "pv -q")],
+  ["cat", "coreutils", filter("cat", named("cat"), "cat")],
   [
     Deno.execPath(),
     "deno",

@@ -3,12 +3,15 @@
  * flags.  A poll(2) loop over splice(2), directly where one side is a pipe, else
  * through a pipe of ours; all pipes are made to hold 1 MiB.  The bench holds iocopy against it.
  *
- *   cc -O2 -o limit limit.c && ./limit rfd1 wfd1 rfd2 wfd2 ...
+ *   cc -O2 -o limit limit.c && ./limit [-p] rfd1 wfd1 rfd2 wfd2 ...
+ *
+ * -p  through a pipe of ours unless both sides are pipes, which can be faster
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -28,13 +31,16 @@ static void finish(struct channel *c) {
 }
 
 int main(int argc, char **argv) {
+  int through = argc > 1 && !strcmp(argv[1], "-p");
+  if (through) argc--, argv++;
   int n = (argc - 1) / 2, left = n;
   struct channel *c = calloc(n, sizeof *c);
   struct pollfd *f = calloc(n, sizeof *f);
   for (int i = 0; i < n; i++) {
     c[i].r = atoi(argv[1 + 2 * i]);
     c[i].w = atoi(argv[2 + 2 * i]);
-    c[i].direct = kind(c[i].r, S_IFIFO) || kind(c[i].w, S_IFIFO);
+    int pipes = kind(c[i].r, S_IFIFO) + kind(c[i].w, S_IFIFO);
+    c[i].direct = pipes == 2 || (pipes == 1 && !through);
     if (kind(c[i].r, S_IFIFO)) fcntl(c[i].r, F_SETPIPE_SZ, PIECE);
     if (kind(c[i].w, S_IFIFO)) fcntl(c[i].w, F_SETPIPE_SZ, PIECE);
     if (!c[i].direct) { pipe2(c[i].p, O_NONBLOCK); fcntl(c[i].p[1], F_SETPIPE_SZ, PIECE); }

@@ -3,18 +3,21 @@
  * takes them out of the other, and prints what it saw as one line of JSON.
  *
  *   cc -O2 -pthread -o load load.c
- *   ./load MODE [-l KIND] [-r KIND] [-n NUMBER] [-i IDLE] [-t SECONDS] [-- COMMAND ...]
+ *   ./load MODE [-l KIND] [-r KIND] [-n NUMBER] [-t SECONDS] [-- COMMAND ...]
  *
  * MODE  bulk    NUMBER bytes from left to right
  *       both    NUMBER bytes from left to right and as many back, at once
  *       ping    NUMBER times one byte there and one back
  *       start   one byte that waits before COMMAND is started, and where it comes out
- *       idle    nothing at all for NUMBER seconds, once a byte has passed, and again
- *               for as long: a runtime may have spare threads that end meanwhile
- * KIND  pipe, unix, tcp; on the left for bulk also the path of a file, which is
- *       written where it has not the right length
- * -i    IDLE unix sockets besides, on 10 and upward, on which nothing moves
+ *       shell   runs COMMAND, a shell with a pipeline in which "load filter -- X" stands
+ *               for X, and tells how long it takes, and the CPU of X alone
+ * KIND  pipe, unix, tcp; largepipe is a pipe of 1 MiB; on the left for bulk also the
+ *       path of a file, which is written unless it has the right length
  * -t    COMMAND is killed after so long: it hangs
+ *
+ * Memory is private memory: Pss_Anon of /proc/PID/smaps_rollup.  It is taken while
+ * COMMAND has nothing to do: in start a moment after the byte has come out, in bulk,
+ * both and ping after the last byte and before the end of file.
  *
  * Without COMMAND the left side is joined to itself: load's own speed.  The clock
  * of bulk and both starts when a tenth has come out, so that neither the start of
@@ -22,11 +25,11 @@
  * compared. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -45,7 +48,8 @@
 #define PERIOD 262147      /* a prime: no block size of a copier divides it */
 #define WARM 10            /* one in so many bytes passes before the clock starts */
 #define WARMUP 100         /* round trips before the first that counts */
-#define SETTLE 1           /* seconds before an idle copier is watched */
+#define MOMENT 200000      /* microseconds until a copier has nothing more to do */
+#define LARGE (1 << 20)    /* the most that an ordinary user's pipe may hold */
 
 static unsigned char pattern[PERIOD + PIECE];
 static pid_t copier;
@@ -68,11 +72,26 @@ static double seconds(clockid_t clock) {
 static double now(void) { return seconds(CLOCK_MONOTONIC); }
 static double cpu(void) { return copier ? seconds(copier_clock) : 0; }
 
+/* The private memory of the copier, in bytes: the most that was seen. */
+static long memory;
+static void look_at_memory(void) {
+  char path[64], line[256];
+  long kilobytes;
+  if (!copier) return;
+  snprintf(path, sizeof path, "/proc/%d/smaps_rollup", copier);
+  FILE *map = fopen(path, "r");
+  while (map && fgets(line, sizeof line, map))
+    if (sscanf(line, "Pss_Anon: %ld kB", &kilobytes) == 1 && kilobytes * 1024 > memory)
+      memory = kilobytes * 1024;
+  if (map) fclose(map);
+}
+
 static void late(int signal) {
   (void)signal;
   if (!copier || *failure) _exit(3);
   fail("hangs");
-  kill(copier, SIGKILL); /* all reads below now end */
+  kill(-copier, SIGKILL); /* a pipeline is a group */
+  kill(copier, SIGKILL);  /* all reads below now end */
   alarm(5);
 }
 
@@ -118,9 +137,11 @@ static struct side make_side(const char *kind, uint64_t length) {
   else if (!strcmp(kind, "unix")) {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, there)) die("socketpair");
   } else {
+    int large = !strcmp(kind, "largepipe");
     if (pipe2(back, O_CLOEXEC)) die("pipe");
-    if (strcmp(kind, "pipe")) return (struct side){back[0], -1, open_file(kind, length), back[1]};
+    if (!large && strcmp(kind, "pipe")) return (struct side){back[0], -1, open_file(kind, length), back[1]};
     if (pipe2(there, O_CLOEXEC)) die("pipe");
+    if (large) fcntl(there[1], F_SETPIPE_SZ, LARGE), fcntl(back[1], F_SETPIPE_SZ, LARGE);
     return (struct side){back[0], there[1], there[0], back[1]};
   }
   return (struct side){there[0], fcntl(there[0], F_DUPFD_CLOEXEC, 0), there[1],
@@ -131,7 +152,7 @@ static void finish(int fd) { shutdown(fd, SHUT_WR); close(fd); }
 
 /* ---- Bytes that flow. */
 
-struct flow { int into, outof; uint64_t length, came, seed; };
+struct flow { int into, outof; uint64_t length, came, seed; sem_t over; };
 
 /* All flows together: the clock's start and end. */
 static uint64_t due, arrived, warm;
@@ -155,6 +176,13 @@ static void *send_all(void *p) {
     if (k <= 0) { fail("took only %llu bytes", (unsigned long long)at); break; }
     at += k;
   }
+  /* Until all has come, and COMMAND waits for more; some give the rest at the end of file only. */
+  struct timespec late;
+  clock_gettime(CLOCK_REALTIME, &late);
+  late.tv_nsec += MOMENT * 1000;
+  late.tv_sec += late.tv_nsec / 1000000000, late.tv_nsec %= 1000000000;
+  sem_timedwait(&f->over, &late);
+  look_at_memory();
   finish(f->into);
   return 0;
 }
@@ -168,7 +196,9 @@ static void *take_all(void *p) {
     if (memcmp(bytes, pattern + (f->seed + f->came) % PERIOD, left))
       fail("wrong bytes after %llu", (unsigned long long)f->came);
     clock_bytes(k);
+    if (f->came + k >= f->length) sem_post(&f->over);
   }
+  sem_post(&f->over); /* or it has ended too early */
   if (f->came != f->length)
     fail("%llu bytes of %llu", (unsigned long long)f->came, (unsigned long long)f->length);
   free(bytes);
@@ -179,6 +209,7 @@ static void stream(struct flow *f, int flows) {
   pthread_t t[4];
   due = f->length * flows;
   for (int i = 0; i < flows; i++) {
+    sem_init(&f[i].over, 0, 0);
     pthread_create(&t[2 * i], 0, take_all, &f[i]);
     if (f[i].into >= 0) pthread_create(&t[2 * i + 1], 0, send_all, &f[i]);
   }
@@ -214,82 +245,72 @@ static void ping(struct side l, struct side r, int count) {
   free(took);
 }
 
-/* The copier's threads, and how often each was given a processor so far. */
-struct threads { int count, id[256]; long switches[256]; };
+/* Stands for COMMAND in a pipeline; what it used goes to descriptor 9. */
+struct used { double cpu; int status; };
 
-static void look(struct threads *t) {
-  char path[64], line[256];
-  long value;
-  snprintf(path, sizeof path, "/proc/%d/task", copier);
-  DIR *tasks = opendir(path);
-  t->count = 0;
-  for (struct dirent *task; tasks && t->count < 256 && (task = readdir(tasks));) {
-    snprintf(path, sizeof path, "/proc/%d/task/%.20s/status", copier, task->d_name);
-    FILE *status = *task->d_name == '.' ? 0 : fopen(path, "r");
-    if (!status) continue;
-    t->id[t->count] = atoi(task->d_name);
-    t->switches[t->count] = 0;
-    while (fgets(line, sizeof line, status))
-      if (sscanf(line, "voluntary_ctxt_switches: %ld", &value) == 1 ||
-          sscanf(line, "nonvoluntary_ctxt_switches: %ld", &value) == 1)
-        t->switches[t->count] += value;
-    fclose(status);
-    t->count++;
+static int filter(char **command) {
+  struct used used = {0};
+  struct rusage all;
+  pid_t child = fork();
+  if (!child) {
+    close(9);
+    execvp(command[0], command);
+    perror(command[0]);
+    _exit(127);
   }
-  if (tasks) closedir(tasks);
+  close(0), close(1); /* it holds no end open */
+  wait4(child, &used.status, 0, &all);
+  used.cpu = all.ru_utime.tv_sec + all.ru_stime.tv_sec +
+             (all.ru_utime.tv_usec + all.ru_stime.tv_usec) * 1e-6;
+  return write(9, &used, sizeof used) == sizeof used ? 0 : 1;
 }
 
-/* A thread that has gone woke up to go. */
-static long wakeups(const struct threads *before, const struct threads *after) {
-  long sum = 0;
-  for (int i = 0; i < after->count; i++) sum += after->switches[i];
-  for (int i = 0; i < before->count; i++) {
-    int j = 0;
-    while (j < after->count && after->id[j] != before->id[i]) j++;
-    sum += j < after->count ? -before->switches[i] : 1;
+static void shell(char **command, uint64_t bytes) {
+  int told[2];
+  struct used used = {0};
+  if (pipe2(told, O_CLOEXEC)) die("pipe");
+  double started = now();
+  if (!(copier = fork())) {
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_DFL);
+    dup2(told[1], 9);
+    execvp(command[0], command);
+    perror(command[0]);
+    _exit(127);
   }
-  return sum;
-}
-
-static void idle(struct side l, struct side r, int count) {
-  struct threads before, after;
-  if (!pass(l.out, r.in)) fail("no byte came");
-  sleep(SETTLE);
-  for (int later = 0; later <= 1; later++) {
-    look(&before);
-    double used = cpu();
-    sleep(count);
-    used = cpu() - used;
-    look(&after);
-    printf(later ? "\"wakeupsLater\":%ld,\"cpuLater\":%.6f," : "\"wakeups\":%ld,\"cpu\":%.6f,",
-           wakeups(&before, &after), used);
-  }
+  close(told[1]);
+  int status = 0, all = read(told[0], &used, sizeof used) == sizeof used;
+  wait4(copier, &status, 0, 0);
+  if (!all) fail("the filter was not run");
+  if (!status) status = used.status;
+  printf("{\"bytes\":%llu,\"seconds\":%.6f,\"cpu\":%.6f,\"exit\":%d,\"failure\":",
+         (unsigned long long)bytes, now() - started, used.cpu,
+         WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+  printf(*failure ? "\"%s\"}\n" : "null}\n", failure);
 }
 
 int main(int argc, char **argv) {
   const char *left = "pipe", *right = "pipe";
   uint64_t number = 1;
-  int idles = 0, option;
+  int option;
   if (argc < 2) { fprintf(stderr, "load: the head of load.c tells how\n"); return 2; }
   char *mode = argv[1];
   optind = 2;
-  while ((option = getopt(argc, argv, "+l:r:n:i:t:")) > 0) {
+  while ((option = getopt(argc, argv, "+l:r:n:t:")) > 0) {
     if (option == 'l') left = optarg;
     else if (option == 'r') right = optarg;
     else if (option == 'n') number = strtoull(optarg, 0, 10);
-    else if (option == 'i') idles = atoi(optarg);
     else if (option == 't') alarm(atoi(optarg));
     else return 2;
   }
   char **command = argv + optind;
+  if (!strcmp(mode, "filter")) return filter(command);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGALRM, late);
-  struct rlimit files;
-  getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
+  if (!strcmp(mode, "shell")) { shell(command, number); return *failure != 0; }
   /* All numbers that COMMAND gets are taken, so that none of ours is one of them. */
-  for (int fd = 0; fd < 10 + idles;)
+  for (int fd = 0; fd < 10;)
     if ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) die("/dev/null");
 
   uint64_t state = 88172645463325252u;
@@ -299,9 +320,6 @@ int main(int argc, char **argv) {
   }
   memcpy(pattern + PERIOD, pattern, PIECE);
   struct side l = make_side(left, number), r = make_side(right, number);
-  int(*apart)[2] = calloc(idles + 1, sizeof *apart);
-  for (int i = 0; i < idles; i++)
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, apart[i])) die("socketpair");
   if (!strcmp(mode, "start") && write(l.out, "x", 1) != 1) die("write");
 
   double started = now();
@@ -309,7 +327,6 @@ int main(int argc, char **argv) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_DFL);
     dup2(l.their_in, 0), dup2(l.their_out, 1), dup2(r.their_in, 6), dup2(r.their_out, 7);
-    for (int i = 0; i < idles; i++) dup2(apart[i][0], 10 + i);
     execvp(command[0], command);
     perror(command[0]);
     _exit(127);
@@ -317,7 +334,6 @@ int main(int argc, char **argv) {
   if (copier) {
     clock_getcpuclockid(copier, &copier_clock);
     close(l.their_in), close(l.their_out), close(r.their_in), close(r.their_out);
-    for (int i = 0; i < idles; i++) close(apart[i][0]);
   } else {
     /* The right side becomes the far end of the left one. */
     r = (struct side){l.their_in, l.their_out, -1, -1};
@@ -332,7 +348,6 @@ int main(int argc, char **argv) {
                         {.into = r.out, .outof = l.in, .length = number, .seed = 1000}};
     stream(f, 2);
   } else if (!strcmp(mode, "ping")) ping(l, r, number);
-  else if (!strcmp(mode, "idle")) idle(l, r, number);
   else if (!strcmp(mode, "start")) {
     struct pollfd either[2] = {{l.in, POLLIN, 0}, {r.in, POLLIN, 0}};
     char c;
@@ -347,16 +362,16 @@ int main(int argc, char **argv) {
   } else { fprintf(stderr, "load: %s is no mode\n", mode); return 2; }
 
   int status = 0;
-  struct rusage used = {0};
   if (copier) {
+    if (!strcmp(mode, "start")) usleep(MOMENT);
+    if (strcmp(mode, "bulk") && strcmp(mode, "both")) look_at_memory();
     char rest[4096];
     finish(l.out), finish(r.out);
-    for (int i = 0; i < idles; i++) close(apart[i][1]);
     while (read(l.in, rest, sizeof rest) > 0) {}
     while (read(r.in, rest, sizeof rest) > 0) {}
-    wait4(copier, &status, 0, &used);
+    wait4(copier, &status, 0, 0);
   }
-  printf("\"memory\":%ld,\"exit\":%d,\"failure\":", used.ru_maxrss * 1024,
+  printf("\"memory\":%ld,\"exit\":%d,\"failure\":", memory,
          WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
   printf(*failure ? "\"%s\"}\n" : "null}\n", failure);
   return *failure != 0;

@@ -6,10 +6,10 @@
 import { resolve } from "node:path";
 
 /** The modes of load.c. */
-export type Mode = "bulk" | "both" | "ping" | "start" | "idle";
+export type Mode = "bulk" | "both" | "ping" | "start" | "shell";
 
 /** The kinds of descriptors on a side. */
-export type Kind = "file" | "pipe" | "tcp" | "unix";
+export type Kind = "file" | "pipe" | "largepipe" | "tcp" | "unix";
 
 /** The results of one run; NaN for what its mode does not measure. */
 export interface Outcome {
@@ -22,11 +22,7 @@ export interface Outcome {
   p99: number;
   /** start: milliseconds. */
   start: number;
-  /** idle: context switches; the same once more, and the processor time, in a second period. */
-  wakeups: number;
-  wakeupsLater: number;
-  cpuLater: number;
-  /** The copier's peak memory, in bytes. */
+  /** The private memory of the copier at rest, in bytes: after its start, or with all bytes copied. */
   memory: number;
   /** The copier's exit status. */
   exit: number;
@@ -41,9 +37,6 @@ const NOTHING: Outcome = {
   p50: NaN,
   p99: NaN,
   start: NaN,
-  wakeups: NaN,
-  wakeupsLater: NaN,
-  cpuLater: NaN,
   memory: NaN,
   exit: NaN,
   failure: null,
@@ -57,10 +50,10 @@ export interface Run {
   mode: Mode;
   left: Kind;
   right: Kind;
-  /** Bytes, round trips, or seconds. */
+  /** Bytes, or round trips. */
   number: number;
-  /** Idle sockets in addition. */
-  idles: number;
+  /** shell: the pipeline, in which X stands for the copier; DIR and FILE have so many bytes. */
+  script?: string | undefined;
   /** The copier; without one, the left side is joined to itself. */
   command: readonly string[];
 }
@@ -88,12 +81,12 @@ export class Load implements Disposable {
   }
 
   /** Does one run. */
-  async run({ mode, left, right, number, idles, command }: Run): Promise<Outcome> {
+  async run({ mode, left, right, number, script, command }: Run): Promise<Outcome> {
     const from = left === "file" ? `${this.folder}/bytes` : left;
-    const bytes = mode === "bulk" || mode === "both" ? number : 0;
-    const patience = PATIENCE + (mode === "idle" ? 2 * number : Math.ceil(bytes / 1e7));
-    const sides = ["-l", from, "-r", right, "-n", number, "-i", idles, "-t", patience];
-    const args = [mode, ...sides.map(String), "--", ...command];
+    const patience = PATIENCE + (mode === "ping" ? 0 : Math.ceil(number / 1e7));
+    const sides = ["-l", from, "-r", right, "-n", number, "-t", patience];
+    const words = script === undefined ? command : this.#pipeline(script, number, command);
+    const args = [mode, ...sides.map(String), "--", ...words];
     const env = { DENO_NO_UPDATE_CHECK: "1" }; // the runtime would ask the network for its newest version
     const options = { args, env, stdout: "piped", stderr: "piped" } as const;
     this.#running = new Deno.Command(this.#load, options).spawn();
@@ -106,6 +99,22 @@ export class Load implements Disposable {
       outcome.failure = reason.filter((words) => words !== "").join(": ");
     }
     return outcome;
+  }
+
+  /** The words that run `command` in a pipeline of the shell. */
+  #pipeline(script: string, bytes: number, command: readonly string[]): string[] {
+    const [dir, file] = [`${this.folder}/tree`, `${this.folder}/zeros`];
+    if (script.includes("FILE") && sizeOf(file) !== bytes) {
+      Deno.writeFileSync(file, new Uint8Array());
+      Deno.truncateSync(file, bytes);
+    }
+    if (script.includes("DIR") && sizeOf(`${dir}/text`) !== bytes) {
+      Deno.mkdirSync(dir, { recursive: true });
+      Deno.writeFileSync(`${dir}/text`, hexadecimal(bytes));
+    }
+    const words: Record<string, string> = { X: '"$@"', DIR: dir, FILE: file, N: String(bytes) };
+    const text = script.replaceAll(/\b(X|DIR|FILE|N)\b/g, (name) => words[name] ?? name);
+    return ["sh", "-c", text, "sh", this.#load, "filter", "--", ...command];
   }
 
   /** Ends what runs, and removes the folder. */
@@ -125,4 +134,22 @@ function parsed(line: string, said: string): Partial<Outcome> {
   } catch {
     return { failure: said || "the load was killed" };
   }
+}
+
+function sizeOf(path: string): number {
+  try {
+    return Deno.statSync(path).size;
+  } catch {
+    return -1;
+  }
+}
+
+/** So many bytes that compress to half. */
+function hexadecimal(bytes: number): Uint8Array {
+  const text = new Uint8Array(bytes);
+  for (let i = 0, state = 1; i < bytes; i++) {
+    state = state * 48271 % 2147483647; // the minimal standard generator of Park and Miller
+    text[i] = "0123456789abcdef".charCodeAt(state & 15);
+  }
+  return text;
 }

@@ -21,10 +21,8 @@ export interface Trial {
   mode: Mode;
   path: Path;
   copier: Copier;
-  /** Bytes, round trips, or seconds. */
+  /** Bytes, or round trips. */
   number: number;
-  /** Idle channels in addition; by default none. */
-  idles?: number;
 }
 
 /** The results of the runs of one trial, in order. */
@@ -44,14 +42,14 @@ export class Figures {
   }
 
   /** The figure of a trial, if it was measured without an error. */
-  get(mode: Mode, path: string, copier: string, idles = 0): Figure | undefined {
-    return this.#figures.get([mode, path, copier, idles].join(" "));
+  get(mode: Mode, path: string, copier: string): Figure | undefined {
+    return this.#figures.get([mode, path, copier].join(" "));
   }
 
   /** Returns the figure of a trial, creating it if necessary. */
   of(trial: Trial): Figure {
-    const { mode, path, copier, idles = 0 } = trial;
-    const key = [mode, path.id, copier.id, idles].join(" ");
+    const { mode, path, copier } = trial;
+    const key = [mode, path.id, copier.id].join(" ");
     const figure = this.#figures.get(key) ?? { trial, runs: [], failure: null };
     this.#figures.set(key, figure);
     return figure;
@@ -82,6 +80,11 @@ export type Value = (outcome: Outcome) => number;
 export const speed: Value = ({ bytes, seconds }) => bytes / seconds / 1e9;
 /** CPU seconds of the copier per GB. */
 export const cost: Value = ({ bytes, cpu }) => cpu / bytes * 1e9;
+
+/** Seconds. */
+export const duration: Value = ({ seconds }) => seconds;
+/** Private memory, in MB. */
+export const memory: Value = (run) => run.memory / 1e6;
 
 /** The median; NaN if there are no values. */
 export function median(values: readonly number[]): number {
@@ -116,24 +119,29 @@ export async function measure(
 }
 
 /** A trial in words. */
-export function name({ mode, path, copier, idles }: Trial): string {
-  const beside = idles ? ` beside ${idles} idle channels` : "";
-  return `${mode}, ${path.title}, ${copier.title}${beside}`;
+export function name({ mode, path, copier }: Trial): string {
+  return `${mode}, ${path.title}, ${copier.title}`;
 }
 
-async function run(load: Load, { mode, path, copier, number, idles = 0 }: Trial): Promise<Outcome> {
-  const { from: left, to: right } = path;
-  const first = { mode, left, right, number, idles, command: arguments_(copier, idles) };
-  if (copier !== DIRECT || left === right) return await load.run(first);
-  // The load cannot join a file to a socket without a copier: its own limit is the slower of both.
-  const [one, other] = [await load.run(first), await load.run({ ...first, left: right })];
-  return speed(one) < speed(other) ? one : other;
-}
-
-/** Idle sockets are joined in pairs, in both directions: as many channels as sockets. */
-function arguments_(copier: Copier, idles: number): string[] {
-  const there = (fd: number) => fd % 2 ? [`${fd}`, `${fd - 1}`] : [`${fd}`, `${fd + 1}`];
-  return [...copier.command, ...Array.from({ length: idles }, (_, i) => there(10 + i)).flat()];
+async function run(load: Load, { mode, path, copier, number }: Trial): Promise<Outcome> {
+  const { from: left, to: right, script } = path;
+  if (mode === "shell") {
+    return await load.run({ mode, left, right, number, script, command: copier.filter ?? [] });
+  }
+  const first = { mode, left, right, number, command: copier.command };
+  if (copier === DIRECT && left !== right) {
+    // The load cannot join a file to a socket without a copier: its own limit is the slower of both.
+    const [one, other] = [await load.run(first), await load.run({ ...first, left: right })];
+    return speed(one) < speed(other) ? one : other;
+  }
+  if (copier.id === "limit" && (left === "pipe") !== (right === "pipe")) {
+    // Directly, or through a pipe of its own: the limit is the faster of both.
+    const [program = "", ...pairs] = copier.command;
+    const through = { ...first, command: [program, "-p", ...pairs] };
+    const [one, other] = [await load.run(first), await load.run(through)];
+    return speed(one) < speed(other) ? other : one;
+  }
+  return await load.run(first);
 }
 
 /** Shows the progress on standard error: one line that changes on a terminal, otherwise a line for each round. */

@@ -3,8 +3,17 @@
  *
  * @module
  */
-import { BINARY, type Copier, isSymmetric, type Path, PIPE } from "./copiers.ts";
-import { cost, type Figure, type Figures, name, speed } from "./measure.ts";
+import { BINARY, type Copier, isSymmetric, type Path, PIPE, PIPELINES } from "./copiers.ts";
+import {
+  cost,
+  duration,
+  type Figure,
+  type Figures,
+  memory,
+  name,
+  speed,
+  type Value,
+} from "./measure.ts";
 
 /** A table. */
 export interface Table {
@@ -21,7 +30,7 @@ export function digits(value: number): string {
   return value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 }
 
-/** The three tables of a comparison. */
+/** The tables of a comparison. */
 export function tables(
   figures: Figures,
   copiers: readonly Copier[],
@@ -50,7 +59,7 @@ export function tables(
   };
   const costs = (path: Path, { id }: Copier) =>
     id === "direct" ? "-" : digits(figures.value(figures.get("bulk", path.id, id), cost));
-  const starts = ({ id }: Copier) =>
+  const starts = (id: string) =>
     digits(figures.value(figures.get("start", PIPE.id, id), (run) => run.start));
 
   return [
@@ -68,23 +77,87 @@ export function tables(
       ]),
     },
     {
-      title: "CPU seconds of the copier per GB; start to first byte, in ms; peak memory, in MB",
-      columns: [...titles(paths), "start", "memory"],
-      rows: rows((copier) => [
-        ...paths.map((path) => costs(path, copier)),
-        starts(copier),
-        digits(peak(figures, copier)),
+      title: "CPU seconds of the copier per GB",
+      columns: titles(paths),
+      rows: rows((copier) => paths.map((path) => costs(path, copier))),
+    },
+    {
+      title: "Start to first byte, in ms; private memory after the start and after a run, in MB",
+      columns: ["start", "memory after the start", "after a run"],
+      rows: rows(({ id }) => [
+        starts(id),
+        digits(figures.value(figures.get("start", PIPE.id, id), memory)),
+        digits(largest(figures, id)),
       ]),
+    },
+    {
+      title: "Pipelines of a shell, in which X is the program, in seconds; CPU seconds of X",
+      columns: [
+        ...PIPELINES.map(({ title }) => title),
+        ...PIPELINES.map(({ id }) => `CPU: ${id}`),
+      ],
+      rows: rows(({ id }) => {
+        const each = PIPELINES.map((path) => figures.get("shell", path.id, id));
+        const cpu: Value = (run) => run.cpu;
+        return [
+          ...each.map((figure) =>
+            figure?.failure ? "fails" : digits(figures.value(figure, duration))
+          ),
+          ...each.map((figure) => digits(figures.value(figure, cpu))),
+        ];
+      }),
     },
   ];
 }
 
-/** The peak memory of a copier in all runs, in MB. */
-function peak(figures: Figures, { id }: Copier): number {
-  if (id === "direct") return NaN;
-  const runs = figures.all.filter((figure) => figure.trial.copier.id === id && !figure.failure)
-    .flatMap(({ runs }) => runs);
-  return runs.length ? Math.max(...runs.map(({ memory }) => memory)) / 1e6 : NaN;
+/** The private memory of a copier after the run that needed most, in MB. */
+function largest(figures: Figures, id: string): number {
+  const runs = figures.all.filter(({ trial }) => trial.copier.id === id && trial.mode !== "start")
+    .map((figure) => figures.value(figure, memory)).filter((value) => value > 0);
+  return runs.length ? Math.max(...runs) : NaN;
+}
+
+/** Two builds side by side, figure by figure: which is slower or larger, and by how much. */
+export function comparison(figures: Figures, copier: string): Table {
+  const row = (mode: string, figure: Figure, unit: string, value: Value): string[] => {
+    const before = figures.get(figure.trial.mode, figure.trial.path.id, "against");
+    const [now, then] = [figures.value(figure, value), figures.value(before, value)];
+    const paired = figures.ratio(figure, before, value);
+    if (Number.isNaN(paired)) return [];
+    const what = `${mode}, ${figure.trial.path.title}: ${unit}`;
+    return [what, digits(now), digits(then), (now / then).toFixed(3), paired.toFixed(3)];
+  };
+  const rows = figures.all.filter(({ trial }) => trial.copier.id === copier).flatMap((figure) => {
+    switch (figure.trial.mode) {
+      case "bulk":
+      case "both":
+        return [
+          row(figure.trial.mode, figure, "GB/s", speed),
+          row(figure.trial.mode, figure, "CPU s/GB", cost),
+          row(figure.trial.mode, figure, "memory, MB", memory),
+        ];
+      case "ping":
+        return [
+          row("ping", figure, "median, µs", (run) => run.p50),
+          row("ping", figure, "99th percentile, µs", (run) => run.p99),
+        ];
+      case "start":
+        return [
+          row("start", figure, "ms", (run) => run.start),
+          row("start", figure, "memory, MB", memory),
+        ];
+      case "shell":
+        return [
+          row("shell", figure, "s", duration),
+          row("shell", figure, "CPU s", (run) => run.cpu),
+        ];
+    }
+  });
+  return {
+    title: "This build beside the other one",
+    columns: ["this", "the other", "ratio of the medians", "median of the ratios"],
+    rows: rows.filter((row) => row.length > 0),
+  };
 }
 
 /** The errors, one on each line. */
@@ -106,7 +179,8 @@ export function text({ title, columns, rows }: Table): string {
 
 /** A table in Markdown. */
 export function markdown({ title, columns, rows }: Table): string {
-  const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
+  const line = (cells: string[]) =>
+    `| ${cells.map((cell) => cell.replaceAll(/[|<>]/g, "\\$&")).join(" | ")} |`;
   const strong = (row: string[]) => /^iocopy/.test(row[0] ?? "") ? row.map((c) => `**${c}**`) : row;
   return [
     `${title}:`,
@@ -120,7 +194,7 @@ export function markdown({ title, columns, rows }: Table): string {
 
 /** A figure as data. */
 export function data(figures: Figures, figure: Figure): Record<string, unknown> {
-  const { mode, path, copier, number, idles = 0 } = figure.trial;
+  const { mode, path, copier, number } = figure.trial;
   const limit = figures.get(mode, path.id, "limit");
   const value = (of: Parameters<Figures["value"]>[1]) => {
     const result = figures.value(figure, of);
@@ -132,8 +206,8 @@ export function data(figures: Figures, figure: Figure): Record<string, unknown> 
     path: path.id,
     copier: copier.id,
     number,
-    idles,
     failure: figure.failure,
+    seconds: value(duration),
     gigabytesPerSecond: value(speed),
     ofLimit: Number.isNaN(ratio) ? undefined : ratio,
     cpuSecondsPerGigabyte: copier.id === "direct" ? undefined : value(cost),
@@ -163,6 +237,11 @@ export function machine(): string {
     ...virtual ? ["a virtual machine"] : [],
     `Deno ${Deno.version.deno}${executable()}`,
   ].join(", ");
+}
+
+/** Whether others use the machine too: what is measured then is not worth much. */
+export function isQuiet(): boolean {
+  return (Deno.loadavg()[0] ?? 0) < 0.5;
 }
 
 /** The version of Deno in the executable, which can be another one. */

@@ -3,7 +3,7 @@ import { type Copier, TCP } from "../bench/copiers.ts";
 import type { Outcome } from "../bench/load.ts";
 import { Figures, median, speed } from "../bench/measure.ts";
 import { plot } from "../bench/plot.ts";
-import { BINARY, ROOT } from "./harness.ts";
+import { BINARY, COMMAND, ROOT } from "./harness.ts";
 import { outputOf } from "./probe.ts";
 
 const OURS = BINARY ? "iocopy" : "source";
@@ -29,6 +29,7 @@ const ignore = !hasCompiler();
 
 interface Row {
   test: string;
+  path: string;
   copier: string;
   failure: string | null;
   gigabytesPerSecond?: number;
@@ -52,12 +53,18 @@ Deno.test({
     assertEquals(ofTest("both"), copiers);
     assertEquals(ofTest("ping"), ["limit", OURS]);
     assertEquals(ofTest("start"), ["limit", OURS]);
+    assertEquals(ofTest("shell"), Array.from({ length: 3 }, () => ["limit", OURS]).flat());
     for (const row of rows) {
-      assertEquals(row.failure, null);
+      assertEquals(row.failure, null, JSON.stringify(row));
       const { gigabytesPerSecond, roundTripMicroseconds, startMilliseconds } = row;
       const value = gigabytesPerSecond ?? roundTripMicroseconds ?? startMilliseconds;
       assert(value !== undefined && value > 0, JSON.stringify(row));
-      if (row.copier !== "direct") assert(row.memoryBytes > 0, JSON.stringify(row));
+      // Private memory: what a C program has, and what a runtime has.
+      const [least, most] = row.copier === "limit" ? [3e4, 1e6] : [5e6, 3e7];
+      const isMeasured = row.copier !== "direct" && row.test !== "shell" && row.path !== "file-tcp";
+      if (isMeasured) {
+        assert(row.memoryBytes >= least && row.memoryBytes <= most, JSON.stringify(row));
+      }
     }
   },
 });
@@ -86,6 +93,21 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "the benchmark compares two builds, figure by figure",
+  ignore,
+  async fn() {
+    const other = COMMAND.join(" ");
+    const only = ["--paths=pipe-pipe", "--tests=bulk,ping,start,shell"];
+    const { code, out, err } = await bench(`--against=${other}`, ...only);
+    assertEquals(code, 0, err);
+    for (const what of ["bulk, pipe to pipe: GB/s", "ping, pipe to pipe: median", "start, pipe"]) {
+      assertMatch(out, new RegExp(`${what}.*( +[\\d.]+){4}\\n`));
+    }
+    assertMatch(out, /shell, .* wc -c .*: CPU s( +[\d.]+){4}\n/);
+  },
+});
+
 Deno.test("the benchmark refuses what it does not know", async () => {
   for (const arg of ["--quack", "--paths=tcp-moon", "--copiers=nobody", "--rounds=0", "12"]) {
     const { code, out, err } = await bench(arg);
@@ -95,8 +117,8 @@ Deno.test("the benchmark refuses what it does not know", async () => {
 });
 
 function outcome(seconds: number): Outcome {
-  const nothing = { cpu: 0, p50: NaN, p99: NaN, start: NaN, wakeups: NaN, memory: 0, exit: 0 };
-  return { ...nothing, wakeupsLater: NaN, cpuLater: NaN, bytes: 1e9, seconds, failure: null };
+  const nothing = { cpu: 0, p50: NaN, p99: NaN, start: NaN, memory: 0, exit: 0 };
+  return { ...nothing, bytes: 1e9, seconds, failure: null };
 }
 
 const copier = (id: string): Copier => ({ id, title: id, command: [], twoWays: true });

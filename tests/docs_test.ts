@@ -69,6 +69,7 @@ Deno.test("every file of doc/ is linked from another page", () => {
 
 /** Options of other programs that the documentation shows. */
 const FOREIGN = [
+  "--against",
   "--allow-ffi",
   "--check",
   "--global",
