@@ -9,7 +9,7 @@ import { fillUp, inFolder, iocopy, outputOf, stateOf, within } from "./probe.ts"
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
-/** What a pipe holds as the system makes it, and a busy one in the end. */
+/** The capacity of a new pipe, and of a busy one in the end. */
 const SYSTEMS = 65536, LARGE = 1048576;
 
 /** Copies so much between two pipes made by a shell; returns what iocopy reports of them. */
@@ -69,7 +69,7 @@ Deno.test("a pipe of the process begins with 64 KiB, and grows with its traffic"
   assertEquals(await ownPipeOf(1000, "-b 4096"), 4096);
 });
 
-// ---- Who waits to write to a pipe that grows, on any kernel (CVE-2023-52672).
+// ---- A writer that waits while its pipe grows, on any kernel (CVE-2023-52672).
 
 /** How often a process has slept so far. */
 function sleeps(pid: number): number {
@@ -77,7 +77,7 @@ function sleeps(pid: number): number {
   return Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
 }
 
-Deno.test("a pipe that is made as large as it is wakes who waits to write to it", async () => {
+Deno.test("setting the capacity of a pipe again wakes a writer that waits", async () => {
   const [reading, writing] = pipe();
   fillUp(writing);
   using writer = start([], { 1: writing }, { command: ["head", "-c", "1", "/dev/zero"] });
@@ -94,7 +94,7 @@ Deno.test("a pipe that is made as large as it is wakes who waits to write to it"
   writing.close();
 });
 
-Deno.test(needing(["strace"], "so each pipe of others is made larger twice"), async () => {
+Deno.test(needing(["strace"], "so each inherited pipe is enlarged twice"), async () => {
   await inFolder(async (folder) => {
     const traced = `strace -f -e trace=fcntl -o ${folder}/trace "$@" 0 1`;
     const script = `head -c 64M /dev/zero | ${traced} | cat >/dev/null`;
@@ -107,11 +107,11 @@ Deno.test(needing(["strace"], "so each pipe of others is made larger twice"), as
   });
 });
 
-// ---- Other programs of the same user. Root has no limit: it becomes a user whom nobody else is.
+// ---- Other programs of the same user. Root has no limit, so the test becomes an unused user.
 
 /**
- * Takes all that the user may have but for so many bytes, and has a pipe grow.
- * Says whether it did, and what a new pipe holds afterwards.
+ * Uses the user's limit of pipes except for so many bytes, and tries to enlarge a pipe.
+ * Returns whether that worked, and the capacity of a new pipe afterwards.
  */
 const GROWS = (left: number) => `
   import { PipeBudget } from "./engine/budget.ts";
@@ -130,7 +130,7 @@ const GROWS = (left: number) => `
   for (let free = -MIB; free < ${left}; free += MIB) taken.pop().close();
   const budget = new PipeBudget(MIB), pipe = Pipe.open(65536);
   const grown = budget.growShared(pipe.writing);
-  // As many as are to be left to others.
+  // As many as have to be left to others.
   const others = Array.from({ length: 250 }, () => Pipe.open(65536));
   console.error(JSON.stringify([grown, Math.min(...others.map(({ size }) => size))]));
 `;
@@ -154,7 +154,7 @@ Deno.test({
   },
 });
 
-Deno.test("all pipes of a process together grow by 8 MiB, and what is closed is given back", () => {
+Deno.test("all pipes of a process together grow by 8 MiB, and a closed pipe gives its part back", () => {
   const budget = new PipeBudget(LARGE);
   const pipes = Array.from({ length: 21 }, () => Pipe.open(SYSTEMS));
   const grow = () => pipes.map((one) => one ? budget.growShared(one.writing) : 0);

@@ -1,4 +1,4 @@
-/** Many connections at once, and all that goes wrong with them. */
+/** Many connections at the same time, and everything that can go wrong with them. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readExactly, readText, writeAll } from "./connections.ts";
 import { O_NONBLOCK, serving } from "./ends.ts";
@@ -6,7 +6,7 @@ import { COMMAND } from "./harness.ts";
 import { pause } from "./watching.ts";
 import { cpuSeconds, descriptors, injecting, iocopy, noise, same, within } from "./probe.ts";
 
-/** What a client tells its target to do, in the first byte; the next eight say where in the noise and how much. */
+/** What a client asks the target to do, in its first byte; eight more bytes are an offset in the noise, and a length. */
 const ECHO = 1, SPEAK_FIRST = 2, RESET = 3;
 
 /** The longest text that is sent. */
@@ -31,7 +31,7 @@ function listenTcp(port = 0): { target: Deno.TcpListener; port: number } {
   return { target, port: target.addr.port };
 }
 
-/** Serves orders; counts the texts that came to it whole. */
+/** Does what clients ask for; counts the texts that arrived completely. */
 function obey(target: Deno.TcpListener): { came: number; wrong: string[] } {
   const counts = { came: 0, wrong: [] as string[] };
   const serve = async (conn: Deno.Conn) => {
@@ -39,7 +39,7 @@ function obey(target: Deno.TcpListener): { came: number; wrong: string[] } {
     const view = new DataView(new Uint8Array([...rest]).buffer);
     if (view.byteLength < 8) return;
     const wanted = piece(view.getUint32(0), view.getUint32(4));
-    if (what === RESET) return void await conn.read(new Uint8Array(1)); // what is left unread resets it
+    if (what === RESET) return void await conn.read(new Uint8Array(1)); // unread bytes reset it
     if (what === SPEAK_FIRST) {
       await writeAll(conn, wanted);
       await (conn as Deno.TcpConn).closeWrite();
@@ -56,7 +56,7 @@ function obey(target: Deno.TcpListener): { came: number; wrong: string[] } {
   return counts;
 }
 
-/** One client: what it sees, in a word. */
+/** One client; returns what it saw, in a word. */
 async function client(port: number, what: number, at: number, length: number): Promise<string> {
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
   const wanted = piece(at, length);
@@ -77,7 +77,7 @@ async function client(port: number, what: number, at: number, length: number): P
   }
 }
 
-/** As many as the limit of open files allows in this process: two for each. */
+/** As many clients as the limit of open files allows in this process, with two files for each. */
 function many(wanted: number): number {
   const [, limit = "1024"] = /^Max open files +\d+ +(\d+)/m.exec(
     Deno.readTextFileSync("/proc/self/limits"),
@@ -85,7 +85,7 @@ function many(wanted: number): number {
   return Math.min(wanted, Math.floor((Number(limit) - 200) / 2));
 }
 
-Deno.test("2000 connections at once, with half-closes and resets, and each byte where it belongs", async () => {
+Deno.test("2000 connections at the same time, with half-closes and resets, and every byte arrives where it should", async () => {
   const { target, port: to } = listenTcp();
   const counts = obey(target);
   const { listener, port } = serving();
@@ -104,7 +104,7 @@ Deno.test("2000 connections at once, with half-closes and resets, and each byte 
   assertEquals(counts.wrong, []);
   const came = all.filter(({ what }) => what !== RESET).length;
   assertEquals(counts.came, 1 + came);
-  // Its spare pipes are closed as well, after a while.
+  // After a while its spare pipes are closed too.
   const closed = async () => {
     while (descriptors(running.pid).size > before) await pause();
   };
@@ -114,11 +114,11 @@ Deno.test("2000 connections at once, with half-closes and resets, and each byte 
   target.close();
 });
 
-Deno.test("a limit of 100 descriptors: 500 clients are served, and who waits costs nothing", async () => {
+Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clients cost nothing", async () => {
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
   const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
-  // A second service has no more descriptors than the first one leaves.
+  // A second service has only the descriptors that the first one leaves.
   const second = serving();
   using running = iocopy(`3 127.0.0.1:${to} 4 127.0.0.1:${to}`, {
     3: listener,
@@ -133,7 +133,7 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and who waits cos
     return text;
   };
   const answers = Array.from({ length: 500 }, (_, i) => ask(i));
-  // Nobody is answered until nobody else comes: then it is full, and the others wait.
+  // No client gets its bytes back before no more connections arrive: it is full then, and others wait.
   const held: Deno.Conn[] = [];
   const arrived = (async () => {
     for await (const conn of target) held.push(conn);
@@ -167,7 +167,7 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and who waits cos
   await arrived;
 });
 
-Deno.test("slow clients, a byte at a time, do not hold fast ones up, nor the other way round", async () => {
+Deno.test("slow clients, a byte at a time, do not delay fast ones, or the reverse", async () => {
   const { target, port: to } = listenTcp();
   (async () => {
     for await (const conn of target) conn.readable.pipeTo(conn.writable).catch(() => {});
@@ -236,7 +236,7 @@ for (const signal of ["SIGHUP", "SIGTERM"] as const) {
     const results = await within("their end", Promise.all(seen));
     const { code } = await within("its end", running.outcome);
     assertEquals(code, signal === "SIGHUP" ? 0 : 128 + 15);
-    // Who was in the kernel's queue still is refused; who was accepted is served.
+    // Connections that were still in the kernel's queue are refused; accepted ones are served.
     if (signal === "SIGHUP") {
       assertEquals([1 + results.filter((well) => well).length, counts.wrong], [counts.came, []]);
       assert(counts.came > 1);
@@ -276,7 +276,7 @@ Deno.test("a PROXY header that is taken in part ends its connection", async () =
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
   const command = injecting("sendto:retval=5:when=1");
-  // It ends by itself: the runtime passes a signal on by a sendto(2), too.
+  // It ends by itself, since the runtime uses sendto(2) for signals, too.
   const args = `--exit-idle=0.3 --proxy-protocol 3 127.0.0.1:${to}`;
   using running = iocopy(args, { 3: listener }, { command });
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -290,13 +290,13 @@ Deno.test("a PROXY header that is taken in part ends its connection", async () =
   target.close();
 });
 
-Deno.test("two listeners: who goes while it waits is forgotten, unless it has said something", async () => {
+Deno.test("two listeners: a connection that ends while it waits is dropped, unless it has sent something", async () => {
   const [users, servers] = [serving(), serving()];
   using running = iocopy("v 3 4", { 3: users.listener, 4: servers.listener });
   const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
   const gone = await connect(users.port);
   const at = new Promise<void>((resolve) => setTimeout(resolve, 100));
-  await at; // it is accepted by now, or will be with its end
+  await at; // it has been accepted by now, or will be together with its end of file
   gone.close();
   const asking = await connect(users.port);
   await writeAll(asking, "a question");
@@ -313,7 +313,7 @@ Deno.test("two listeners: who goes while it waits is forgotten, unless it has sa
   assertMatch(stderr, /#1: it went before another one came; /);
 });
 
-Deno.test("O_NONBLOCK of the listening socket is put back, and nobody waits for it meanwhile", async () => {
+Deno.test("O_NONBLOCK of the listening socket is restored, and accepting never blocks", async () => {
   for (const signal of ["SIGHUP", "SIGTERM"] as const) {
     const { target, port: to } = listenTcp();
     const { listener, port } = serving();
@@ -328,7 +328,7 @@ Deno.test("O_NONBLOCK of the listening socket is put back, and nobody waits for 
     };
     const conns = await connect();
     assert(mine.flags & O_NONBLOCK);
-    // As another process does that ends, and had set it.
+    // As if another process had set it, and restored it at its end.
     mine.nonBlocking = false;
     conns.push(...await connect());
     running.kill(signal);
@@ -339,10 +339,10 @@ Deno.test("O_NONBLOCK of the listening socket is put back, and nobody waits for 
   }
 });
 
-// What the engine loads of the C library in this process, it keeps.
+// The engine keeps the functions of the C library that it loads in this process.
 const KEEPS = { sanitizeResources: false };
 
-Deno.test("the library: what a function may return, and what it may not", KEEPS, async () => {
+Deno.test("the library: what the function that chooses a target may return", KEEPS, async () => {
   const { Descriptor, serve } = await import("../engine.ts");
   const { target, port: to } = listenTcp();
   obey(target);

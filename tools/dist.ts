@@ -1,14 +1,14 @@
 /**
- * Makes what is released into dist/: for each architecture an archive of the
- * executable, the manual page, LICENSE and README, a package for Debian and one for
- * npm; npm's package that has them all; and the sums.
+ * Makes everything that is released, in dist/: for each architecture an archive with the
+ * executable, the manual page, LICENSE and README, a package for Debian and one for npm;
+ * the package for npm that depends on these; and the checksums.
  *
  *     deno task dist [x86_64] [aarch64]
  *
- * Both architectures where none is named. What cannot be built is said, and the
- * exit status is 1 then. DENO_COMPILE and DENORT_BIN are as for tools/compile.ts;
- * the latter is one architecture's, and is not used for the other. The date of all
- * files is SOURCE_DATE_EPOCH, or always the same one.
+ * By default for both architectures. What cannot be built is reported, and the exit
+ * status is 1. DENO_COMPILE and DENORT_BIN are as for tools/compile.ts; DENORT_BIN is for
+ * one architecture, and is not used for the other. The date of all files is
+ * SOURCE_DATE_EPOCH, or a fixed one.
  *
  * @module
  */
@@ -16,10 +16,10 @@ import { compile, ROOT } from "./compile.ts";
 import { ARCHITECTURES, archive, deb, npmExecutable, npmPackage } from "./packages.ts";
 import { REPOSITORY } from "./project.ts";
 
-/** What the ELF header of an executable says of its architecture: e_machine (elf(5)). */
+/** The architecture in the ELF header of an executable: e_machine (elf(5)). */
 const MACHINES = { x86_64: 62, aarch64: 183 };
 
-/** Builds all of one architecture in `folder`; returns their names. */
+/** Builds all files for one architecture in `folder`; returns their names. */
 async function build(name: string, folder: string): Promise<string[]> {
   const architecture = ARCHITECTURES.find((one) => one.name === name);
   if (!architecture) throw new Error(`not one of ${Object.keys(MACHINES).join(", ")}`);
@@ -52,13 +52,13 @@ async function sum(path: string): Promise<string> {
 }
 
 if (import.meta.main) {
-  const here = Deno.env.get("GITHUB_REPOSITORY"); // where a workflow runs
+  const here = Deno.env.get("GITHUB_REPOSITORY"); // set in a workflow
   if (here && here !== REPOSITORY) {
     console.error(`dist: the packages would name ${REPOSITORY}, not ${here}: see tools/project.ts`);
     Deno.exit(1);
   }
   const folder = `${ROOT}/dist`;
-  await Deno.remove(folder, { recursive: true }).catch(() => {}); // there may be none
+  await Deno.remove(folder, { recursive: true }).catch(() => {}); // it may not exist
   await Deno.mkdir(folder);
   const names: string[] = [];
   let failed = false;

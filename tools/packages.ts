@@ -1,7 +1,7 @@
 /**
  * Makes packages of an executable: an archive, a package for Debian, and two for
- * npm. The same executable gives the same packages, to the byte: owners, dates and
- * the order of the files are as no machine has them.
+ * npm. The same executable gives the same packages, byte by byte: owners, dates and the
+ * order of the files do not depend on the machine.
  *
  * @module
  */
@@ -22,16 +22,16 @@ export const ARCHITECTURES: readonly Architecture[] = [
   { name: "aarch64", debian: "arm64", npm: "arm64" },
 ];
 
-/** The date of all that is packaged, in seconds; Debian takes no file for one of 1970. */
+/** The date of all files, in seconds since 1970; Debian rejects files of that year. */
 const DATE = Number(Deno.env.get("SOURCE_DATE_EPOCH") ?? Date.UTC(2026, 0, 1) / 1000);
 
 const DESCRIPTION = "Copies data between pairs of inherited descriptors: pipes, sockets, files";
 const HOMEPAGE = `https://github.com/${REPOSITORY}`;
 
-/** Debian's version: ours, and the first package of it. */
+/** Debian's version: ours, and 1 for the first package of it. */
 const DEBIAN_VERSION = `${project.version}-1`;
 
-/** A folder that is to be packaged, made of nothing but what is put into it. */
+/** A folder to be packaged. */
 class Tree implements AsyncDisposable {
   private constructor(readonly path: string) {}
 
@@ -51,7 +51,7 @@ class Tree implements AsyncDisposable {
     await this.write(path, await Deno.readFile(from), mode);
   }
 
-  /** Sets the mode of the folders, which the umask has decided, and all dates. */
+  /** Sets the mode of the folders, which depends on the umask otherwise, and all dates. */
   async settle(path = this.path): Promise<void> {
     await Deno.chmod(path, 0o755);
     for await (const { name, isDirectory } of Deno.readDir(path)) {
@@ -61,7 +61,7 @@ class Tree implements AsyncDisposable {
     await Deno.utime(path, DATE, DATE);
   }
 
-  /** Packs the folder `name` of it. */
+  /** Packs its subfolder `name`. */
   async tar(name: string, archive: string): Promise<void> {
     await this.settle();
     const same = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=ustar"];
@@ -81,7 +81,7 @@ async function run(program: string, args: string[]): Promise<Uint8Array<ArrayBuf
   return stdout;
 }
 
-/** The archive for everybody; returns its name in `folder`. */
+/** Makes the archive; returns its name in `folder`. */
 export async function archive(
   executable: string,
   { name: architecture }: Architecture,
@@ -97,7 +97,7 @@ export async function archive(
   return `${name}.tar.gz`;
 }
 
-/** The package for Debian and what comes of it; returns its name in `folder`. */
+/** Makes the package for Debian; returns its name in `folder`. */
 export async function deb(
   executable: string,
   { debian: architecture }: Architecture,
@@ -155,7 +155,7 @@ Description: copy data between pairs of descriptors
   );
   await tree.settle();
   const name = `iocopy_${DEBIAN_VERSION}_${architecture}.deb`;
-  // By one thread: how many there are decides how xz cuts what it compresses.
+  // With one thread: the number of threads changes what xz writes.
   await run("dpkg-deb", [
     ...["--root-owner-group", "-Zxz", "-z1", "--threads-max=1", "--build"],
     ...[tree.path, `${folder}/${name}`],
@@ -172,7 +172,7 @@ async function filesBelow(folder: string, path = ""): Promise<string[]> {
   return files.sort();
 }
 
-/** What each package for npm says of itself. */
+/** The metadata of each package for npm. */
 const COMMON = {
   version: project.version,
   description: DESCRIPTION,
@@ -198,7 +198,7 @@ async function npm(
   return file;
 }
 
-/** npm's package of the executable alone; returns its name in `folder`. */
+/** Makes npm's package of the executable alone; returns its name in `folder`. */
 export function npmExecutable(
   executable: string,
   { npm: architecture }: Architecture,
@@ -214,7 +214,7 @@ export function npmExecutable(
   });
 }
 
-/** npm's package that people install, which has the others by architecture; returns its name. */
+/** Makes the package for npm that people install, which depends on the others; returns its name. */
 export function npmPackage(folder: string): Promise<string> {
   const names = ARCHITECTURES.map((architecture) => `iocopy-linux-${architecture.npm}`);
   const contents = {

@@ -1,11 +1,11 @@
 /**
- * What a publisher fills in, once.
+ * What a publisher has to fill in once.
  *
  * @module
  */
 
 /**
- * Where the repository and its releases are, on GitHub. What is packaged takes it
- * from here; a test finds the places that tell it to a person.
+ * The repository on GitHub, with its releases. The packages take it from here, and a test
+ * compares the places in the documentation.
  */
 export const REPOSITORY = "OWNER/REPOSITORY";
