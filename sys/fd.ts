@@ -76,6 +76,8 @@ export class Fd {
   /** The number to read and write by: another one for a terminal that was opened again. */
   io: number;
   readonly #isTerminalSlave: boolean;
+  /** Whether it is an eventfd, an epoll instance or the like: some carry bytes, others never get ready. */
+  readonly #isAnonymous: boolean;
   #closed = false;
 
   /**
@@ -92,7 +94,11 @@ export class Fd {
       this.kind = "socket";
       this.identity = "";
       this.size = 0;
-      this.isRegular = this.mayBlock = this.#isTerminalSlave = false;
+      this.isRegular =
+        this.mayBlock =
+        this.#isTerminalSlave =
+        this.#isAnonymous =
+          false;
       this.isStream = true;
       this.isUnix = made.isUnix;
       return;
@@ -107,6 +113,7 @@ export class Fd {
     this.identity = status.identity;
     this.kind = kindOf(fd, type);
     this.isRegular = type === S_IFREG;
+    this.#isAnonymous = type === 0;
     this.size = this.kind === "file" ? status.size : 0;
     const isSocket = this.kind === "socket";
     // Taken for messages, what a stream has more than the buffer would be dropped.
@@ -121,12 +128,12 @@ export class Fd {
 
   /** Whether it can be read. */
   get isReadable(): boolean {
-    return this.#isOpenFor(O_WRONLY);
+    return this.#isOpenFor(O_WRONLY) && !(this.#isAnonymous && libc.hasNoRead(this.fd));
   }
 
   /** Whether it can be written. */
   get isWritable(): boolean {
-    return this.#isOpenFor(O_RDONLY);
+    return this.#isOpenFor(O_RDONLY) && !(this.#isAnonymous && libc.hasNoWrite(this.fd));
   }
 
   #isOpenFor(otherwise: number): boolean {

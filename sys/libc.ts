@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { EAGAIN, EINTR, ENOENT } from "./errno.ts";
+import { EAGAIN, EINTR, EINVAL, ENOENT } from "./errno.ts";
 import {
   F_GETFD,
   F_GETSIG,
@@ -150,6 +150,16 @@ export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
 /** A write that returns -EAGAIN where it would wait, whatever O_NONBLOCK says (pwritev2(2)). */
 export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return moved(c.pwritev2(fd, vector(bytes), 1, -1n, RWF_NOWAIT));
+}
+
+/** Whether a descriptor has no way of being read, as an epoll instance: even nothing is EINVAL then (readv(2)). */
+export function hasNoRead(fd: number): boolean {
+  return checked(c.preadv2(fd, iovec, 0, -1n, 0)) === -EINVAL;
+}
+
+/** Whether it has no way of being written (writev(2)). */
+export function hasNoWrite(fd: number): boolean {
+  return checked(c.pwritev2(fd, iovec, 0, -1n, 0)) === -EINVAL;
 }
 
 /** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */

@@ -14,6 +14,7 @@ const libc = Deno.dlopen("libc.so.6", {
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  epoll_create1: { parameters: ["i32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
@@ -225,6 +226,12 @@ export function tcpPair(): [End, End] {
   const client = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("connect", libc.connect(client.fd, address, 16));
   return [client, new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)))];
+}
+
+/** An instance of epoll(7), which is open for reading and writing, and can do neither. */
+export function epoll(): End {
+  const EPOLL_CLOEXEC = O_CLOEXEC;
+  return new End(well("epoll_create1", libc.epoll_create1(EPOLL_CLOEXEC)));
 }
 
 /** A counter that stands at 1 (eventfd(2)). */

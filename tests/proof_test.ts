@@ -5,6 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import {
   type End,
+  epoll,
   eventfd,
   listening,
   O_APPEND,
@@ -174,6 +175,16 @@ Deno.test("a listening socket without a target is wrong use", async () => {
       [code, stderr],
       [100, "iocopy: descriptor 3 is a listening socket; iocopy --help tells more\n"],
     );
+    a.close();
+  }
+});
+
+Deno.test("a descriptor that can never be read or written is wrong use", async () => {
+  for (const [args, word] of [["3 4", "reading"], ["4 3", "writing"]] as const) {
+    const [a, b] = unixPair();
+    using running = iocopy(args, { 3: epoll(), 4: b });
+    const says = `iocopy: descriptor 3 is not open for ${word}; iocopy --help tells more\n`;
+    await endsWith(running, 100, says);
     a.close();
   }
 });

@@ -246,6 +246,12 @@ export function getpeername(socket: number): number {
   if (!(file instanceof StreamSocket || file instanceof MessageSocket)) return -ENOTSOCK;
   return file.isConnected ? 0 : -ENOTCONN;
 }
+export function hasNoRead(_fd: number): boolean {
+  return false; // all that this kernel has can be read or written
+}
+export function hasNoWrite(_fd: number): boolean {
+  return false;
+}
 export function bytesQueued(fd: number): number {
   world.enter();
   const { file } = world.get(fd, "ioctl");
@@ -309,6 +315,8 @@ const seam: typeof real = {
   write,
   readNow,
   writeNow,
+  hasNoRead,
+  hasNoWrite,
   recv,
   send,
   receive,
