@@ -26,6 +26,7 @@ const PACKAGES: Record<string, string> = {
   ssh: "openssh-client",
   "ssh-keygen": "openssh-client",
   sshd: "openssh-server",
+  "systemd-analyze": "systemd",
   "systemd-socket-activate": "systemd",
   tcpclient: "ucspi-tcp",
   tcpserver: "ucspi-tcp",

@@ -11,7 +11,7 @@ function scripts(folder: string): string[] {
 }
 
 testWith(["shellcheck"], "shellcheck finds no fault with the shell scripts", async (shop) => {
-  const all = ["examples", ".ci", "tools"].flatMap(scripts);
+  const all = ["examples", "examples/services", ".ci", "tools"].flatMap(scripts);
   assert(all.length > 6, `${all.length} scripts`);
   assertEquals(await shop.run("shellcheck", ...all), "");
 });

@@ -1,0 +1,108 @@
+/** examples/services: what systemd and s6 are told, with other ports. */
+import { assert, assertEquals } from "@std/assert";
+import { denoDir, ROOT } from "./harness.ts";
+import { freePort, testWith, type Workshop } from "./programs.ts";
+import { readAll, readText, writeAll } from "./connections.ts";
+import { within } from "./probe.ts";
+
+const SERVICES = ["freedom", "gateway", "moon"];
+
+function text(name: string): string {
+  return Deno.readTextFileSync(`${ROOT}/examples/services/${name}`);
+}
+
+/** A target that sends back what it gets. */
+function echo(): Deno.TcpListener {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  (async () => {
+    for await (const conn of listener) conn.readable.pipeTo(conn.writable).catch(() => {});
+  })().catch(() => {});
+  return listener;
+}
+
+/** What a service is told, with `target` in place of the one it names. */
+function aimed(words: string, target: Deno.TcpListener): string {
+  return words.replace(/(production|127\.0\.0\.1):22\b/, `127.0.0.1:${target.addr.port}`);
+}
+
+testWith(["systemd-analyze"], "systemd finds no fault with the units", async (shop) => {
+  const files = SERVICES.flatMap((name) => [`${name}.socket`, `${name}.service`]);
+  for (const file of files) {
+    const here = text(file).replace("/usr/local/bin/iocopy", "/bin/true"); // that has to be there
+    await Deno.writeTextFile(shop.path(file), here);
+  }
+  const paths = files.map((file) => shop.path(file));
+  assertEquals(
+    await shop.run("sh", "-c", 'systemd-analyze verify --man=no "$@" 2>&1', "sh", ...paths),
+    "",
+  );
+});
+
+testWith(["systemd-socket-activate"], "the units' services do what they are for", async (shop) => {
+  using target = echo();
+  for (const name of SERVICES) {
+    const ports = [...text(`${name}.socket`).matchAll(/^ListenStream=/gm)].map(() => freePort());
+    const [, command = ""] = /^ExecStart=\/usr\/local\/bin\/iocopy (.+)$/m.exec(
+      text(`${name}.service`),
+    ) ?? [];
+    const listens = ports.flatMap((port) => ["-l", `127.0.0.1:${port}`]);
+    const passed = `DENO_DIR=${await denoDir()}`;
+    const binder = ["systemd-socket-activate", "-E", passed, ...listens];
+    const program = shop.start([...binder, shop.iocopy, ...aimed(command, target).split(" ")]);
+    for (const _ of ports) await program.says(/^Listening on /);
+    const connect = (port = 0) => Deno.connect({ hostname: "127.0.0.1", port });
+    await meets(connect, ports);
+    await program.dispose();
+  }
+});
+
+testWith(["s6-ipcserver-socketbinder"], "the run scripts do what they are for", async (shop) => {
+  using target = echo();
+  // The binder of TCP sockets is not in Debian. The one of unix sockets stands in
+  // for it, with the port as the path; and root's program for who is not root.
+  await script(shop, "s6-tcpserver-socketbinder", 'shift; exec s6-ipcserver-socketbinder "$@"');
+  await script(shop, "s6-setuidgid", 'shift; exec "$@"');
+  for (const name of SERVICES) {
+    const ports = [...text(`${name}.run`).matchAll(/socketbinder \S+ (\d+)/g)].map(([, port]) =>
+      port
+    );
+    const run = shop.path(`${name}.run`);
+    await Deno.writeTextFile(run, aimed(text(`${name}.run`), target), { mode: 0o755 });
+    const path = `${shop.folder}:${Deno.env.get("PATH")}`;
+    const program = shop.start([run], { env: { PATH: path, DENO_DIR: await denoDir() } });
+    await meets((port = "") => reach(shop.path(port)), ports);
+    await program.dispose();
+    for (const port of ports) await Deno.remove(shop.path(port ?? ""));
+  }
+});
+
+/** Once the socket is there. */
+async function reach(path: string): Promise<Deno.Conn> {
+  for (let i = 0;; i++) {
+    try {
+      return await Deno.connect({ transport: "unix", path });
+    } catch (error) {
+      if (i > 3000) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+}
+
+/** Bytes go from one end to the other: to the echo, or to who comes to the second port. */
+async function meets<P>(connect: (port?: P) => Promise<Deno.Conn>, ports: P[]): Promise<void> {
+  const [user, server] = [await connect(ports[0]), ports[1] && await connect(ports[1])];
+  await writeAll(user, "hello");
+  if (server) {
+    assertEquals(await within("the bytes", readText(server, 5)), "hello");
+    await writeAll(server, "hello");
+    server.close();
+  }
+  assertEquals(await within("the answer", readText(user, 5)), "hello");
+  if (server) assertEquals(await within("the end", readAll(user)), "");
+  assert(ports.length <= 2);
+  user.close();
+}
+
+async function script(shop: Workshop, name: string, words: string): Promise<void> {
+  await Deno.writeTextFile(shop.path(name), `#!/bin/sh\n${words}\n`, { mode: 0o755 });
+}
