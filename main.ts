@@ -54,9 +54,10 @@ async function run(settings: Settings): Promise<number> {
     // These modules are loaded only if they are used, which makes the start faster.
     ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
   });
-  const services = await serving?.serveAll(copier, settings, listeners, log) ?? [];
+  const served = await serving?.serveAll(copier, settings, listeners, log);
+  const services = served?.services ?? [];
   const { channels } = copier;
-  const watchers: (() => void)[] = [];
+  const watchers: (() => void)[] = served ? [served.end] : [];
   if (settings.progress && serving) watchers.push(serving.showServing(services, log));
   if (settings.progress && pairs.length > 0) {
     const { showProgress } = await import("./cli/progress.ts");

@@ -17,15 +17,17 @@ const REPEATED_ERROR = 1000;
 
 /**
  * Makes `copier` serve what the command line asks for, and report it to `log`.
- * `listeners` are the pairs of which both descriptors listen.
+ * `listeners` are the pairs of which both descriptors listen. Returns how the
+ * services stand, and a function that reports what is only counted yet.
  */
 export async function serveAll(
   copier: Copier,
   settings: Settings,
   listeners: readonly (readonly [number, number])[],
   log: Log,
-): Promise<ServiceStatus[]> {
-  const options = { ...toOptions(settings), ...telling(settings, log) };
+): Promise<{ services: ServiceStatus[]; end: () => void }> {
+  const failures = new Counted(log);
+  const options = { ...toOptions(settings), ...telling(settings, log, failures) };
   const services: ServiceStatus[] = [];
   for (const [listener, target] of [...settings.services, ...listeners]) {
     try {
@@ -34,7 +36,7 @@ export async function serveAll(
       throw error instanceof RangeError ? new UsageError(error.message) : error;
     }
   }
-  return services;
+  return { services, end: () => failures.end() };
 }
 
 function toOptions(settings: Settings): ServeOptions {
@@ -49,8 +51,11 @@ function toOptions(settings: Settings): ServeOptions {
   };
 }
 
-function telling({ verbose, stats, json }: Settings, log: Log): ServeOptions {
-  const failures = new Counted(log);
+function telling(
+  { verbose, stats, json }: Settings,
+  log: Log,
+  failures: Counted,
+): ServeOptions {
   return {
     ...verbose && {
       onAccept: ({ id, peer }, { address, open }) =>
@@ -104,13 +109,19 @@ class Counted {
     if (count !== undefined) return void this.#counts.set(line, count + 1);
     this.#log.message(line);
     this.#counts.set(line, 0);
-    const timer = setTimeout(() => {
-      const more = this.#counts.get(line) ?? 0;
-      this.#counts.delete(line);
-      if (more > 0) this.#log.message(`${line} (${more} more times)`);
-      this.#log.flush();
-    }, REPEATED_ERROR);
-    Deno.unrefTimer(timer);
+    Deno.unrefTimer(setTimeout(() => this.#tell(line), REPEATED_ERROR));
+  }
+
+  #tell(line: string): void {
+    const more = this.#counts.get(line) ?? 0;
+    this.#counts.delete(line);
+    if (more > 0) this.#log.message(`${line} (${more} more times)`);
+    this.#log.flush();
+  }
+
+  /** Tells all that is only counted yet. */
+  end(): void {
+    for (const line of this.#counts.keys()) this.#tell(line);
   }
 }
 
