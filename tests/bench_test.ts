@@ -4,6 +4,7 @@ import type { Outcome } from "../bench/load.ts";
 import { Figures, median, speed } from "../bench/measure.ts";
 import { plot } from "../bench/plot.ts";
 import { BINARY, COMMAND, ROOT } from "./harness.ts";
+import { needing } from "./programs.ts";
 import { outputOf } from "./probe.ts";
 
 const OURS = BINARY ? "iocopy" : "source";
@@ -14,18 +15,6 @@ async function bench(...args: string[]): Promise<{ code: number; out: string; er
   const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...words], { cwd: ROOT });
   return { code, out: stdout, err: stderr };
 }
-
-function hasCompiler(): boolean {
-  const args = ["-c", "command -v cc"];
-  const here = new Deno.Command("sh", { args, stdout: "null" }).outputSync().success;
-  if (!here && Deno.env.get("CI")) throw new Error("cc is missing: install a C compiler (gcc)");
-  if (!here) {
-    console.error("SKIPPED tests/bench_test.ts: cc is missing, install a C compiler (gcc)");
-  }
-  return here;
-}
-
-const ignore = !hasCompiler();
 
 interface Row {
   test: string;
@@ -39,8 +28,7 @@ interface Row {
 }
 
 Deno.test({
-  name: "the benchmark measures, and prints JSON",
-  ignore,
+  ...needing(["cc"], "the benchmark measures, and prints JSON"),
   async fn() {
     const copiers = ["direct", "limit", OURS];
     const paths = "--paths=pipe-pipe,file-tcp";
@@ -70,8 +58,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a copier that changes, loses or adds bytes, or fails, is detected",
-  ignore,
+  ...needing(["cc"], "a copier that changes, loses or adds bytes, or fails, is detected"),
   async fn() {
     const wrong: Record<string, [words: string, found: RegExp]> = {
       changes: ["tr '\\000' '\\001'", /^wrong bytes after \d+$/],

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
-import { BINARY, COMMAND, denoDir, only, ROOT } from "./harness.ts";
+import { BINARY, COMMAND, denoDir, only, ROOT, skippedIf } from "./harness.ts";
 import { descriptors, inFolder, iocopy, listens, makeRoot } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
@@ -126,7 +126,6 @@ async function traced(path: string): Promise<string> {
 // ---- As other users, in other namespaces and roots; these need root.
 
 const ROOTLESS = Deno.uid() !== 0;
-if (ROOTLESS) console.error("SKIPPED: the tests of privilege need root (run them with sudo)");
 
 if (Deno.env.has("CI")) {
   Deno.test("the tests of privilege are run as root", () => assertEquals(Deno.uid(), 0));
@@ -155,10 +154,8 @@ async function forEverybody(folder: string): Promise<readonly string[]> {
   return [`${folder}/deno`, "run", "--allow-ffi", "--no-prompt", `${folder}/main.ts`];
 }
 
-Deno.test({
-  ...needing(["setpriv"], "as nobody, in /, with an empty environment"),
-  ...ROOTLESS && { ignore: true },
-}, async () => {
+const asNobody = needing(["setpriv"], "as nobody, in /, with an empty environment");
+Deno.test(skippedIf(ROOTLESS, "it needs root", asNobody), async () => {
   await inFolder(async (folder) => {
     const command = [...NOBODY, ...await forEverybody(folder)];
     const env = BINARY ? {} : { DENO_DIR: `${folder}/cache` }; // the user nobody may not write there
@@ -173,12 +170,9 @@ const MOUNTS = (() => {
     /^CapEff:\s*(\w+)/m.exec(Deno.readTextFileSync("/proc/self/status")) ?? [];
   return (BigInt(`0x${effective}`) >> CAP_SYS_ADMIN & 1n) === 1n;
 })();
-const MAY_NOT = MOUNTS ? "" : " SKIPPED: to mount needs CAP_SYS_ADMIN, which this container lacks";
 
-Deno.test({
-  ...needing(["unshare", "setpriv"], `as nobody, with every file system read-only${MAY_NOT}`),
-  ...(!MOUNTS || ROOTLESS) && { ignore: true },
-}, async () => {
+const readOnly = needing(["unshare", "setpriv"], "as nobody, with every file system read-only");
+Deno.test(skippedIf(!MOUNTS, "to mount needs CAP_SYS_ADMIN", readOnly), async () => {
   await inFolder(async (folder) => {
     const [program = "", ...words] = await forEverybody(folder);
     const script = `set -e
@@ -197,14 +191,12 @@ Deno.test({
   });
 });
 
+const inChroot = only(
+  "executable",
+  "in a chroot that holds only it, its libraries and one link, as tcpserver -u would run it",
+);
 Deno.test(
-  {
-    ...only(
-      "executable",
-      "in a chroot that holds only it, its libraries and one link, as tcpserver -u would run it",
-    ),
-    ...(ROOTLESS || needing(["chroot"], "").ignore) && { ignore: true },
-  },
+  skippedIf(ROOTLESS, "chroot(2) needs root", inChroot),
   async () => {
     const executable = BINARY;
     if (!executable) return;

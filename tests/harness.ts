@@ -19,20 +19,29 @@ export const COMMAND: readonly string[] = BINARY
   ? [BINARY]
   : [Deno.execPath(), "run", "--allow-ffi", "--no-prompt", resolve(ROOT, "main.ts")];
 
-/**
- * The name of a test of the source only, or of the executable only, and whether it is
- * skipped; if so, its name says why.
- */
-export function only(
-  what: "source" | "executable",
-  name: string,
-): { name: string; ignore: boolean } {
-  if ((BINARY !== undefined) === (what === "executable")) return { name, ignore: false };
+/** A test's name, which says why it is skipped if it is. */
+export interface Head {
+  readonly name: string;
+  readonly ignore: boolean;
+}
+
+/** A test that is skipped for `reason` if `condition` holds, or if it is skipped anyway. */
+export function skippedIf(condition: boolean, reason: string, test: string | Head): Head {
+  const head = typeof test === "string" ? { name: test, ignore: false } : test;
+  if (!condition || head.ignore) return head;
+  return { name: `${head.name} SKIPPED: ${reason}`, ignore: true };
+}
+
+/** A test of the source only, or of the executable only. */
+export function only(what: "source" | "executable", name: string): Head {
   const reason = BINARY
     ? "it is about the source, and IOCOPY names an executable"
     : "it is about the executable, which IOCOPY does not name";
-  return { name: `${name} SKIPPED: ${reason}`, ignore: true };
+  return skippedIf((BINARY !== undefined) !== (what === "executable"), reason, name);
 }
+
+/** Whether this is the oldest Deno, which lacks what a few tests use. */
+export const DENO_26 = Deno.version.deno.startsWith("2.6.");
 
 // From source, the runtime would ask the network for its newest version.
 Deno.env.set("DENO_NO_UPDATE_CHECK", "1");

@@ -8,7 +8,7 @@ import { ARCHITECTURES, archive, deb, npmExecutable, npmPackage } from "../tools
 import { REPOSITORY } from "../tools/project.ts";
 import { pipe, unixPair } from "./ends.ts";
 import { endOfFile, passes, succeeds } from "./expect.ts";
-import { BINARY, denoDir, only, ROOT } from "./harness.ts";
+import { BINARY, denoDir, only, ROOT, skippedIf } from "./harness.ts";
 import { inFolder, iocopy, outputOf } from "./probe.ts";
 import { find, needing } from "./programs.ts";
 
@@ -175,10 +175,8 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
     ]);
   });
   const reason = notHere();
-  const name = reason && ` SKIPPED: ${reason}`;
   await t.step({
-    name: `apt-get installs it, and removes it${name}`,
-    ignore: reason !== "",
+    ...skippedIf(reason !== "", reason, "apt-get installs it, and removes it"),
     fn: async () => {
       await Deno.chmod(folder, 0o755); // apt-get reads it as another user
       const apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=60"];

@@ -5,7 +5,7 @@
  * @module
  */
 import { resolve } from "node:path";
-import { BINARY, COMMAND, ROOT } from "./harness.ts";
+import { BINARY, COMMAND, type Head, ROOT, skippedIf } from "./harness.ts";
 import { within } from "./probe.ts";
 
 /** The Debian packages of programs, if they have another name. */
@@ -14,6 +14,7 @@ const PACKAGES: Record<string, string> = {
   "s6-ipcserver": "s6",
   "s6-ipcserver-socketbinder": "s6",
   ab: "apache2-utils",
+  cc: "gcc",
   chroot: "coreutils",
   hexdump: "bsdextrautils",
   inetd: "openbsd-inetd",
@@ -46,6 +47,13 @@ export function find(program: string): string | undefined {
   });
 }
 
+/** Whether sshd lets in who runs the tests: passwd(5) has a shell, or something in its place. */
+function mayLogIn(): boolean {
+  const users = Deno.readTextFileSync("/etc/passwd").split("\n").map((line) => line.split(":"));
+  const shell = users.find(([, , uid]) => Number(uid) === Deno.uid())?.at(-1) ?? "";
+  return !/\/(nologin|false)$/.test(shell);
+}
+
 /**
  * The name of a test that needs other programs, and whether it is skipped. Where
  * one is missing the name says so, and what to install: a line on standard error
@@ -55,9 +63,12 @@ export function find(program: string): string | undefined {
 export function needing(
   programs: readonly string[],
   name: string,
-): { name: string; ignore: boolean } {
+): Head {
   const missing = programs.filter((program) => !find(program));
-  if (missing.length === 0) return { name, ignore: false };
+  if (missing.length === 0) {
+    const locked = programs.includes("sshd") && !mayLogIn();
+    return skippedIf(locked, "sshd lets in no user whose shell is nologin", name);
+  }
   const packages = new Set(missing.map((program) => PACKAGES[program] ?? program));
   const advice = `${missing.join(", ")} missing, apt-get install ${[...packages].join(" ")}`;
   if (Deno.env.has("CI")) throw new Error(`${name}: ${advice}`);
