@@ -81,8 +81,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "the benchmark compares two builds, figure by figure",
-  ignore,
+  ...needing(["cc"], "the benchmark compares two builds, figure by figure"),
   async fn() {
     const other = COMMAND.join(" ");
     const only = ["--paths=pipe-pipe", "--tests=bulk,ping,start,shell"];
