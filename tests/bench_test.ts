@@ -9,7 +9,7 @@ import { outputOf } from "./probe.ts";
 
 const OURS = BINARY ? "iocopy" : "source";
 
-/** Runs the bench with few bytes. */
+/** Runs the benchmark with few bytes. */
 async function bench(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const words = ["run", "--allow-all", "bench/bench.ts", "--quick", "--bytes=1", ...args];
   const { code, stdout, stderr } = await outputOf([Deno.execPath(), ...words], { cwd: ROOT });
@@ -47,7 +47,7 @@ Deno.test({
       const { gigabytesPerSecond, roundTripMicroseconds, startMilliseconds } = row;
       const value = gigabytesPerSecond ?? roundTripMicroseconds ?? startMilliseconds;
       assert(value !== undefined && value > 0, JSON.stringify(row));
-      // Private memory: what a C program has, and what a runtime has.
+      // Private memory of a C program, and of one with a runtime.
       const [least, most] = row.copier === "limit" ? [3e4, 1e6] : [5e6, 3e7];
       const isMeasured = row.copier !== "direct" && row.test !== "shell" && row.path !== "file-tcp";
       if (isMeasured) {

@@ -1,6 +1,6 @@
 /**
- * A seccomp filter refuses a system call (containers, hardened hosts): the copy
- * does without it, or says in one line what is missing. Nothing is lost silently.
+ * A seccomp filter refuses a system call, as in containers and on hardened hosts: the
+ * copy works without it, or one line names what is missing. Nothing is lost silently.
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import {
@@ -20,7 +20,7 @@ import { COMMAND } from "./harness.ts";
 import { fillUp, hungUp, inFolder, iocopy, noise, same, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 
-/** Installs a filter and becomes the command: refuses the call number argv[1], with argv[2] as its second argument (-1: any), with errno argv[3]. */
+/** Installs a filter and executes the command: the call number argv[1], with argv[2] as its second argument (-1: any), fails with errno argv[3]. */
 const FILTER = `
 import ctypes, os, struct, sys
 number, argument, errno = map(int, sys.argv[1:4])
@@ -57,7 +57,7 @@ const CALLS = {
 
 const EPERM = 1, EACCES = 13;
 
-/** The command, to which a call is refused, or only where its second argument is `argument`. */
+/** The command with a call that is refused, always or only if its second argument is `argument`. */
 function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readonly string[] {
   const number = CALLS[call][Deno.build.arch === "x86_64" ? 0 : 1];
   return ["python3", "-c", FILTER, String(number), String(argument), String(errno), ...COMMAND];
@@ -65,7 +65,7 @@ function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readon
 
 type Make = (folder: string) => [from: End | undefined, source: End, sink: End, to: End];
 
-/** Channels from a source to a sink: with the end that feeds it, and the end where all arrives. */
+/** Channels, each with the end that is written and the end where everything arrives. */
 const CHANNELS: Record<string, Make> = {
   "pipe to pipe": () => {
     const [[source, from], [to, sink]] = [pipe(), pipe()];
@@ -96,7 +96,7 @@ function toFile(folder: string): [End, End, End, End] {
   return [from, source, sink, open(`${folder}/output`, O_RDONLY)];
 }
 
-/** Copies through one of {@linkcode CHANNELS}; all has to arrive, with status 0. Returns the statistics. */
+/** Copies through one of {@linkcode CHANNELS}; everything has to arrive. Returns the statistics. */
 async function copies(make: Make, command: readonly string[]): Promise<string> {
   return await inFolder(async (folder) => {
     const content = noise(300_000);
@@ -123,14 +123,14 @@ for (const [kind, make] of Object.entries(CHANNELS)) {
     const name = `splice(2) is refused with "${words}": ${kind}`;
     Deno.test(needing(["python3"], name), async () => {
       const stats = await copies(make, without("splice", errno));
-      const reason = make === toFile ? "append" : `splice: ${words}`; // there nobody tries
+      const reason = make === toFile ? "append" : `splice: ${words}`; // splice(2) is not tried there
       assertStringIncludes(stats, `"route":"copy","reason":"${reason}"`);
     });
   }
 }
 
 for (const call of ["getpeername", "ioctl", "kcmp", "pipe2", "preadv2", "pwritev2"] as const) {
-  Deno.test(needing(["python3"], `it does without ${call}`), async () => {
+  Deno.test(needing(["python3"], `it works without ${call}`), async () => {
     const command = without(call);
     await Promise.all(Object.values(CHANNELS).map((make) => copies(make, command)));
   });
@@ -138,7 +138,7 @@ for (const call of ["getpeername", "ioctl", "kcmp", "pipe2", "preadv2", "pwritev
 
 const F_GETFD = 1, F_GETFL = 3, F_SETFL = 4;
 
-/** What it does not do without: how it says so. */
+/** Calls without which it cannot work, and the line that says so. */
 const NEEDED: [keyof typeof CALLS, argument: number, says: string][] = [
   ["fcntl", F_GETFD, "fcntl 3"],
   ["fcntl", F_GETFL, "fcntl 3"],
@@ -155,23 +155,26 @@ for (const [call, argument, says] of NEEDED) {
     const [to, sink] = unixPair();
     const command = without(call, EPERM, argument);
     using running = iocopy("3 4 4 3", { 3: source, 4: sink }, { command });
-    void from.write(noise(300_000)).catch(() => {}); // more than the buffers take
+    void from.write(noise(300_000)).catch(() => {}); // more than the buffers hold
     await endsWith(running, 111, `iocopy: ${says}: Operation not permitted\n`);
     for (const end of [from, to]) end.close();
   });
 }
 
-Deno.test(needing(["python3"], "dup3 is refused: the copy is whole, and it says so"), async () => {
-  const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
-  using running = iocopy("0 1", { 0: input, 1: output }, { command: without("dup3") });
-  await passes(stdin, stdout);
-  stdin.close();
-  assertEquals((await stdout.readAll()).length, 0);
-  const { code, stderr } = await running.outcome;
-  assertEquals(code, 111);
-  assertStringIncludes(stderr, "iocopy: close 1: Operation not permitted\n");
-  stdout.close();
-});
+Deno.test(
+  needing(["python3"], "dup3 is refused: the copy is complete, and a line says so"),
+  async () => {
+    const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
+    using running = iocopy("0 1", { 0: input, 1: output }, { command: without("dup3") });
+    await passes(stdin, stdout);
+    stdin.close();
+    assertEquals((await stdout.readAll()).length, 0);
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 111);
+    assertStringIncludes(stderr, "iocopy: close 1: Operation not permitted\n");
+    stdout.close();
+  },
+);
 
 for (const [kind, make] of Object.entries(SOCKETS)) {
   const name = `a ${kind} socket stays blocking, stuck: the other channel goes on`;

@@ -1,4 +1,4 @@
-/** examples/services: what systemd and s6 are told, with other ports. */
+/** examples/services: the units of systemd and the run scripts of s6, with other ports. */
 import { assert, assertEquals } from "@std/assert";
 import { denoDir, ROOT } from "./harness.ts";
 import { freePort, testWith, type Workshop } from "./programs.ts";
@@ -11,7 +11,7 @@ function text(name: string): string {
   return Deno.readTextFileSync(`${ROOT}/examples/services/${name}`);
 }
 
-/** A target that sends back what it gets. */
+/** A target that sends back what it receives. */
 function echo(): Deno.TcpListener {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   (async () => {
@@ -20,7 +20,7 @@ function echo(): Deno.TcpListener {
   return listener;
 }
 
-/** What a service is told, with `target` in place of the one it names. */
+/** The command of a service, with another target. */
 function aimed(words: string, target: Deno.TcpListener): string {
   return words.replace(/(production|127\.0\.0\.1):22\b/, `127.0.0.1:${target.addr.port}`);
 }
@@ -28,7 +28,7 @@ function aimed(words: string, target: Deno.TcpListener): string {
 testWith(["systemd-analyze"], "systemd finds no fault with the units", async (shop) => {
   const files = SERVICES.flatMap((name) => [`${name}.socket`, `${name}.service`]);
   for (const file of files) {
-    const here = text(file).replace("/usr/local/bin/iocopy", "/bin/true"); // that has to be there
+    const here = text(file).replace("/usr/local/bin/iocopy", "/bin/true"); // this has to exist
     await Deno.writeTextFile(shop.path(file), here);
   }
   const paths = files.map((file) => shop.path(file));
@@ -38,7 +38,7 @@ testWith(["systemd-analyze"], "systemd finds no fault with the units", async (sh
   );
 });
 
-testWith(["systemd-socket-activate"], "the units' services do what they are for", async (shop) => {
+testWith(["systemd-socket-activate"], "the commands of the units work", async (shop) => {
   using target = echo();
   for (const name of SERVICES) {
     const ports = [...text(`${name}.socket`).matchAll(/^ListenStream=/gm)].map(() => freePort());
@@ -56,10 +56,10 @@ testWith(["systemd-socket-activate"], "the units' services do what they are for"
   }
 });
 
-testWith(["s6-ipcserver-socketbinder"], "the run scripts do what they are for", async (shop) => {
+testWith(["s6-ipcserver-socketbinder"], "the run scripts work", async (shop) => {
   using target = echo();
-  // The binder of TCP sockets is not in Debian. The one of unix sockets stands in
-  // for it, with the port as the path; and root's program for who is not root.
+  // Debian does not have s6-tcpserver-socketbinder, so the one for unix sockets replaces
+  // it, with the port as the path; and so does a script for s6-setuidgid, which needs root.
   await script(shop, "s6-tcpserver-socketbinder", 'shift; exec s6-ipcserver-socketbinder "$@"');
   await script(shop, "s6-setuidgid", 'shift; exec "$@"');
   for (const name of SERVICES) {
@@ -76,7 +76,7 @@ testWith(["s6-ipcserver-socketbinder"], "the run scripts do what they are for", 
   }
 });
 
-/** Once the socket is there. */
+/** Waits until the socket exists. */
 async function reach(path: string): Promise<Deno.Conn> {
   for (let i = 0;; i++) {
     try {
@@ -88,7 +88,7 @@ async function reach(path: string): Promise<Deno.Conn> {
   }
 }
 
-/** Bytes go from one end to the other: to the echo, or to who comes to the second port. */
+/** Passes bytes from one end to the other: to the echo, or to a connection to the second port. */
 async function meets<P>(connect: (port?: P) => Promise<Deno.Conn>, ports: P[]): Promise<void> {
   const [user, server] = [await connect(ports[0]), ports[1] && await connect(ports[1])];
   await writeAll(user, "hello");

@@ -1,4 +1,4 @@
-/** examples/tcpforward.ts: run from source, and compiled by one command. */
+/** examples/tcpforward.ts, run from source and compiled. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
 import { ROOT } from "./harness.ts";
@@ -13,13 +13,13 @@ const SOURCE = [
   `${ROOT}/examples/tcpforward.ts`,
 ];
 
-testWith([], "tcpforward forwards a port, and says so with -v", async (shop) => {
+testWith([], "tcpforward forwards a port, and reports it with -v", async (shop) => {
   await forwards(shop, SOURCE);
 });
 
 testWith(
   [],
-  "tcpforward: wrong use is one line and 100, a refusal one line and 111",
+  "tcpforward: wrong use is one line and 100, an error of the system one line and 111",
   async (shop) => {
     const { target, port } = listen();
     const lines: [args: string[], status: number, line: RegExp][] = [
@@ -43,7 +43,7 @@ testWith(
   },
 );
 
-// Where nothing can be downloaded, DENORT_BIN names the base of an executable.
+// If nothing can be downloaded, DENORT_BIN is the path of the base binary.
 const canCompile = Deno.env.has("DENORT_BIN") || Deno.env.has("CI");
 
 Deno.test({
@@ -87,7 +87,7 @@ async function forwards(shop: Workshop, command: readonly string[]): Promise<voi
   target.close();
 }
 
-/** Once it listens. */
+/** Waits until it listens. */
 async function reach(port: number): Promise<Deno.TcpConn> {
   for (let i = 0;; i++) {
     try {
