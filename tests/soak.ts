@@ -19,19 +19,27 @@ import {
   open,
   pipe,
   reversedPipe,
+  serving,
   tcpPair,
   unixPair,
 } from "./ends.ts";
 import { testArm64 } from "./arm64.ts";
 import { BINARY, COMMAND, handOver, ROOT, type Running } from "./harness.ts";
-import { descriptors, inParallel, noise, residentBytes, same } from "./probe.ts";
+import { descriptors, inFolder, inParallel, noise, residentBytes, same } from "./probe.ts";
+import { freePort } from "./programs.ts";
 import { pause } from "./watching.ts";
 
 const GIGA = 1e9;
 
 const options = parseArgs(Deno.args, {
-  string: ["gigabytes", "channels", "starts", "seconds"],
-  default: { gigabytes: "200", channels: "2000", starts: "10000", seconds: "3600" },
+  string: ["gigabytes", "channels", "starts", "seconds", "connections"],
+  default: {
+    gigabytes: "200",
+    channels: "2000",
+    starts: "10000",
+    seconds: "3600",
+    connections: "1000000",
+  },
 });
 
 /** The parts, by name. */
@@ -39,6 +47,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   bytes: () => bytes(Number(options.gigabytes)),
   channels: () => channels(Number(options.channels)),
   starts: () => starts(Number(options.starts)),
+  connections: () => connections(Number(options.connections)),
   arguments: () => test("input_test.ts", { STARTS: options.starts }),
   arm64: testArm64,
   graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
@@ -204,6 +213,42 @@ async function starts(count: number): Promise<void> {
     `${count} starts and stops, a quarter of them by SIGTERM: ${mega(total)} MB, each byte ` +
       `checked, in ${((performance.now() - began) / 1000).toFixed(1)} s`,
   );
+}
+
+// ---- Many connections one after the other: they leave no memory and no descriptor.
+
+async function connections(count: number): Promise<void> {
+  await inFolder(async (folder) => {
+    const program = `${folder}/connections`;
+    const args = ["-O2", "-pthread", "-o", program, `${ROOT}/bench/connections.c`];
+    assert(
+      new Deno.Command("cc", { args }).outputSync().success,
+      "bench/connections.c: no compiler",
+    );
+    const { listener, port } = serving();
+    const target = freePort();
+    using running = handOver(["3", `127.0.0.1:${target}`], { 3: listener });
+    const churn = async (count: number) => {
+      const args = ["churn", "-p", port, "-t", target, "-n", count].map(String);
+      const { success, stderr } = await new Deno.Command(program, { args }).output();
+      assert(success, new TextDecoder().decode(stderr));
+      await pause(2000); // spare pipes are closed
+      return { memory: residentBytes(running.pid), open: descriptors(running.pid).size };
+    };
+    const began = performance.now();
+    const first = await churn(1000);
+    const half = await churn(count / 2), all = await churn(count / 2);
+    say(
+      `${count} connections in ${((performance.now() - began) / 1000).toFixed(1)} s: memory ` +
+        `${mega(first.memory)} MB after the first 1000, ${mega(half.memory)} after half, ` +
+        `${mega(all.memory)} after all; descriptors ${first.open}, ${half.open}, ${all.open}`,
+    );
+    assertEquals(all.open, first.open);
+    // V8's space for new objects grows to its bound within the first half.
+    assert(all.memory - half.memory < 4e6, "the memory grows");
+    running.kill("SIGHUP");
+    assertEquals((await running.outcome).code, 0);
+  });
 }
 
 // ---- The random tests, for longer.
