@@ -3,8 +3,8 @@ import { type Copier, TCP } from "../bench/copiers.ts";
 import type { Outcome } from "../bench/load.ts";
 import { Figures, median, speed } from "../bench/measure.ts";
 import { plot } from "../bench/plot.ts";
-import { BINARY, COMMAND, ROOT } from "./harness.ts";
-import { needing } from "./programs.ts";
+import { BINARY, ROOT } from "./harness.ts";
+import { needing, Workshop } from "./programs.ts";
 import { outputOf } from "./probe.ts";
 
 const OURS = BINARY ? "iocopy" : "source";
@@ -83,9 +83,9 @@ Deno.test({
 Deno.test({
   ...needing(["cc"], "the benchmark compares two builds, figure by figure"),
   async fn() {
-    const other = COMMAND.join(" ");
+    await using shop = new Workshop(); // whose iocopy has no blank in its path
     const only = ["--paths=pipe-pipe", "--tests=bulk,ping,start,shell"];
-    const { code, out, err } = await bench(`--against=${other}`, ...only);
+    const { code, out, err } = await bench(`--against=${shop.iocopy}`, ...only);
     assertEquals(code, 0, err);
     for (const what of ["bulk, pipe to pipe: GB/s", "ping, pipe to pipe: median", "start, pipe"]) {
       assertMatch(out, new RegExp(`${what}.*( +[\\d.]+){4}\\n`));
