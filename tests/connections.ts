@@ -4,7 +4,22 @@
  * @module
  */
 
+import { DEADLINE } from "./probe.ts";
+import { pause } from "./watching.ts";
+
 const decoder = new TextDecoder();
+
+/** Calls `connect`, such as `Deno.connect`, until the other side listens. */
+export async function retrying<C>(connect: () => Promise<C>): Promise<C> {
+  for (const start = performance.now();;) {
+    try {
+      return await connect();
+    } catch (error) {
+      if (performance.now() - start > DEADLINE) throw error;
+      await pause(10);
+    }
+  }
+}
 
 /** Writes all of it. */
 export async function writeAll(

@@ -3,7 +3,6 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import {
-  type End,
   makeFifo,
   O_CREAT,
   O_RDONLY,
@@ -11,17 +10,19 @@ import {
   O_WRONLY,
   open,
   pipe,
+  reversedTerminal,
   tcpPair,
   terminal,
   unixPair,
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
+import { inFolder } from "./probe.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
     await t.step(`a ${kind}`, async () => {
-      const [reading, first] = kind === "terminal" ? make().reverse() as [End, End] : make();
+      const [reading, first] = kind === "terminal" ? reversedTerminal() : make();
       const [out, writing] = make();
       const code = `
         const [input, output] = [new Descriptor(3), new Descriptor(4)];
@@ -223,11 +224,11 @@ Deno.test("Descriptor does nothing after close: its number can be another file b
 });
 
 Deno.test("Descriptor has properties of the descriptor", async () => {
-  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
-  const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
-  await file.write("hello");
-  const [socket, peer] = unixPair();
-  const code = `
+  await inFolder(async (folder) => {
+    const file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+    await file.write("hello");
+    const [socket, peer] = unixPair();
+    const code = `
     for (const fd of [0, 3, 4, 5]) {
       const d = new Descriptor(fd);
       say([d.fd, d.kind, d.size, d.isReadable, d.isWritable, d.isStream, d.isUnix, d.mayBlock]);
@@ -235,17 +236,17 @@ Deno.test("Descriptor has properties of the descriptor", async () => {
     say(new Descriptor(4).identity === new Descriptor(5).identity);
     say(new Descriptor(3).identity === new Descriptor(4).identity);
   `;
-  using running = program(code, { 3: file, 4: socket, 5: socket.duplicate() });
-  assertEquals(await said(running), [
-    [0, "device", 0, true, true, true, false, false],
-    [3, "file", 5, false, true, true, false, false],
-    [4, "socket", 0, true, true, true, true, false],
-    [5, "socket", 0, true, true, true, true, false],
-    true,
-    false,
-  ]);
-  peer.close();
-  await Deno.remove(folder, { recursive: true });
+    using running = program(code, { 3: file, 4: socket, 5: socket.duplicate() });
+    assertEquals(await said(running), [
+      [0, "device", 0, true, true, true, false, false],
+      [3, "file", 5, false, true, true, false, false],
+      [4, "socket", 0, true, true, true, true, false],
+      [5, "socket", 0, true, true, true, true, false],
+      true,
+      false,
+    ]);
+    peer.close();
+  });
 });
 
 // ---- The same calls of a Deno.FsFile and of a Descriptor.
@@ -281,9 +282,8 @@ async function compared(
   options: string,
   calls: readonly string[],
 ): Promise<unknown[]> {
-  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
-  const paths = [`${folder}/one`, `${folder}/other`] as const;
-  try {
+  return await inFolder(async (folder) => {
+    const paths = [`${folder}/one`, `${folder}/other`] as const;
     paths.forEach(make);
     using running = program(COMPARED(paths[0], options, calls.join()), {
       3: open(paths[1], flags),
@@ -291,9 +291,7 @@ async function compared(
     const all = await said(running) as [string, unknown, unknown][];
     assertEquals(all.map(([call, , ours]) => [call, ours]), all.map(([call, fs]) => [call, fs]));
     return all.map(([, , ours]) => ours);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  });
 }
 
 const callsOnFile = "Descriptor's calls on a file return what Deno.FsFile's return";
@@ -409,13 +407,13 @@ Deno.test("Descriptor's calls fail as Deno.FsFile's do", async (t) => {
 });
 
 Deno.test("Descriptor.stat returns for each kind of file what Deno's stat returns", async () => {
-  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
-  await Deno.writeTextFile(`${folder}/file`, "hello", { mode: 0o640 });
-  await Deno.link(`${folder}/file`, `${folder}/second name`);
-  const paths = [folder, `${folder}/file`, "/dev/null", "/proc/self/fd/6", "/proc/self/fd/7"];
-  const [reading, writing] = pipe();
-  const [socket, peer] = unixPair();
-  const code = `
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/file`, "hello", { mode: 0o640 });
+    await Deno.link(`${folder}/file`, `${folder}/second name`);
+    const paths = [folder, `${folder}/file`, "/dev/null", "/proc/self/fd/6", "/proc/self/fd/7"];
+    const [reading, writing] = pipe();
+    const [socket, peer] = unixPair();
+    const code = `
     for (const [i, path] of ${JSON.stringify(paths)}.entries()) {
       const [theirs, ours] = [Deno.statSync(path), new Descriptor(3 + i).statSync()];
       // Deno rounds that time to seconds, and returns null for 0.
@@ -425,31 +423,31 @@ Deno.test("Descriptor.stat returns for each kind of file what Deno's stat return
       say(Object.keys(theirs).length > 15 && Object.keys(theirs).filter((key) => ours[key] === true));
     }
   `;
-  using running = program(code, {
-    3: open(folder, O_RDONLY),
-    4: open(`${folder}/file`, O_RDONLY),
-    5: open("/dev/null", O_RDONLY),
-    6: reading,
-    7: socket,
+    using running = program(code, {
+      3: open(folder, O_RDONLY),
+      4: open(`${folder}/file`, O_RDONLY),
+      5: open("/dev/null", O_RDONLY),
+      6: reading,
+      7: socket,
+    });
+    assertEquals(await said(running), [
+      ["isDirectory"],
+      ["isFile"],
+      ["isCharDevice"],
+      ["isFifo"],
+      ["isSocket"],
+    ]);
+    writing.close();
+    peer.close();
   });
-  assertEquals(await said(running), [
-    ["isDirectory"],
-    ["isFile"],
-    ["isCharDevice"],
-    ["isFifo"],
-    ["isSocket"],
-  ]);
-  writing.close();
-  peer.close();
-  await Deno.remove(folder, { recursive: true });
 });
 
 const locks =
   "Descriptor's locks and Deno.FsFile's exclude each other, and waiting for one does not block the program";
 Deno.test(skippedIf(DENO_26, "Deno 2.6 has no FsFile.tryLock", locks), async () => {
-  const folder = await Deno.makeTempDir({ prefix: "iocopy-test-" });
-  const file = open(`${folder}/file`, O_RDWR | O_CREAT);
-  const code = `
+  await inFolder(async (folder) => {
+    const file = open(`${folder}/file`, O_RDWR | O_CREAT);
+    const code = `
     const other = await Deno.open(${JSON.stringify(`${folder}/file`)}, { read: true, write: true });
     const ours = new Descriptor(3);
     const both = () => [other.tryLockSync(true), ours.tryLockSync(true)];
@@ -472,16 +470,16 @@ Deno.test(skippedIf(DENO_26, "Deno 2.6 has no FsFile.tryLock", locks), async () 
     await ours.unlock();
     say(other.tryLockSync(true));
   `;
-  using running = program(code, { 3: file });
-  assertEquals(await said(running), [
-    [true, false, true],
-    [false, true],
-    [false, false],
-    false,
-    [true, false],
-    true,
-  ]);
-  await Deno.remove(folder, { recursive: true });
+    using running = program(code, { 3: file });
+    assertEquals(await said(running), [
+      [true, false, true],
+      [false, true],
+      [false, false],
+      false,
+      [true, false],
+      true,
+    ]);
+  });
 });
 
 Deno.test("Descriptor.setRaw sets a terminal as Deno.FsFile.setRaw does, and back", async () => {

@@ -80,43 +80,40 @@ async function staysIdle(running: Running): Promise<void> {
   assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
 }
 
+/** Copies some pieces from `from` to `to` through `args`, with a pause between them. */
+async function copiesAll(
+  args: string,
+  given: Record<number, End>,
+  from: End,
+  to: End,
+): Promise<void> {
+  using running = iocopy(`--stats=json ${args}`, given);
+  await from.write("one");
+  assertEquals(await within("the first piece", to.readText(3)), "one");
+  await staysIdle(running);
+  await from.write("two");
+  assertEquals(await within("the second", to.readText(3)), "two");
+  const content = noise(3_000_000);
+  void from.write(content).then(() => from.close());
+  assert(same(await within("the rest", to.readAll()), content), "other bytes");
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertStringIncludes(stderr, '"reason":null');
+  assertStringIncludes(stderr, '"ended":"eof","error":null');
+  to.close();
+}
+
 for (const [kind, leave] of Object.entries(NOTES)) {
   Deno.test(`${kind}, as wfd: nothing ends, nothing spins, everything arrives`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [input, stdin] = pipe();
-    using running = iocopy("--stats=json 0 3", { 0: input, 3: socket });
-    await stdin.write("one");
-    assertEquals(await within("the first piece", peer.readText(3)), "one");
-    await staysIdle(running);
-    await stdin.write("two");
-    assertEquals(await within("the second", peer.readText(3)), "two");
-    const content = noise(3_000_000);
-    void stdin.write(content).then(() => stdin.close());
-    assert(same(await within("the rest", peer.readAll()), content), "other bytes");
-    const { code, stderr } = await running.outcome;
-    assertEquals(code, 0);
-    assertStringIncludes(stderr, '"reason":null');
-    assertStringIncludes(stderr, '"ended":"eof","error":null');
-    peer.close();
+    await copiesAll("0 3", { 0: input, 3: socket }, stdin, peer);
   });
 
   Deno.test(`${kind}, as rfd: nothing ends, nothing spins, everything arrives`, async () => {
     const [peer, socket] = await withNotes(leave);
     const [stdout, output] = pipe();
-    using running = iocopy("--stats=json 3 1", { 3: socket, 1: output });
-    await peer.write("one");
-    assertEquals(await within("the first piece", stdout.readText(3)), "one");
-    await staysIdle(running);
-    await peer.write("two");
-    assertEquals(await within("the second", stdout.readText(3)), "two");
-    const content = noise(3_000_000);
-    void peer.write(content).then(() => peer.close());
-    assert(same(await within("the rest", stdout.readAll()), content), "other bytes");
-    const { code, stderr } = await running.outcome;
-    assertEquals(code, 0);
-    assertStringIncludes(stderr, '"reason":null');
-    assertStringIncludes(stderr, '"ended":"eof","error":null');
-    stdout.close();
+    await copiesAll("3 1", { 3: socket, 1: output }, peer, stdout);
   });
 
   Deno.test(`${kind}, as wfd: a reset is still reported`, async () => {

@@ -140,11 +140,11 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clien
   })().catch(() => {});
   for (let before = -1; held.length === 0 || held.length !== before;) {
     before = held.length;
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await pause(300);
   }
   assert(held.length < 100, `${held.length} at one time`);
   const used = cpuSeconds(running.pid);
-  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await pause(1000);
   assert(cpuSeconds(running.pid) - used <= 0.15, `${cpuSeconds(running.pid) - used} s of CPU`);
   const answer = async (conn: Deno.Conn) => {
     await writeAll(conn, await readAll(conn));
@@ -158,7 +158,7 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clien
       const conn = held[next++];
       if (conn) void answer(conn).catch(() => {});
     }
-    await new Promise((resolve) => setTimeout(resolve, 1));
+    await pause(1);
   }
   assertEquals(await all, Array.from({ length: 500 }, (_, i) => `client ${i}`));
   running.kill("SIGHUP");
@@ -295,8 +295,7 @@ Deno.test("two listeners: a connection that ends while it waits is dropped, unle
   using running = iocopy("v 3 4", { 3: users.listener, 4: servers.listener });
   const connect = (port: number) => Deno.connect({ hostname: "127.0.0.1", port });
   const gone = await connect(users.port);
-  const at = new Promise<void>((resolve) => setTimeout(resolve, 100));
-  await at; // it has been accepted by now, or will be together with its end of file
+  await pause(100); // it has been accepted by now, or will be together with its end of file
   gone.close();
   const asking = await connect(users.port);
   await writeAll(asking, "a question");

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { denoDir, ROOT } from "./harness.ts";
 import { freePort, testWith, type Workshop } from "./programs.ts";
-import { readAll, readText, writeAll } from "./connections.ts";
+import { readAll, readText, retrying, writeAll } from "./connections.ts";
 import { within } from "./probe.ts";
 
 const SERVICES = ["freedom", "gateway", "moon"];
@@ -70,23 +70,14 @@ testWith(["s6-ipcserver-socketbinder"], "the run scripts work", async (shop) => 
     await Deno.writeTextFile(run, aimed(text(`${name}.run`), target), { mode: 0o755 });
     const path = `${shop.folder}:${Deno.env.get("PATH")}`;
     const program = shop.start([run], { env: { PATH: path, DENO_DIR: await denoDir() } });
-    await meets((port = "") => reach(shop.path(port)), ports);
+    await meets(
+      (port = "") => retrying(() => Deno.connect({ transport: "unix", path: shop.path(port) })),
+      ports,
+    );
     await program.dispose();
     for (const port of ports) await Deno.remove(shop.path(port ?? ""));
   }
 });
-
-/** Waits until the socket exists. */
-async function reach(path: string): Promise<Deno.Conn> {
-  for (let i = 0;; i++) {
-    try {
-      return await Deno.connect({ transport: "unix", path });
-    } catch (error) {
-      if (i > 3000) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-  }
-}
 
 /** Passes bytes from one end to the other: to the echo, or to a connection to the second port. */
 async function meets<P>(connect: (port?: P) => Promise<Deno.Conn>, ports: P[]): Promise<void> {

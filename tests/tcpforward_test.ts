@@ -1,6 +1,6 @@
 /** examples/tcpforward.ts, run from source and compiled. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { readAll, readText, writeAll } from "./connections.ts";
+import { readAll, readText, retrying, writeAll } from "./connections.ts";
 import { ROOT } from "./harness.ts";
 import { freePort, testWith, type Workshop } from "./programs.ts";
 import { within } from "./probe.ts";
@@ -71,7 +71,7 @@ async function forwards(shop: Workshop, command: readonly string[]): Promise<voi
   const port = freePort();
   const words = ["-v", "-l", `127.0.0.1:${port}`, "-c", `127.0.0.1:${to}`];
   const program = shop.start([...command, ...words]);
-  const conn = await reach(port);
+  const conn = await retrying(() => Deno.connect({ hostname: "127.0.0.1", port }));
   await writeAll(conn, "there");
   await conn.closeWrite();
   const other = await target.accept();
@@ -85,16 +85,4 @@ async function forwards(shop: Workshop, command: readonly string[]): Promise<voi
   Deno.kill(program.pid, "SIGTERM");
   assertEquals(await program.ends(), 0, program.story);
   target.close();
-}
-
-/** Waits until it listens. */
-async function reach(port: number): Promise<Deno.TcpConn> {
-  for (let i = 0;; i++) {
-    try {
-      return await Deno.connect({ hostname: "127.0.0.1", port });
-    } catch (error) {
-      if (i > 3000) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-  }
 }
