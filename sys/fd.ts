@@ -142,9 +142,10 @@ export class Fd {
     return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
   }
 
-  /** Whether it is a file of which each write goes to the end: splice(2) does not write it. */
+  /** Whether it is a file of which each write goes to the end (or a device that is open so): splice(2) does not write it. */
   get appends(): boolean {
-    return this.kind === "file" && (libc.fcntl(this.fd, F_GETFL) & O_APPEND) !== 0;
+    const isFile = this.kind === "file" || this.kind === "device";
+    return isFile && (libc.fcntl(this.fd, F_GETFL) & O_APPEND) !== 0;
   }
 
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */

@@ -81,22 +81,22 @@ const c = {
   poll: lazily("poll", "buffer", "u64", "i32"),
   preadv2: lazily("preadv2", "i32", "buffer", "i32", "i64", "i32"),
   pwritev2: lazily("pwritev2", "i32", "buffer", "i32", "i64", "i32"),
-  read: lazily("read", "i32", "buffer", "usize"),
-  recv: lazily("recv", "i32", "buffer", "usize", "i32"),
-  send: lazily("send", "i32", "buffer", "usize", "i32"),
+  read: lazily("read", "i32", "buffer", "u32"),
+  recv: lazily("recv", "i32", "buffer", "u32", "i32"),
+  send: lazily("send", "i32", "buffer", "u32", "i32"),
   shutdown: lazily("shutdown", "i32", "i32"),
   sigaction: lazily("sigaction", "i32", "buffer", "buffer"),
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
   timerfd_create: lazily("timerfd_create", "i32", "i32"),
   timerfd_settime: lazily("timerfd_settime", "i32", "i32", "buffer", "pointer"),
-  write: lazily("write", "i32", "buffer", "usize"),
+  write: lazily("write", "i32", "buffer", "u32"),
 };
 
 const thread = {
   poll: onThread("poll", "buffer", "u64", "i32"),
-  read: onThread("read", "i32", "buffer", "usize"),
+  read: onThread("read", "i32", "buffer", "u32"),
   usleep: onThread("usleep", "u32"),
-  write: onThread("write", "i32", "buffer", "usize"),
+  write: onThread("write", "i32", "buffer", "u32"),
 };
 
 /**
@@ -126,12 +126,12 @@ export function splice(from: number, to: number, length: number): number {
 
 /** read(2): may wait, unless poll(2) said that it need not. */
 export function read(fd: number, bytes: BufferSource): number {
-  return moved(c.read(fd, bytes, BigInt(bytes.byteLength)));
+  return moved(c.read(fd, bytes, bytes.byteLength));
 }
 
 /** write(2): may wait, unless the kind of descriptor never does. */
 export function write(fd: number, bytes: BufferSource): number {
-  return moved(c.write(fd, bytes, BigInt(bytes.byteLength)));
+  return moved(c.write(fd, bytes, bytes.byteLength));
 }
 
 const iovec = new BigUint64Array(2);
@@ -164,7 +164,7 @@ export function hasNoWrite(fd: number): boolean {
 
 /** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */
 export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
-  return moved(c.recv(socket, bytes, BigInt(bytes.byteLength), flags | MSG_DONTWAIT));
+  return moved(c.recv(socket, bytes, bytes.byteLength, flags | MSG_DONTWAIT));
 }
 
 /** As {@linkcode recv}, the first `length` bytes at the most, for a service: see {@linkcode compileForServing}. */
@@ -179,17 +179,17 @@ export function transmit(socket: number, bytes: Uint8Array<ArrayBuffer>, length:
 
 /** send(2) that never waits. */
 export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
-  return moved(c.send(socket, bytes, BigInt(bytes.byteLength), MSG_DONTWAIT));
+  return moved(c.send(socket, bytes, bytes.byteLength, MSG_DONTWAIT));
 }
 
 /** read(2) on another thread, where it may wait. -1 gives no reason: ask again here. */
 export function readOnThread(fd: number, bytes: BufferSource): Promise<number> {
-  return thread.read(fd, bytes, BigInt(bytes.byteLength));
+  return thread.read(fd, bytes, bytes.byteLength);
 }
 
 /** write(2) on another thread, where it may wait. -1 gives no reason: ask again here. */
 export function writeOnThread(fd: number, bytes: BufferSource): Promise<number> {
-  return thread.write(fd, bytes, BigInt(bytes.byteLength));
+  return thread.write(fd, bytes, bytes.byteLength);
 }
 
 // ---- Waiting.
