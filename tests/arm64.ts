@@ -4,7 +4,7 @@
  *
  *     deno task test:arm64
  *
- * It takes about ten minutes, and as root installs what is missing. The emulated
+ * It takes ten minutes, and as root installs what is missing. The emulated
  * command makes real system calls, so the test covers what differs between the
  * architectures: calling functions of the C library, and the layout of the kernel's
  * structures.
@@ -41,6 +41,7 @@ async function install(): Promise<void> {
   if (missing.length === 0) return;
   const words = ["apt-get", "install", "-y", "--no-install-recommends", ...missing];
   if (Deno.uid() !== 0) throw new Error(`as root: ${words.join(" ")}`);
+  await run(["apt-get", "update", "-q"]);
   await run(words, { env: { DEBIAN_FRONTEND: "noninteractive" } });
 }
 
