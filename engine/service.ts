@@ -17,6 +17,7 @@ import {
   ENFILE,
   ENOBUFS,
   ENOMEM,
+  EPERM,
   ETIMEDOUT,
 } from "../sys/errno.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
@@ -169,17 +170,23 @@ class Listener implements Watcher {
   }
 
   run(): void {
+    const { fd } = this.fd;
+    let forbidden = 0;
     for (let i = 0; i < AT_ONCE && !this.#isClosed; i++) {
       if (!this.#mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
       // back as well, when it ends: so it is looked at each time.
-      if (!this.fd.isOurs) this.#connection.makeNonBlocking(this.fd.fd);
-      const accepted = accept(this.fd.fd);
+      const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
+      if (refused < 0) throw new SystemError("fcntl", fd, refused);
+      const accepted = accept(fd);
       if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
       else if (isShortage(-accepted)) return this.#onShort();
-      else if (!isPassing(accepted)) throw new SystemError("accept", this.fd.fd, accepted);
+      else if (!isPassing(accepted)) throw new SystemError("accept", fd, accepted);
+      // A firewall forbids one connection, a seccomp filter all of them.
+      else if (accepted === -EPERM) forbidden++;
     }
+    if (forbidden === AT_ONCE) throw new SystemError("accept", fd, EPERM);
   }
 
   /** Puts the flag back that other processes share. */

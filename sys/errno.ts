@@ -24,6 +24,8 @@ export const EMFILE = 24;
 export const EPIPE = 32;
 /** The kernel has no such call. */
 export const ENOSYS = 38;
+/** Not a socket. */
+export const ENOTSOCK = 88;
 /** A message that does not fit. */
 export const EMSGSIZE = 90;
 /** The kernel, or the descriptor, does not know that flag. */

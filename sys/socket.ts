@@ -8,8 +8,8 @@
  * @module
  */
 import { AF_UNIX, SOCK_STREAM } from "./constants.ts";
-import { EAGAIN, EINPROGRESS, EINTR } from "./errno.ts";
-import { DescriptorError } from "./error.ts";
+import { EAGAIN, EINPROGRESS, EINTR, ENOTSOCK } from "./errno.ts";
+import { DescriptorError, SystemError } from "./error.ts";
 import { errno, find, LIBRARY } from "./ffi.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
@@ -229,10 +229,10 @@ export function listen(address: Address, waiting: number): number {
 /** What a socket is bound to. */
 export function localAddress(fd: number): Address {
   length[0] = MAX_ADDRESS_BYTES;
-  if (calls().getsockname(fd, room, length) < 0) {
-    throw new DescriptorError(`descriptor ${fd} is not a socket`);
-  }
-  return toAddress();
+  if (calls().getsockname(fd, room, length) >= 0) return toAddress();
+  const error = errno();
+  if (error !== ENOTSOCK) throw new SystemError("getsockname", fd, error);
+  throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
 
 const one = new Int32Array([1]);

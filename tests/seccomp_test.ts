@@ -11,6 +11,7 @@ import {
   O_WRONLY,
   open,
   pipe,
+  serving,
   SOCKETS,
   tcpPair,
   unixPair,
@@ -40,9 +41,11 @@ os.execvp(sys.argv[4], sys.argv[4:])
 
 /** The numbers of system calls: [x86-64, aarch64] (unistd.h). */
 const CALLS = {
+  accept4: [288, 242],
   dup3: [292, 24],
   fcntl: [72, 25],
   getpeername: [52, 205],
+  getsockname: [51, 204],
   getsockopt: [55, 209],
   ioctl: [16, 29],
   kcmp: [312, 272],
@@ -158,6 +161,25 @@ for (const [call, argument, says] of NEEDED) {
     void from.write(noise(300_000)).catch(() => {}); // more than the buffers hold
     await endsWith(running, 111, `iocopy: ${says}: Operation not permitted\n`);
     for (const end of [from, to]) end.close();
+  });
+}
+
+/** What a service cannot work without. */
+const SERVING: [keyof typeof CALLS, argument: number, says: string][] = [
+  ["accept4", -1, "accept 3"],
+  ["fcntl", F_SETFL, "fcntl 3"],
+  ["getsockname", -1, "getsockname 3"],
+];
+
+for (const [call, argument, says] of SERVING) {
+  const name = `${call} is refused to a service: a line says so, and nothing spins or hangs`;
+  Deno.test(needing(["python3"], name), async () => {
+    const { listener, port } = serving();
+    const command = without(call, EPERM, argument);
+    using running = iocopy("3 127.0.0.1:1", { 3: listener }, { command });
+    const client = await Deno.connect({ port }).catch(() => undefined); // it may have ended
+    await endsWith(running, 111, `iocopy: ${says}: Operation not permitted\n`);
+    client?.close();
   });
 }
 
