@@ -7,6 +7,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
+import { compareMany, isComparable, made } from "./kernel/truth.ts";
 import { outputOf } from "./probe.ts";
 
 const SECONDS = Deno.env.get("SECONDS") ?? "20";
@@ -26,6 +27,18 @@ async function simulated(...args: string[]): Promise<void> {
 
 Deno.test(only("source", `the engine on a simulated kernel, for ${SECONDS} s`), async () => {
   await simulated("tests/kernel/run.ts", `--seconds=${SECONDS}`);
+});
+
+const SEED = Number(Deno.env.get("SEED") ?? Math.trunc(Math.random() * 2 ** 31));
+
+Deno.test({
+  name: `the simulated kernel does what the real one does (seeds 1 and ${SEED})` +
+    (isComparable() ? "" : " SKIPPED: the kernel is older than 6.5"),
+  ignore: !isComparable(),
+  fn: async () => {
+    for (const seed of [1, SEED]) await compareMany(seed, 60);
+    console.log(`${made.sequences} sequences, ${made.calls} calls`);
+  },
 });
 
 Deno.test("the simulation's import map has everything that the tests' map has", async () => {

@@ -31,7 +31,7 @@ export function plan(
 ): Plan {
   const refusals: Plan["refusals"] = {
     splice: 0,
-    nowait: 0,
+    nowait: false,
     reopen: 0,
     shortOfPipes: false,
     shortOfNumbers: false,

@@ -48,6 +48,11 @@ export class Description {
   flags: number;
   signal = 0;
   position = 0;
+  /**
+   * Whether a pipe's RWF_NOWAIT is known: from the first splice(2) on it is not, as
+   * pipe_clear_nowait() sees to.
+   */
+  isNowait = true;
   /** Numbers, threads and peers that hold it. */
   references = 0;
 
@@ -365,8 +370,8 @@ export class StreamSocket extends File {
 
   override read(_by: Description, into: Uint8Array, keep = false): number {
     if (into.length === 0 && this.family === "tcp") return 0;
-    if (this.queue[0] === MARK && this.queue.length > 1) this.queue.shift();
-    if (this.queue.length === 0 || this.queue[0] === MARK) return this.#nothing();
+    if (this.queue[0] === MARK) this.queue.shift();
+    if (this.queue.length === 0) return this.#nothing();
     if (keep) {
       const first = this.queue[0]?.subarray(0, into.length) ?? MARK;
       into.set(first);
@@ -399,9 +404,12 @@ export class StreamSocket extends File {
   }
 
   override spliceTo(by: Description, pipe: Pipe, length: number): number {
-    // tcp_splice_read(): at the urgent mark nothing is taken, and it is no end either.
-    if (this.queue[0] === MARK && this.queue.length > 1) return by.isNonBlocking ? -EAGAIN : 0;
-    if (this.queue.length === 0 || this.queue[0] === MARK) return this.#nothing();
+    if (this.queue.length === 0 || this.queue[0] === MARK) {
+      const result = this.#nothing();
+      // tcp_splice_read(): at the urgent mark it does not wait for what is there.
+      const isAtMark = this.queue.length > 1 && !by.isNonBlocking;
+      return result === -EAGAIN && isAtMark ? 0 : result;
+    }
     let moved = 0;
     while (moved < length && !pipe.isFull) {
       const taken = this.#take(Math.min(PAGE, length - moved));
@@ -439,20 +447,22 @@ export class StreamSocket extends File {
   }
 
   override spliceFrom(_by: Description, pipe: Pipe, length: number): number {
-    let moved = 0;
-    while (moved < length) {
+    const cannot = this.#cannotSend();
+    if (cannot < 0) return cannot;
+    // splice_to_socket() sends all slots by one call.
+    const most = Math.min(length, pipe.held, this.room - (this.peer?.held ?? 0));
+    if (most <= 0) return -EAGAIN;
+    const bytes = new Uint8Array(most);
+    for (let at = 0; at < most;) {
       const [slot] = pipe.slots;
       if (!slot) break;
-      const cannot = this.#cannotSend();
-      if (cannot < 0) return moved || cannot;
-      const free = this.room - (this.peer?.held ?? 0);
-      if (free <= 0) break;
-      const taken = pipe.take(slot, Math.min(length - moved, free));
-      this.#send({ bytes: taken });
-      moved += taken.length;
+      const taken = pipe.take(slot, most - at);
+      bytes.set(taken, at);
+      at += taken.length;
     }
-    if (moved > 0) pipe.edges++;
-    return moved || -EAGAIN;
+    pipe.edges++;
+    this.#send({ bytes });
+    return most;
   }
 
   /** recv(2) with MSG_ERRQUEUE. */
@@ -488,12 +498,23 @@ export class StreamSocket extends File {
       this.down |= RECEIVE;
       this.isDone = this.family === "tcp";
       this.edges++;
+      // Each has the other's FIN: for TCP that is the end of the connection.
+      if (this.isDone && this.peer?.isDone) this.isGone = this.peer.isGone = true;
       return;
     }
-    if ("bytes" in item && (this.isClosed || this.family === "unix" && this.down & RECEIVE)) {
+    const length = "bytes" in item ? item.bytes.length : 0;
+    if (this.isClosed || this.family === "unix" && this.down & RECEIVE) {
       // Nobody will read it. TCP says so.
-      this.held -= item.bytes.length;
+      this.held -= length;
       if (this.family === "tcp") this.#reset();
+      return;
+    }
+    if (this.family === "tcp" && this.down === BOTH && !this.isDone) {
+      // tcp_rcv_state_process(): neither side of it is in use any more.
+      this.held -= length;
+      this.#reset();
+      this.pending = ECONNRESET;
+      this.edges++;
       return;
     }
     if ("urgent" in item) {
@@ -549,7 +570,7 @@ export class StreamSocket extends File {
     this.isClosed = true;
     const { peer } = this;
     if (!peer || this.isGone) return;
-    const unread = this.queue.some((bytes) => bytes !== MARK);
+    const unread = this.queue.length > 0; // an urgent byte counts
     this.queue.length = 0;
     if (this.family === "unix") {
       // unix_release_sock()
@@ -618,11 +639,10 @@ export class MessageSocket extends File {
   }
   /** Returns the length of the message, which may be more than the room. */
   receive(into: Uint8Array, keep: boolean): number {
+    if (this.pending) return -this.takeError(); // __skb_recv_datagram(): before all else
     const [message] = this.queue;
     if (!message) {
-      if (this.pending) return -this.takeError();
-      if (this.down & RECEIVE) return 0;
-      return -EAGAIN;
+      return this.#isConnection && this.down & RECEIVE ? 0 : -EAGAIN;
     }
     into.set(message.subarray(0, into.length));
     if (!keep) {
@@ -636,12 +656,16 @@ export class MessageSocket extends File {
   }
   override write(_by: Description, bytes: Uint8Array): number {
     const { peer } = this;
-    if (!peer) return -ENOTCONN;
-    if (this.pending && !this.#isConnection) return -this.takeError();
+    if (!peer) return this.down & SEND ? -EPIPE : -ENOTCONN;
+    if (this.pending) return -this.takeError();
     if (this.down & SEND || this.#isConnection && (peer.isClosed || peer.down & RECEIVE)) {
       return -EPIPE;
     }
-    if (peer.isClosed) return -111; // ECONNREFUSED
+    if (peer.isClosed) {
+      this.peer = undefined;
+      this.queue.length = 0; // unix_dgram_disconnected()
+      return -111; // ECONNREFUSED
+    }
     if (peer.down & RECEIVE) return -EPIPE;
     if (bytes.length > 200_000) return -EMSGSIZE;
     if (peer.queue.length >= peer.most) return -EAGAIN;
@@ -651,11 +675,10 @@ export class MessageSocket extends File {
   }
   override shutdown(how: number): number {
     const { peer } = this;
-    if (!peer) return -ENOTCONN;
     const bits = how === 0 ? RECEIVE : how === 1 ? SEND : BOTH;
     this.down |= bits;
     this.edges++;
-    if (this.#isConnection) {
+    if (this.#isConnection && peer) {
       peer.down |= (bits & SEND ? RECEIVE : 0) | (bits & RECEIVE ? SEND : 0);
       peer.edges++;
     }
@@ -669,7 +692,7 @@ export class MessageSocket extends File {
     if (this.#isConnection) {
       if (unread) peer.pending = ECONNRESET;
       peer.down = BOTH;
-    } else if (unread) peer.pending = ECONNRESET; // unix_dgram_disconnected()
+    }
     peer.edges++;
   }
 }

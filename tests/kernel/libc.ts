@@ -13,7 +13,7 @@ import {
   SO_PROTOCOL,
   SO_TYPE,
 } from "../../sys/constants.ts";
-import { MSG_PEEK, O_ACCMODE } from "../../sys/constants.ts";
+import { MSG_PEEK, MSG_TRUNC, O_ACCMODE } from "../../sys/constants.ts";
 import { EAGAIN, EINVAL, ENOTCONN } from "../../sys/errno.ts";
 import type * as real from "../../sys/libc.ts";
 import {
@@ -88,8 +88,10 @@ export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0):
       ? bytes.subarray(0, 1 + world.choose(Math.max(1, bytes.length)))
       : bytes;
     result = file.read(description, part, keep);
-  } else if (file instanceof MessageSocket) result = file.receive(bytes, keep);
-  else result = -ENOTSOCK;
+  } else if (file instanceof MessageSocket) {
+    const length = file.receive(bytes, keep);
+    result = flags & MSG_TRUNC ? length : Math.min(length, bytes.length);
+  } else result = -ENOTSOCK;
   world.log(() => `recv ${socket} (${file.name}) ${bytes.length} -> ${result}`);
   if (!keep) world.moved(file, "from", result);
   if (file instanceof MessageSocket && result === 0) world.happened();

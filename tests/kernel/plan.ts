@@ -62,7 +62,7 @@ export interface Plan {
   yieldAfter: number;
   refusals: {
     splice: number;
-    nowait: number;
+    nowait: boolean;
     reopen: number;
     shortOfPipes: boolean;
     shortOfNumbers: boolean;
@@ -112,8 +112,13 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
   room: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(4096, 65536, 200000)),
   roomBack: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(4096, 65536)),
   pieces: fc.oneof(
-    { weight: 8, arbitrary: fc.array(length, { maxLength: 5 }) },
-    { weight: 1, arbitrary: fc.array(large, { maxLength: 4 }) },
+    { weight: 80, arbitrary: fc.array(length, { maxLength: 5 }) },
+    { weight: 8, arbitrary: fc.array(large, { maxLength: 4 }) },
+    // So many that a channel is busy, and its pipes grow.
+    {
+      weight: 1,
+      arbitrary: fc.array(fc.constant(8192), { minLength: 70, maxLength: 90 }),
+    },
   ),
   pauses: fc.oneof(
     { weight: 3, arbitrary: fc.constant<number[]>([0]) },
@@ -158,7 +163,7 @@ export const PLAN: fc.Arbitrary<Plan> = fc.record({
   yieldAfter: fc.constantFrom(5, 25, 0),
   refusals: fc.record({
     splice: rarely(0, ...REFUSED),
-    nowait: rarely(0, 95),
+    nowait: rarely(false, true),
     reopen: rarely(0, 13, 5),
     shortOfPipes: rarely(false, true),
     shortOfNumbers: rarely(false, true),

@@ -23,11 +23,27 @@ const options = parseArgs(Deno.args, {
   default: { seconds: "20", fixed: "8", runs: "1000", report: "0" },
 });
 
+/** For how long one that fails is made smaller, in milliseconds. */
+const SHRINKING = 20_000;
+
+const clock = Date.now;
+
+/** After this no smaller plan is tried. */
+let giveUpAt = Infinity;
+
 /** What the runs were, in all. */
 const figures = { runs: 0, calls: 0, steps: 0 };
 
 async function once(plan: Plan): Promise<void> {
-  const { calls, steps } = await simulate(plan);
+  if (clock() > giveUpAt) return;
+  let result;
+  try {
+    result = await simulate(plan);
+  } catch (error) {
+    if (giveUpAt === Infinity) giveUpAt = clock() + SHRINKING;
+    throw error;
+  }
+  const { calls, steps } = result;
   figures.runs++;
   figures.calls += calls;
   figures.steps += steps;
@@ -67,7 +83,6 @@ globalThis.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Violation) event.preventDefault();
 });
 
-const clock = Date.now;
 const began = clock();
 const seconds = Number(options.seconds);
 const runs = Number(options.runs);

@@ -22,7 +22,7 @@ import {
   FD_CLOEXEC,
   O_ACCMODE,
 } from "../../sys/constants.ts";
-import { EAGAIN, EBADF, EINTR, EINVAL, EMFILE, EPERM } from "../../sys/errno.ts";
+import { EAGAIN, EBADF, EINTR, EINVAL, EMFILE, EOPNOTSUPP, EPERM } from "../../sys/errno.ts";
 import { Description, EpollFile, type File, Pipe, splice, Timer } from "./kernel.ts";
 
 /** What must not be. */
@@ -34,8 +34,8 @@ export class Violation extends Error {
 export interface Refusals {
   /** Of splice(2), as a seccomp filter does. */
   splice: number;
-  /** Of preadv2(2) and pwritev2(2) on pipes: EOPNOTSUPP before Linux 6.4. */
-  nowait: number;
+  /** RWF_NOWAIT of preadv2(2) and pwritev2(2) on pipes, as before Linux 6.4. */
+  nowait: boolean;
   /** Of opening a terminal again. */
   reopen: number;
   /** Whether pipes cannot grow, and new ones have two pages: the user's limit is reached. */
@@ -470,6 +470,7 @@ export class World {
     let result: number;
     if (refused) result = -refused;
     else {
+      if (length > 0) from.isNowait = to.isNowait = false;
       const fate = this.fate();
       const most = fate === Fate.Short ? 1 + this.choose(Math.min(length, 5000)) : length;
       result = fate === Fate.Interrupted ? -EAGAIN : splice(from, to, Math.min(most, length));
@@ -504,7 +505,7 @@ export class World {
     const { file } = description;
     if (call === "read" ? !description.isReadable : !description.isWritable) return -EBADF;
     let result: number;
-    if (nowait && this.refusals.nowait) result = -this.refusals.nowait;
+    if (nowait && (this.refusals.nowait || !description.isNowait)) result = -EOPNOTSUPP;
     else {
       // What has room, and is no bigger than a page, a pipe takes whole.
       const isAtomic = file instanceof Pipe && call === "write" && bytes.length <= 4096;
