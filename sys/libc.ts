@@ -99,16 +99,22 @@ const thread = {
   write: onThread("write", "i32", "buffer", "u32"),
 };
 
+/** So often ENOENT is taken for another call's: see {@linkcode moved}. */
+const OTHERS_ENOENT = 16;
+let othersErrors = 0;
+
 /**
  * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
- * as good as not ready. So is ENOENT, which no such call ever gives: between
- * the call and this line the runtime may start its clock, for which it looks
- * for files that are not there (/sys/devices/system/cpu/cpu0/tsc_freq_khz).
+ * as good as not ready. So is ENOENT at first: between the call and this line the
+ * runtime may start its clock, for which it looks for files that are not there
+ * (/sys/devices/system/cpu/cpu0/tsc_freq_khz). It does so once; a file of FUSE
+ * may say it for ever.
  */
 function moved(result: number): number {
   if (result >= 0) return result;
   const error = errno();
-  return error === EINTR || error === ENOENT ? -EAGAIN : -error;
+  if (error === ENOENT) return othersErrors++ < OTHERS_ENOENT ? -EAGAIN : -ENOENT;
+  return error === EINTR ? -EAGAIN : -error;
 }
 
 // ---- Moving bytes.

@@ -21,13 +21,13 @@ import { COMMAND } from "./harness.ts";
 import { fillUp, hungUp, inFolder, iocopy, noise, same, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 
-/** Installs a filter and executes the command: the call number argv[1], with argv[2] as its second argument (-1: any), fails with errno argv[3]. */
+/** Installs a filter and executes the command: call number argv[1] fails with errno argv[2]; if argv[4] is not -1, only if that is its argument number argv[3]. */
 const FILTER = `
 import ctypes, os, struct, sys
-number, argument, errno = map(int, sys.argv[1:4])
+number, errno, place, argument = map(int, sys.argv[1:5])
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
 code = [(LOAD, 0, 0, 0), (EQUAL, 0, 1 if argument < 0 else 3, number)]
-if argument >= 0: code += [(LOAD, 0, 0, 24), (EQUAL, 0, 1, argument)]
+if argument >= 0: code += [(LOAD, 0, 0, 16 + 8 * place), (EQUAL, 0, 1, argument)]
 code += [(RETURN, 0, 0, 0x50000 | errno), (RETURN, 0, 0, 0x7fff0000)]
 text = b"".join(struct.pack("HBBI", *line) for line in code)
 class Program(ctypes.Structure):
@@ -36,7 +36,7 @@ libc = ctypes.CDLL(None)
 NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
 assert libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0) == 0
 assert libc.prctl(SECCOMP, FILTER, ctypes.byref(Program(len(code), text)), 0, 0) == 0
-os.execvp(sys.argv[4], sys.argv[4:])
+os.execvp(sys.argv[5], sys.argv[5:])
 `;
 
 /** The numbers of system calls: [x86-64, aarch64] (unistd.h). */
@@ -51,6 +51,7 @@ const CALLS = {
   kcmp: [312, 272],
   pipe2: [293, 59],
   preadv2: [327, 286],
+  read: [0, 63],
   pwritev2: [328, 287],
   splice: [275, 76],
   statx: [332, 291],
@@ -58,12 +59,13 @@ const CALLS = {
   timerfd_settime: [286, 86],
 } as const;
 
-const EPERM = 1, EACCES = 13;
+const EPERM = 1, ENOENT = 2, EACCES = 13;
 
-/** The command with a call that is refused, always or only if its second argument is `argument`. */
+/** The command with a call that is refused, always or only with `argument`: fcntl's command, else the descriptor. */
 function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readonly string[] {
   const number = CALLS[call][Deno.build.arch === "x86_64" ? 0 : 1];
-  return ["python3", "-c", FILTER, String(number), String(argument), String(errno), ...COMMAND];
+  const words = [number, errno, call === "fcntl" ? 1 : 0, argument].map(String);
+  return ["python3", "-c", FILTER, ...words, ...COMMAND];
 }
 
 type Make = (folder: string) => [from: End | undefined, source: End, sink: End, to: End];
@@ -163,6 +165,20 @@ for (const [call, argument, says] of NEEDED) {
     for (const end of [from, to]) end.close();
   });
 }
+
+Deno.test(
+  needing(["python3"], "a read that fails with ENOENT, as of a FUSE file, is an error"),
+  async () => {
+    await inFolder(async (folder) => {
+      await Deno.writeTextFile(`${folder}/input`, "x");
+      const input = open(`${folder}/input`, O_RDONLY);
+      const output = open(`${folder}/output`, O_WRONLY | O_CREAT | O_APPEND);
+      const command = without("read", ENOENT, 3);
+      using running = iocopy("3 4", { 3: input, 4: output }, { command });
+      await endsWith(running, 111, "iocopy: read 3: No such file or directory\n");
+    });
+  },
+);
 
 /** What a service cannot work without. */
 const SERVING: [keyof typeof CALLS, argument: number, says: string][] = [
