@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { cpuUsage } from "node:process";
 import { Copier } from "../engine.ts";
 
 /** How many channels are open when their memory is measured. */
@@ -62,8 +63,9 @@ export interface Figures {
   channels: number;
   /** Channels that did not copy their byte or did not end. */
   wrong: number;
-  /** The time for each channel; and the part of it that the benchmark needs for the sockets. */
+  /** Time, and CPU, for each channel; and the part of the CPU that the benchmark needs for the sockets. */
   microseconds: number;
+  cpu: number;
   ofThisOurs: number;
   /** Heap for each open channel. */
   heapOfOne: number;
@@ -82,16 +84,19 @@ export async function run(channels: number): Promise<Figures> {
   const warmed = 2 * Math.round(channels * WARM / 2);
   let rest = channels, wrong = 0, far: number[] = [];
   let added: ReturnType<Copier["add"]> = [];
-  let warm = state(), left = warm, warmAt = 0, seconds = 0;
+  let warm = state(), left = warm, warmAt = 0, seconds = 0, warmCpu = 0, cpu = 0;
   const copier = new Copier([[reading, kept]], { // an idle channel keeps it running
     onWait: () => {
       if (added.some(({ ended }) => !ended)) return;
       wrong += added.filter(({ bytes, ended }) => bytes !== 1 || ended !== "eof").length;
       for (const fd of far) libc.close(fd);
       [added, far] = [[], []];
-      if (rest === channels - warmed) [warm, warmAt] = [state(), performance.now()];
+      if (rest === channels - warmed) {
+        [warm, warmAt, warmCpu] = [state(), performance.now(), cpuTime()];
+      }
       if (rest === 0) {
         seconds = (performance.now() - warmAt) / 1000;
+        cpu = cpuTime() - warmCpu;
         left = state();
         libc.close(writing);
         rest = -1;
@@ -110,6 +115,7 @@ export async function run(channels: number): Promise<Figures> {
     channels,
     wrong,
     microseconds: seconds * 1e6 / (channels - warmed),
+    cpu: cpu / (channels - warmed),
     ofThisOurs: ours(),
     ...await open(),
     heapLeft: left.heap - warm.heap,
@@ -118,16 +124,22 @@ export async function run(channels: number): Promise<Figures> {
   };
 }
 
-/** The time to make, use and close the sockets of a channel without copying, in microseconds. */
+/** What the process has used so far, in microseconds. */
+function cpuTime(): number {
+  const { user, system } = cpuUsage();
+  return user + system;
+}
+
+/** The CPU to make, use and close the sockets of a channel without copying, in microseconds. */
 function ours(): number {
   const times = 5000;
-  const start = performance.now();
+  const start = cpuTime();
   for (let i = 0; i < times; i++) {
     const { pairs, far } = connection();
     far.forEach(send);
     for (const fd of [...far, ...pairs.map(([fd]) => fd)]) libc.close(fd);
   }
-  return (performance.now() - start) * 1000 / (2 * times);
+  return (cpuTime() - start) / (2 * times);
 }
 
 /** The memory of an open channel that has copied a byte. */
@@ -151,15 +163,15 @@ if (import.meta.main) {
   const figures = await run(Number(Deno.args[0] ?? 100_000));
   if (Deno.args.includes("--json")) console.log(JSON.stringify(figures));
   else {
-    const { channels, wrong, microseconds, ofThisOurs } = figures;
+    const { channels, wrong, microseconds, cpu, ofThisOurs } = figures;
     const bytes = (length: number) => `${Math.round(length).toLocaleString("en")} bytes`;
+    const us = (time: number) => `${time.toFixed(1)} us`;
     console.log(
       `${channels.toLocaleString("en")} channels added, a byte through each, ended; ${wrong} wrong`,
     );
     console.log(
-      `one: ${microseconds.toFixed(1)} us, ${
-        ofThisOurs.toFixed(1)
-      } of them to make and close its sockets`,
+      `one: ${us(microseconds)}, ${us(cpu)} of CPU, of which making and closing its sockets ` +
+        `takes ${us(ofThisOurs)}`,
     );
     console.log(`one that is open: ${bytes(figures.heapOfOne)} of the heap`);
     console.log(
