@@ -10,6 +10,7 @@ import * as libc from "../sys/libc.ts";
 import type { PipeBudget } from "./budget.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
+import type { Member, Members } from "./members.ts";
 import { Pace } from "./pace.ts";
 import type { BufferPool } from "./pool.ts";
 import {
@@ -68,7 +69,7 @@ export interface Host {
   readonly pool: BufferPool;
   readonly budget: PipeBudget;
   /** All that are open. */
-  readonly channels: Set<Channel>;
+  readonly channels: Members<Channel>;
   /** The most bytes a second in each channel; 0 where there is no limit. */
   readonly rate: number;
   /** Set once nothing more is to be read, with the cause of the errors of what is cut off. */
@@ -108,7 +109,8 @@ const READS_UNTIL_RECHECK = 4096;
 const NOTHING = -1;
 
 /** One pair. */
-export class Channel implements ChannelStatus, Way {
+export class Channel implements ChannelStatus, Way, Member {
+  place = 0;
   readonly source: Endpoint;
   readonly sink: Endpoint;
   readonly onData: ((bytes: Uint8Array) => void) | undefined;

@@ -12,6 +12,7 @@ import { PipeBudget } from "./budget.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Endpoints } from "./endpoint.ts";
 import { Loop, mustBeTime } from "./loop.ts";
+import { Members } from "./members.ts";
 import { BufferPool } from "./pool.ts";
 import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./service.ts";
 
@@ -94,7 +95,7 @@ export class Copier implements AsyncDisposable {
   readonly #signal: AbortSignal | undefined;
   /** Those of the constructor, in the order given. */
   readonly #given: readonly Channel[];
-  readonly #open = new Set<Channel>();
+  readonly #open = new Members<Channel>();
   readonly #services: Service[] = [];
   #phase: "new" | "running" | "ended" = "new";
   #isDrained = false;
@@ -130,7 +131,7 @@ export class Copier implements AsyncDisposable {
       onError: options.onError,
       channels: this.#open,
       rate: rate === Infinity ? 0 : rate,
-      onEnd: (channel) => void this.#open.delete(channel),
+      onEnd: (channel) => this.#open.delete(channel),
     };
     try {
       this.#given = this.#make(pairs);

@@ -37,6 +37,7 @@ import {
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint } from "./endpoint.ts";
 import { mustBeTime, type Watcher } from "./loop.ts";
+import { type Member, Members } from "./members.ts";
 import { proxyHeader } from "./proxy.ts";
 import { Target } from "./target.ts";
 
@@ -204,7 +205,8 @@ class Listener implements Watcher {
 }
 
 /** One connection: from its acceptance to its end. */
-class Session implements SessionStatus, Watcher, Host {
+class Session implements SessionStatus, Watcher, Host, Member {
+  place = 0;
   readonly id: number;
   readonly #service: Service;
   /** An {@linkcode Address}, packed: there are many sessions. */
@@ -389,7 +391,8 @@ class Session implements SessionStatus, Watcher, Host {
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
-    host.channels.add(this.#sending).add(this.#receiving);
+    host.channels.add(this.#sending);
+    host.channels.add(this.#receiving);
     options.onConnect?.(this, this.#service);
     Channel.begin([this.#sending, this.#receiving]);
   }
@@ -425,7 +428,7 @@ class Session implements SessionStatus, Watcher, Host {
   get rate(): number {
     return this.#service.host.rate;
   }
-  get channels(): Set<Channel> {
+  get channels(): Host["channels"] {
     return this.#service.host.channels;
   }
   get stopped(): Host["stopped"] {
@@ -578,7 +581,7 @@ export class Service implements ServiceStatus {
   readonly #mate: Fd | undefined;
   readonly #target: Target | ((peer: string) => Descriptor | Promise<Descriptor>) | undefined;
   #listeners: Listener[] = [];
-  readonly #sessions = new Set<Session>();
+  readonly #sessions = new Members<Session>();
   /** Who waits for a mate, at each of the two listeners. */
   readonly #waiting: [Set<Waiting>, Set<Waiting>] = [new Set(), new Set()];
   #host: Host | undefined;
@@ -831,7 +834,7 @@ export class Service implements ServiceStatus {
       return;
     }
     this.drain();
-    for (const session of [...this.#sessions]) {
+    for (const session of this.#sessions) {
       if (session.target === undefined) session.fail("stopped");
     }
   }
