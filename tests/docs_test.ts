@@ -15,7 +15,7 @@ function read(path: string): string {
 }
 
 /** The pages in Markdown, by their paths. */
-const PAGES = ["", "doc/"].flatMap((folder) =>
+const PAGES = ["", "doc/", "tests/kernel/"].flatMap((folder) =>
   [...Deno.readDirSync(resolve(ROOT, folder))].map(({ name }) => folder + name)
 ).filter((name) => name.endsWith(".md"));
 
@@ -81,6 +81,8 @@ const FOREIGN = [
   "--no-prompt",
   "--quick",
   "--repo",
+  "--seconds",
+  "--seed",
 ];
 
 Deno.test("the documentation shows no option that does not exist", () => {

@@ -1,5 +1,5 @@
 /**
- * Runs that failed once, as small as they got.
+ * Plans of runs that failed in the past, as small as possible.
  *
  * @module
  */
@@ -21,7 +21,7 @@ const WIRE: WirePlan = {
   isFar: false,
 };
 
-/** The dullest plan for these wires, but for what is said. */
+/** The simplest plan for these wires, except for what is given. */
 export function plan(
   wires: Partial<WirePlan>[],
   channels: [number, number][],

@@ -1,11 +1,11 @@
 /**
- * A kernel in memory: pipes, sockets, files, terminals, readiness and timers, as
- * Linux has them, as far as iocopy can tell. It knows neither time nor order:
- * nothing here waits, and what would have to wait returns -EAGAIN. Who goes next
- * is world.ts's business.
+ * A kernel in memory: pipes, sockets, files, terminals, readiness and timers that behave
+ * as in Linux, as far as iocopy can observe. It knows neither time nor order: nothing here
+ * waits, and a call that would have to wait returns -EAGAIN. world.ts decides what runs
+ * next.
  *
- * Where Linux behaves in a way that nobody would guess, a comment names the
- * function of its source that does it; truth.ts holds it against the real one.
+ * If Linux behaves in a surprising way, a comment names the function of the kernel that
+ * does so. truth.ts compares this kernel with the real one.
  *
  * @module
  */
@@ -41,7 +41,7 @@ import {
 export const ECONNRESET = 104, EBUSY = 16, ENOTSOCK = 88, ENOTTY = 25, EEXIST = 17;
 export const PAGE = 4096;
 
-/** An open file description: what numbers stand for, and processes share (open(2)). */
+/** An open file description, which numbers refer to and processes share (open(2)). */
 export class Description {
   readonly file: File;
   readonly access: number;
@@ -49,11 +49,11 @@ export class Description {
   signal = 0;
   position = 0;
   /**
-   * Whether a pipe's RWF_NOWAIT is known: from the first splice(2) on it is not, as
-   * pipe_clear_nowait() sees to.
+   * Whether a pipe supports RWF_NOWAIT: after the first splice(2) it does not, because of
+   * pipe_clear_nowait().
    */
   isNowait = true;
-  /** Numbers, threads and peers that hold it. */
+  /** How many numbers, threads and peers hold it. */
   references = 0;
 
   constructor(file: File, access: number, flags = 0) {
@@ -88,16 +88,16 @@ export class Description {
 
 let inodes = 0;
 
-/** What a description describes. All calls return at once; -EAGAIN is "it would wait". */
+/** The file of a description. All calls return at once; -EAGAIN means that it would block. */
 export abstract class File {
   readonly name: string;
   readonly inode = ++inodes;
   abstract readonly mode: number;
   readonly major: number = 0;
   readonly minor: number = 0;
-  /** Counts what wakes who waits: an edge of epoll(7). */
+  /** Counts events that wake waiters: the edges of epoll(7). */
   edges = 0;
-  /** What statx(2) says of the size. */
+  /** The size as statx(2) reports it. */
   get size(): number {
     return 0;
   }
@@ -134,9 +134,9 @@ export abstract class File {
 /** A page of a pipe, or a part of one. */
 interface Slot {
   bytes: Uint8Array;
-  /** Where in its page it begins. */
+  /** Its offset in the page. */
   offset: number;
-  /** Whether a later write may go on in it (PIPE_BUF_FLAG_CAN_MERGE). */
+  /** Whether a later write may be appended to it (PIPE_BUF_FLAG_CAN_MERGE). */
   mayMerge: boolean;
 }
 
@@ -193,7 +193,7 @@ export class Pipe extends File {
     return at;
   }
 
-  /** Takes up to `length` bytes of the first slot, which goes when it is empty. */
+  /** Takes up to `length` bytes of the first slot, which is removed when it is empty. */
   take(slot: Slot, length: number): Uint8Array {
     const taken = slot.bytes.subarray(0, length);
     if (taken.length === slot.bytes.length) {
@@ -217,7 +217,7 @@ export class Pipe extends File {
     if (bytes.length === 0) return 0;
     if (this.readers === 0) return -EPIPE;
     let at = 0;
-    // pipe_write(): what goes beyond whole pages is put behind the last write, if it fits.
+    // pipe_write(): the bytes beyond whole pages are appended to the last write, if they fit.
     const tail = bytes.length % PAGE, last = this.slots.at(-1);
     if (tail > 0 && last?.mayMerge && last.offset + last.bytes.length + tail <= PAGE) {
       const merged = new Uint8Array(last.bytes.length + tail);
@@ -235,7 +235,7 @@ export class Pipe extends File {
     return at || -EAGAIN;
   }
 
-  /** From pipe to pipe: splice_pipe_to_pipe(), in its order. */
+  /** From pipe to pipe, in the order of splice_pipe_to_pipe(). */
   override spliceTo(_by: Description, to: Pipe, length: number): number {
     if (this === to) return -EINVAL;
     if (this.slots.length === 0 && this.writers > 0) return -EAGAIN;
@@ -256,13 +256,13 @@ export class Pipe extends File {
   }
 
   /**
-   * Whether a writer that found it full sleeps on, though there is room: Linux
-   * wakes it when a slot of a full pipe becomes free, and when the pipe is resized,
-   * until 2024 before there was more room (CVE-2023-52672).
+   * Whether a writer that found it full still sleeps although there is room. Linux wakes
+   * it when a slot of a full pipe becomes free, and when the pipe is resized; until 2024 it
+   * did so before there was more room (CVE-2023-52672).
    */
   forgetsWriter = false;
 
-  /** F_SETPIPE_SZ: the size afterwards; EBUSY where more slots are in use. */
+  /** F_SETPIPE_SZ: returns the new size; EBUSY if more slots are in use. */
   resize(size: number, isOldKernel = false): number {
     const most = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(1, size / PAGE))));
     if (most > 256 && most > this.most) return -EPERM;
@@ -278,41 +278,41 @@ export class Pipe extends File {
 
 const RECEIVE = 1, SEND = 2, BOTH = 3;
 
-/** What is under way to the other side, in order. */
+/** What is on its way to the other side, in order. */
 type Item = { bytes: Uint8Array } | "fin" | "reset" | { urgent: Uint8Array };
 
-/** The place of an urgent byte in a stream: reading stops before it, and goes on behind it (tcp(7)). */
+/** The position of an urgent byte in a stream: a read stops before it, the next one goes on after it (tcp(7)). */
 const MARK = new Uint8Array(0);
 
 export type Family = "unix" | "tcp";
 
-/** One side of a connection that carries a stream. */
+/** One side of a stream connection. */
 export class StreamSocket extends File {
   override readonly mode = S_IFSOCK | 0o777;
   readonly family: Family;
   readonly type: number = SOCK_STREAM;
   peer: StreamSocket | undefined;
-  /** How many bytes it may have sent that are not received yet. */
+  /** The most bytes that it can have sent and its peer not received. */
   room: number;
-  /** What has been sent to it and not arrived. */
+  /** What was sent to it and has not arrived. */
   readonly coming: Item[] = [];
   /** What has arrived. */
   readonly queue: Uint8Array[] = [];
-  /** Bytes of both. */
+  /** The number of bytes in both. */
   held = 0;
   pending = 0;
   down = 0;
-  /** A FIN was received: no error is told to who reads (SOCK_DONE). */
+  /** A FIN was received: reads report no error then (SOCK_DONE). */
   isDone = false;
   isGone = false;
   isClosed = false;
-  /** TCP is to reset when it is closed (SO_LINGER, 0). */
+  /** Closing it resets the connection (SO_LINGER, 0). */
   resets = false;
-  /** About to be connected: nothing is ready. */
+  /** It is being connected: nothing is ready. */
   isConnecting = false;
-  /** Notes in its error queue, of which poll(2) says ERR; -1: one that cannot be taken out. */
+  /** The number of messages in its error queue, for which poll(2) reports ERR; -1: one that cannot be received. */
   notes = 0;
-  /** Called when something is sent to a TCP socket; where it is undefined all arrives at once. */
+  /** Called when something is sent to a TCP socket; if undefined, everything arrives at once. */
   onComing: (() => void) | undefined;
 
   constructor(name: string, family: Family, room: number) {
@@ -354,12 +354,12 @@ export class StreamSocket extends File {
     return -error;
   }
 
-  /** SO_ERROR, which asking clears. */
+  /** SO_ERROR, which is cleared by reading it. */
   takeError(): number {
     return -this.#takeError();
   }
 
-  /** Nothing has arrived: what a read says, in the order of tcp_recvmsg() and unix_stream_read_generic(). */
+  /** The result of a read if nothing has arrived, in the order of tcp_recvmsg() and unix_stream_read_generic(). */
   #nothing(): number {
     if (this.isDone && this.family === "tcp") return 0;
     if (this.pending) return this.#takeError();
@@ -398,7 +398,7 @@ export class StreamSocket extends File {
     return taken;
   }
 
-  /** There is more room for the peer. */
+  /** The peer has more room now. */
   #made(): void {
     if (this.peer) this.peer.edges++;
   }
@@ -406,7 +406,7 @@ export class StreamSocket extends File {
   override spliceTo(by: Description, pipe: Pipe, length: number): number {
     if (this.queue.length === 0 || this.queue[0] === MARK) {
       const result = this.#nothing();
-      // tcp_splice_read(): at the urgent mark it does not wait for what is there.
+      // tcp_splice_read(): at the urgent mark it returns 0 at once.
       const isAtMark = this.queue.length > 1 && !by.isNonBlocking;
       return result === -EAGAIN && isAtMark ? 0 : result;
     }
@@ -421,7 +421,7 @@ export class StreamSocket extends File {
     return moved;
   }
 
-  /** Whether it can be sent to: 0, or why not. */
+  /** Whether it can be written: 0, or a negative errno. */
   #cannotSend(): number {
     const { peer } = this;
     if (!peer) return this.family === "unix" ? -ENOTCONN : -EPIPE;
@@ -449,7 +449,7 @@ export class StreamSocket extends File {
   override spliceFrom(_by: Description, pipe: Pipe, length: number): number {
     const cannot = this.#cannotSend();
     if (cannot < 0) return cannot;
-    // splice_to_socket() sends all slots by one call.
+    // splice_to_socket() sends all slots in one call.
     const most = Math.min(length, pipe.held, this.room - (this.peer?.held ?? 0));
     if (most <= 0) return -EAGAIN;
     const bytes = new Uint8Array(most);
@@ -488,7 +488,7 @@ export class StreamSocket extends File {
     else while (peer.coming.length > 0) peer.arrive();
   }
 
-  /** The next of what was sent to it arrives. */
+  /** The next piece that was sent to it arrives. */
   arrive(): void {
     const item = this.coming.shift();
     if (item === undefined) return;
@@ -498,19 +498,19 @@ export class StreamSocket extends File {
       this.down |= RECEIVE;
       this.isDone = this.family === "tcp";
       this.edges++;
-      // Each has the other's FIN: for TCP that is the end of the connection.
+      // Both have received a FIN: the TCP connection has ended.
       if (this.isDone && this.peer?.isDone) this.isGone = this.peer.isGone = true;
       return;
     }
     const length = "bytes" in item ? item.bytes.length : 0;
     if (this.isClosed || this.family === "unix" && this.down & RECEIVE) {
-      // Nobody will read it. TCP says so.
+      // No one will read it, and TCP resets the connection.
       this.held -= length;
       if (this.family === "tcp") this.#reset();
       return;
     }
     if (this.family === "tcp" && this.down === BOTH && !this.isDone) {
-      // tcp_rcv_state_process(): neither side of it is in use any more.
+      // tcp_rcv_state_process(): neither direction is in use any more.
       this.held -= length;
       this.#reset();
       this.pending = ECONNRESET;
@@ -518,13 +518,13 @@ export class StreamSocket extends File {
       return;
     }
     if ("urgent" in item) {
-      // A second mark replaces the first, whose byte is then read as any other.
+      // A second mark replaces the first, whose byte is then an ordinary one.
       this.queue.push(MARK);
     } else this.queue.push(item.bytes);
     this.edges++;
   }
 
-  /** Resets the connection: the peer is told, and gets nothing of what is still under way. */
+  /** Resets the connection: the peer gets an error, and nothing of what is still on its way. */
   #reset(): void {
     this.isGone = true;
     const { peer } = this;
@@ -537,7 +537,7 @@ export class StreamSocket extends File {
 
   #wasReset(): void {
     if (this.isGone) return;
-    // tcp_reset(): EPIPE where the peer had ended its side before.
+    // tcp_reset(): EPIPE if the peer had ended its side before.
     this.pending = this.isDone ? EPIPE : ECONNRESET;
     this.isGone = true;
     this.down = BOTH;
@@ -591,14 +591,14 @@ export class StreamSocket extends File {
   }
 }
 
-/** A unix socket that keeps messages apart. */
+/** A unix datagram or SEQPACKET socket. */
 export class MessageSocket extends File {
   override readonly mode = S_IFSOCK | 0o777;
   readonly family: Family = "unix";
   readonly type: number;
   peer: MessageSocket | undefined;
   readonly queue: Uint8Array[] = [];
-  /** The most messages that wait at it. */
+  /** The most messages in its queue. */
   most: number;
   down = 0;
   pending = 0;
@@ -637,9 +637,9 @@ export class MessageSocket extends File {
     this.pending = 0;
     return error;
   }
-  /** Returns the length of the message, which may be more than the room. */
+  /** Returns the length of the message, which can be more than the buffer. */
   receive(into: Uint8Array, keep: boolean): number {
-    if (this.pending) return -this.takeError(); // __skb_recv_datagram(): before all else
+    if (this.pending) return -this.takeError(); // __skb_recv_datagram(): before everything else
     const [message] = this.queue;
     if (!message) {
       return this.#isConnection && this.down & RECEIVE ? 0 : -EAGAIN;
@@ -697,7 +697,7 @@ export class MessageSocket extends File {
   }
 }
 
-/** A socket that listens: who has connected waits here. */
+/** A listening socket, with the connections that wait to be accepted. */
 export class Listening extends File {
   override readonly mode = S_IFSOCK | 0o777;
   readonly family: Family;
@@ -729,7 +729,7 @@ export class RegularFile extends File {
   readonly #hidesSize: boolean;
   content = new Uint8Array(0);
 
-  /** `hidesSize`: as a file of /proc, whose size is said to be 0, and which splice(2) takes for empty. */
+  /** `hidesSize`: like a file in /proc, whose size is reported as 0, and which is empty for splice(2). */
   constructor(name: string, hidesSize = false) {
     super(name);
     this.#hidesSize = hidesSize;
@@ -789,13 +789,13 @@ export class RegularFile extends File {
   }
 }
 
-/** What a person types at, and looks at; or, as a "device", anything else that may wait. */
+/** A terminal; or, as a "device", anything else whose calls can block. */
 export class Device extends File {
   override readonly mode: number = S_IFCHR | 0o600;
   override readonly major: number;
   override readonly minor = 7;
   readonly isTerminal: boolean;
-  /** Typed lines; an empty one is the end of file (^D), said once. */
+  /** Typed lines; an empty one is the end of file (^D), which is read once. */
   readonly typed: Uint8Array[] = [];
   readonly shown: Uint8Array[] = [];
   waiting = 0;
@@ -829,12 +829,12 @@ export class Device extends File {
     this.waiting += taken.length;
     return taken.length;
   }
-  /** Somebody types. */
+  /** Input is typed. */
   type(line: Uint8Array): void {
     this.typed.push(line);
     this.edges++;
   }
-  /** Somebody looks at up to so many bytes. */
+  /** Up to so many bytes of output are shown. */
   look(most: number): Uint8Array {
     const [first] = this.shown;
     if (!first) return MARK;
@@ -855,7 +855,7 @@ export class Device extends File {
 
 export class Timer extends File {
   override readonly mode = 0o600;
-  /** When it is due; undefined where it is off. */
+  /** When it expires; undefined if it is off. */
   due: number | undefined;
   hasRung = false;
   override poll(): number {
@@ -868,7 +868,7 @@ export class Timer extends File {
     this.due = at;
     this.hasRung = false;
   }
-  /** Rings if it is time. */
+  /** Expires if it is time. */
   look(now: number): void {
     if (this.due === undefined || now < this.due) return;
     this.due = undefined;
@@ -884,7 +884,7 @@ interface Watch {
   description: Description;
   events: number;
   data: number;
-  /** The file's edges when it was last told. */
+  /** The file's edges when it was last reported. */
   told: number;
 }
 
@@ -911,7 +911,7 @@ export class EpollFile extends File {
     return 0;
   }
   #readyFor(watch: Watch): number {
-    // A description that is closed everywhere is watched no more.
+    // A description that is closed everywhere is no longer watched.
     if (watch.description.references <= 0) return 0;
     const events = watch.description.poll() & (watch.events | ERR | HUP);
     if (watch.events & EDGE_TRIGGERED && watch.told === watch.description.file.edges) return 0;
@@ -921,7 +921,7 @@ export class EpollFile extends File {
     for (const watch of this.watches) if (this.#readyFor(watch) !== 0) return true;
     return false;
   }
-  /** Tells what is ready, from the `first`th watch on. */
+  /** Reports what is ready, from the `first`th watch on. */
   collect(into: Int32Array, most: number, words: number, first: number): number {
     let count = 0;
     const { watches } = this;
@@ -943,7 +943,7 @@ export class EpollFile extends File {
   }
 }
 
-/** splice(2) without waiting on a pipe: do_splice(). What waits on the other side returns -EAGAIN too. */
+/** splice(2) with SPLICE_F_NONBLOCK: do_splice(). If the other side would block, it returns -EAGAIN too. */
 export function splice(from: Description, to: Description, length: number): number {
   if (length === 0) return 0;
   if (!from.isReadable || !to.isWritable) return -EBADF;
@@ -966,5 +966,5 @@ export function splice(from: Description, to: Description, length: number): numb
   return -EINVAL;
 }
 
-/** What RWF_NOWAIT is refused with. */
+/** The error if RWF_NOWAIT is not supported. */
 export const NOT_KNOWN = -EOPNOTSUPP;

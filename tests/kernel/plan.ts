@@ -1,10 +1,10 @@
 /**
- * What a run is made of, as fast-check chooses it: wires, the channels between
- * them, what the peers do, what the system refuses, and the list of numbers from
- * which every further decision is drawn.
+ * The plan of a run, as fast-check chooses it: wires, the channels between them, what the
+ * peers do, what the system refuses, and the list of numbers from which all other
+ * decisions are drawn.
  *
- * Numbers mean something whatever they are (each is taken modulo what there is),
- * so that a plan can be made smaller in any way.
+ * All values of the numbers are valid (each is taken modulo what there is), so that a plan
+ * can be made smaller in any way.
  *
  * @module
  */
@@ -22,31 +22,31 @@ export type Kind =
   | "seqpacket"
   | "dgram";
 
-/** What is at one end of a channel, and who is behind it. */
+/** One end of a channel, and the peer behind it. */
 export interface WirePlan {
   kind: Kind;
-  /** How much fits: bytes for sockets and devices, pages for pipes. */
+  /** Its capacity: bytes for sockets and devices, pages for pipes. */
   room: number;
-  /** How much of a socket's answers fits. */
+  /** The capacity of a socket in the other direction. */
   roomBack: number;
-  /** What the peer sends, in bytes. */
+  /** The pieces that the peer sends, in bytes. */
   pieces: number[];
-  /** For how long it waits before each, in milliseconds. */
+  /** How long it waits before each piece, in milliseconds. */
   pauses: number[];
   end: "close" | "shutdown" | "reset";
   /** How much the peer reads at a time. */
   reads: number[];
-  /** After how many bytes it is gone without a word; -1: never. */
+  /** After how many bytes it dies; -1: never. */
   diesAfter: number;
-  /** Before which piece one urgent byte goes (TCP); -1: none. */
+  /** Before which piece it sends an urgent byte (TCP); -1: none. */
   urgentAt: number;
-  /** How many notes lie in the error queue of a TCP socket; -1: what nobody can take out. */
+  /** The number of messages in the error queue of a TCP socket; -1: one that cannot be received. */
   notes: number;
-  /** Whether the one who started the engine keeps its own number for it until the engine has ended. */
+  /** Whether the parent process keeps its own number for it until the engine has ended. */
   isShared: boolean;
-  /** Whether a socket that is read and written has a number for each. */
+  /** Whether a socket that is read and written has a number for each direction. */
   hasTwoNumbers: boolean;
-  /** Whether TCP's bytes are under way for a while. */
+  /** Whether bytes sent through TCP need time to arrive. */
   isFar: boolean;
 }
 
@@ -56,7 +56,7 @@ export interface Plan {
   buffer: number;
   rate: number;
   dumps: boolean;
-  /** When it is stopped, in milliseconds (-1: never), and for how long it may still deliver. */
+  /** When it is stopped, in milliseconds (-1: never), and its grace period. */
   stopAt: number;
   grace: number;
   yieldAfter: number;
@@ -70,7 +70,7 @@ export interface Plan {
   };
   /** Whether the first two numbers are 0 and 1, of which the runtime has duplicates. */
   isStandard: boolean;
-  /** Whether numbers are given again, as the kernel does; else one that was closed is never used again. */
+  /** Whether numbers are reused, as in a kernel; otherwise a closed number is never used again. */
   reusesNumbers: boolean;
   isHostile: boolean;
   choices: number[];
@@ -114,7 +114,7 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
   pieces: fc.oneof(
     { weight: 80, arbitrary: fc.array(length, { maxLength: 5 }) },
     { weight: 8, arbitrary: fc.array(large, { maxLength: 4 }) },
-    // So many that a channel is busy, and its pipes grow.
+    // So many bytes that a channel is busy, and its pipes grow.
     {
       weight: 1,
       arbitrary: fc.array(fc.constant(8192), { minLength: 70, maxLength: 90 }),
@@ -149,7 +149,7 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
   isFar: fc.boolean(),
 });
 
-/** Any errno that a call may be refused with, by its manual page or by a filter. */
+/** The errors that a call can fail with, according to its manual page or because of a filter. */
 const REFUSED = [1, 13, 38, 22, 12, 9, 29, 95];
 
 export const PLAN: fc.Arbitrary<Plan> = fc.record({

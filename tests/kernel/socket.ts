@@ -1,6 +1,6 @@
 /**
- * What sys/socket.ts is to the engine, of the simulated kernel: see libc.ts.
- * Addresses are the real ones, as they are only bytes.
+ * Replaces sys/socket.ts for the engine: see libc.ts. Addresses are the real ones, since
+ * they are only bytes.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { World } from "./world.ts";
 export type Address = real.Address;
 export const { Address, unixAddress, numericAddress, isPassing } = real;
 
-/** The network of a run: who listens where, and what becomes of a connect. */
+/** The network of a run: the listening sockets, and the results of connect(2). */
 export interface Network {
   accept(listener: number): { fd: number; peer: string } | number;
   connect(address: Address): number;
@@ -55,13 +55,13 @@ export function raiseDescriptorLimit(): number {
   return 1024;
 }
 
-/** A new number for a socket that the engine makes: non-blocking, and its own. */
+/** A new number for a socket that the engine makes; it is non-blocking. */
 export function installSocket(world: World, file: Description["file"]): number {
   const O_RDWR = 2, O_NONBLOCK = 0o4000;
   return world.install(new Description(file, O_RDWR, O_NONBLOCK));
 }
 
-/** Whether this module has all that the real one has, and alike. */
+/** Whether this module has the same functions as the real one. */
 export const seam: typeof real = {
   Address,
   unixAddress,

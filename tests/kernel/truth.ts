@@ -1,10 +1,10 @@
 /**
- * The simulated kernel against the real one: the same random calls are made on
- * both, through the same functions, and have to return alike; and after each of
- * them poll(2) has to say the same of every descriptor.
+ * Compares the simulated kernel with the real one: both get the same random calls,
+ * through the same functions, and have to return the same results; and after each call,
+ * poll(2) has to report the same for every descriptor.
  *
- * What depends on how much the real kernel allots (how many bytes fill a socket's
- * buffer) is not compared: there, that it is full, and that what went in comes out.
+ * Sizes that the real kernel chooses (how many bytes fill a socket's buffer) are not
+ * compared; only that the buffer is full, and that the bytes come out.
  *
  * @module
  */
@@ -28,12 +28,12 @@ import { Description, MessageSocket, Pipe, RegularFile, StreamSocket } from "./k
 import * as simulated from "./libc.ts";
 import { World } from "./world.ts";
 
-/** What a sequence is made on. */
+/** The descriptors of a sequence of calls. */
 export type Stage = "pipes" | "unix" | "tcp" | "seqpacket" | "dgram" | "files";
 
 export const STAGES: readonly Stage[] = ["pipes", "unix", "tcp", "seqpacket", "dgram", "files"];
 
-/** One call, as numbers that are taken modulo what there is. */
+/** One call, as numbers of which all values are valid. */
 export type Call = [operation: number, one: number, other: number, size: number];
 
 const SIZES = [1, 2, 3, 5, 40, 100, 4095, 4096, 4097, 5000];
@@ -47,7 +47,7 @@ export const SEQUENCE: fc.Arbitrary<Call[]> = fc.array(
 interface Both {
   name: string;
   end: End;
-  /** Its number on the simulated one. */
+  /** Its number in the simulated one. */
   fd: number;
   description: Description;
   kind: "reading" | "writing" | "socket" | "messages" | "file";
@@ -55,7 +55,7 @@ interface Both {
 
 const O_RDONLY = 0, O_WRONLY = 1;
 
-/** Makes what a stage has on both kernels. */
+/** Makes the descriptors of a stage in both kernels. */
 function build(stage: Stage, world: World, folder: string): Both[] {
   const all: Both[] = [];
   let next = 20;
@@ -81,7 +81,7 @@ function build(stage: Stage, world: World, folder: string): Both[] {
       const files = StreamSocket.pair("s", stage, [100_000, 100_000]);
       for (const i of [0, 1] as const) {
         ends[i].nonBlocking = true;
-        if (stage === "tcp") setTcpOptions(ends[i].fd); // what is small is not held back
+        if (stage === "tcp") setTcpOptions(ends[i].fd); // so that small pieces are sent at once
         put(`s${i}`, ends[i], new Description(files[i], O_RDWR, O_NONBLOCK), "socket");
       }
       break;
@@ -110,18 +110,18 @@ function build(stage: Stage, world: World, folder: string): Both[] {
 
 type Seam = typeof real;
 
-/** What a call returns on one of the kernels. */
+/** The result of a call in one of the kernels. */
 type Made = (libc: Seam, fd: (both: Both) => number) => number | string;
 
 const room = new Uint8Array(8192);
 
-/** What the bytes are that were read. */
+/** A summary of the bytes that were read. */
 function told(length: number): string {
   if (length <= 0) return String(length);
   return `${length}: ${room.subarray(0, Math.min(length, 4)).join(" ")}`;
 }
 
-/** Calls that are made by other means than sys/libc.ts, as the engine makes none of them. */
+/** Calls that the engine does not make, so that sys/libc.ts does not have them. */
 function toOther(
   [operation]: Call,
   one: Both | undefined,
@@ -150,7 +150,7 @@ function toOther(
   return undefined;
 }
 
-/** The call that the numbers stand for; undefined where it means nothing here. */
+/** The call that the numbers stand for; undefined if it is not possible here. */
 function toCall(
   [operation, i, j, k]: Call,
   stage: Stage,
@@ -158,7 +158,7 @@ function toCall(
   payload: Uint8Array<ArrayBuffer>,
 ): { name: string; make: Made; closes?: Both } | undefined {
   const one = all[i % all.length], other = all[j % all.length];
-  // What is large, a socket's message is kept in pieces of, which take slots of a pipe each.
+  // A socket keeps a large message in pieces, each of which takes a slot of a pipe.
   const size = SIZES[stage === "pipes" || stage === "files" ? k : k % 6] ?? 1;
   if (!one || !other) return undefined;
   const bytes = payload.subarray(0, size);
@@ -217,19 +217,19 @@ function toCall(
   return undefined;
 }
 
-/** How long the real kernel may take until what TCP sends has arrived, in milliseconds. */
+/** How long bytes sent through TCP can take in the real kernel, in milliseconds. */
 const ARRIVES = 200;
 
 /**
- * So many pieces fit into any pipe. How many slots TCP's take is not compared, as
- * the real one joins some of them.
+ * So many pieces fit into any pipe. The number of slots that pieces of TCP take is not
+ * compared, since the real kernel joins some of them.
  */
 const MOST_WRITES = 10;
 
-/** Figures of all that were made. */
+/** The sums of all sequences. */
 export const made = { sequences: 0, calls: 0 };
 
-/** Makes the calls on both. Throws, with all of them, where the two differ. */
+/** Makes the calls in both kernels. Throws an error that lists them if the results differ. */
 export async function compare(stage: Stage, calls: readonly Call[], folder: string): Promise<void> {
   const refusals = {
     splice: 0,
@@ -266,7 +266,7 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
       const call = toCall(numbers, stage, all, payload);
       if (!call) continue;
       world.happened();
-      // What is closed by us is closed by End as well, later: so its number is not used by then.
+      // End closes the descriptor again later, so its number must not be used by then.
       const isClose = call.closes !== undefined;
       const here = call.make(simulated.seam, ({ fd }) => fd);
       const there = isClose ? (call.closes?.end.close(), 0) : call.make(real, ({ end }) => end.fd);
@@ -283,14 +283,14 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
   }
 }
 
-/** poll(2) says the same of all, as soon as all has arrived. */
+/** As soon as everything has arrived, poll(2) reports the same for all descriptors. */
 async function samePolls(all: Both[], stage: Stage, differ: (what: string) => never) {
   const began = performance.now();
   for (;;) {
     const wrong = all.find(({ end, description }) => {
       const events = IN | OUT | RDHUP;
       const { file } = description;
-      // Of what is before and behind an urgent byte FIONREAD tells a part.
+      // With an urgent byte, FIONREAD counts only a part of the bytes.
       if (file instanceof StreamSocket && file.queue.every(({ length }) => length > 0)) {
         const queued = file.queue.reduce((sum, { length }) => sum + length, 0);
         if (real.bytesQueued(end.fd) !== queued) return true;
@@ -308,7 +308,7 @@ async function samePolls(all: Both[], stage: Stage, differ: (what: string) => ne
   }
 }
 
-/** Compares sequences of one seed. Throws where one differs, made as short as it gets. */
+/** Compares the sequences of one seed. Throws the first that differs, as short as possible. */
 export async function compareMany(seed: number, numRuns: number): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {
@@ -324,8 +324,8 @@ export async function compareMany(seed: number, numRuns: number): Promise<void> 
 }
 
 /**
- * Whether the kernel is new enough: before 6.4 RWF_NOWAIT is not known to pipes,
- * and before 6.5 splice(2) to a socket took one page at a time.
+ * Whether the kernel is new enough: before 6.4 pipes did not support RWF_NOWAIT, and
+ * before 6.5 splice(2) to a socket took one page at a time.
  */
 export function isComparable(): boolean {
   const [major = 0, minor = 0] = Deno.osRelease().split(".").map(Number);
