@@ -37,7 +37,7 @@ import {
   SO_TYPE,
   SOCK_STREAM,
 } from "./constants.ts";
-import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EPIPE } from "./errno.ts";
+import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPIPE } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
 
@@ -280,8 +280,9 @@ export class Fd {
   /** Shuts one direction of a socket down for all who hold it (SHUT_RD or SHUT_WR); the error where that failed. */
   tryShutdown(how: 0 | 1): SystemError | undefined {
     const result = libc.shutdown(this.fd, how);
-    // A peer that has gone already (ENOTCONN) needs no telling.
-    if (result >= 0 || result === -ENOTCONN) return undefined;
+    // A peer that has gone already (ENOTCONN) needs no telling, and netlink(7) and
+    // packet(7) know none that could be told (EOPNOTSUPP).
+    if (result >= 0 || result === -ENOTCONN || result === -EOPNOTSUPP) return undefined;
     return new SystemError("shutdown", this.fd, result);
   }
 

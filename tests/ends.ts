@@ -245,6 +245,13 @@ export function unconnected(): End {
   return new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
 }
 
+/** A socket to the kernel, which has no half-close (netlink(7)). */
+export function netlink(): End {
+  const AF_NETLINK = 16, SOCK_RAW = 3, NETLINK_ROUTE = 0;
+  const type = SOCK_RAW | SOCK_CLOEXEC;
+  return new End(well("socket", libc.socket(AF_NETLINK, type, NETLINK_ROUTE)));
+}
+
 /** A pseudo-terminal, [master, slave], with the default settings: line by line, with echo. */
 export function terminal(): [End, End] {
   const master = new End(well("posix_openpt", libc.posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)));

@@ -8,6 +8,7 @@ import {
   epoll,
   eventfd,
   listening,
+  netlink,
   O_APPEND,
   O_CREAT,
   O_RDONLY,
@@ -22,7 +23,7 @@ import {
   terminal,
   unixPair,
 } from "./ends.ts";
-import { endsWith } from "./expect.ts";
+import { endsWith, succeeds } from "./expect.ts";
 import { hasBytes, inFolder, iocopy, watched, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
@@ -187,6 +188,14 @@ Deno.test("a descriptor that can never be read or written is wrong use", async (
     await endsWith(running, 100, says);
     a.close();
   }
+});
+
+Deno.test("a socket that knows no half-close is not asked for one", async () => {
+  const [input, stdin] = pipe();
+  using running = iocopy("3 4", { 3: input, 4: netlink() });
+  await stdin.write("n".repeat(16)); // which the kernel drops
+  stdin.close();
+  await succeeds(running);
 });
 
 Deno.test("a connection that was reset before is not taken for one that was never made", async () => {
