@@ -149,14 +149,14 @@ export class Copier implements AsyncDisposable {
     });
   }
 
-  /** How each channel of the constructor stands, in the order given; goes on to tell while it runs. */
+  /** How each channel of the constructor stands, in the order given; always up to date. */
   get channels(): readonly ChannelStatus[] {
     return this.#given;
   }
 
   /**
-   * Adds pairs while it runs, or before. Returns how they stand, which goes on to
-   * tell. Throws as the constructor does, a {@linkcode SystemError} where the
+   * Adds pairs while it runs, or before. Returns how they stand, always up to
+   * date. Throws as the constructor does, a {@linkcode SystemError} where the
    * system refuses to watch one, and an `Error` where it has ended or is being
    * stopped: then none of them is added.
    */
@@ -173,8 +173,8 @@ export class Copier implements AsyncDisposable {
   }
 
   /**
-   * Adds a service, before it runs: see `serve`. Returns how it stands, which
-   * goes on to tell. Rejects with an `Error` where it runs already.
+   * Adds a service, before it runs: see `serve`. Returns how it stands,
+   * always up to date. Rejects with an `Error` where it runs already.
    */
   async serve(
     listener: number | Descriptor,
@@ -271,8 +271,8 @@ export class Copier implements AsyncDisposable {
   }
 
   /**
-   * Stops it at once, and waits for its end; what went wrong {@linkcode run} has
-   * told, if it was called.
+   * Stops it at once, and waits for its end. Does not reject with what
+   * {@linkcode run} has rejected with already.
    */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop(0);

@@ -4,7 +4,7 @@ import { type Address, localAddress } from "../sys/socket.ts";
 const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a];
 
 /**
- * What tells a target who the client is, in front of the bytes: the PROXY
+ * The header that names the client to a target, in front of the bytes: the PROXY
  * protocol of HAProxy (proxy-protocol.txt, 2.1 and 2.2). `client` is the
  * accepted socket. A client without an address of the Internet is "UNKNOWN".
  */

@@ -17,7 +17,7 @@
  *
  * splice(2) is refused for many reasons (a terminal, a file with O_APPEND, a
  * seccomp filter) and with any errno. So every error of it but EAGAIN means the
- * same: go on through memory, where the call that fails tells the true error.
+ * same: go on through memory, where the call that fails gives the true error.
  *
  * @module
  */
@@ -122,7 +122,7 @@ export class Direct implements Route {
   fill(most: number): number {
     const length = libc.splice(this.#from.io, this.#to.io, most);
     if (length > 0) return this.held = length;
-    // splice gives EPIPE on a readerless pipe even at end of file; poll tells which.
+    // splice gives EPIPE on a readerless pipe even at end of file; poll(2) knows which.
     if (length === 0 || length === -EPIPE) {
       const end = this.#from.readPastZero(empty);
       return length === 0 || end === 0 ? end : length;
@@ -151,7 +151,7 @@ export class ThroughPipe implements Route {
   readonly #way: Way;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
-  /** Fills in a row that found nothing, although it was said to be ready. */
+  /** Fills in a row that found nothing, although epoll had called it ready. */
   #misses = 0;
   pipeSize: number | undefined;
 
@@ -298,7 +298,7 @@ export class ThroughMemory implements Route {
   #call: number | undefined;
   /**
    * The errno of the splice before, as long as it may have been a true error: a
-   * socket tells its error once, and is at its end afterwards.
+   * socket reports its error once, and is at its end afterwards.
    */
   #doubt: number;
 

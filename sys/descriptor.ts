@@ -200,7 +200,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   }
 
   /**
-   * What the system tells of the file: sizes in bytes, blocks of 512 bytes, and
+   * What the system knows of the file: sizes in bytes, blocks of 512 bytes, and
    * `birthtime` null where the file system does not know it. Throws a
    * {@linkcode SystemError} (statx(2)).
    */

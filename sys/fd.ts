@@ -84,7 +84,7 @@ export class Fd {
    * Wraps a descriptor that was inherited, or one of our own making, which has to
    * be a stream socket with O_NONBLOCK: of that nothing has to be found out.
    * Throws a {@linkcode DescriptorError} where `fd` was not inherited, and a
-   * {@linkcode SystemError} where the system does not tell what it is.
+   * {@linkcode SystemError} where the system refuses to say what it is.
    */
   constructor(fd: number, made?: { isUnix: boolean }) {
     this.fd = fd;
@@ -106,8 +106,8 @@ export class Fd {
     // The runtime's own descriptors are all close-on-exec. An inherited one
     // never is: it has come through an exec.
     const isNumber = Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31;
-    const flags = isNumber ? told("fcntl", fd, libc.fcntl(fd, F_GETFD)) : -EBADF;
-    const status = flags === 0 ? told("statx", fd, libc.statx(fd)) : -EBADF;
+    const flags = isNumber ? mustSucceed("fcntl", fd, libc.fcntl(fd, F_GETFD)) : -EBADF;
+    const status = flags === 0 ? mustSucceed("statx", fd, libc.statx(fd)) : -EBADF;
     if (typeof status === "number") throw new DescriptorError(`descriptor ${fd} is not open`);
     const type = status.mode & S_IFMT;
     this.identity = status.identity;
@@ -118,7 +118,7 @@ export class Fd {
     const isSocket = this.kind === "socket";
     // Taken for messages, what a stream has more than the buffer would be dropped.
     this.isStream = !isSocket ||
-      told("getsockopt", fd, libc.getsockopt(fd, SO_TYPE)) === SOCK_STREAM;
+      mustSucceed("getsockopt", fd, libc.getsockopt(fd, SO_TYPE)) === SOCK_STREAM;
     this.isUnix = isSocket && libc.getsockopt(fd, SO_DOMAIN) === AF_UNIX;
     this.#isTerminalSlave = this.kind === "terminal" &&
       !(status.major === PTMX.major && status.minor === PTMX.minor);
@@ -138,7 +138,7 @@ export class Fd {
 
   #isOpenFor(otherwise: number): boolean {
     if (this.isOurs) return true;
-    const flags = told("fcntl", this.fd, libc.fcntl(this.fd, F_GETFL));
+    const flags = mustSucceed("fcntl", this.fd, libc.fcntl(this.fd, F_GETFL));
     return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
   }
 
@@ -240,7 +240,7 @@ export class Fd {
 
   // Linux before 6.4 cannot be told not to wait on a pipe by the call alone, and
   // a filter may refuse that call. Then another thread waits, and a true error is
-  // told there as well.
+  // returned there as well.
   #unlessRefused(result: number): number {
     if (result >= 0 || result === -EAGAIN || result === -EPIPE) return result;
     this.mayBlock = true;
@@ -329,8 +329,8 @@ export class Fd {
   }
 }
 
-/** Throws where the system refuses to tell (a seccomp filter): a guess may cost bytes. */
-function told<T>(syscall: string, fd: number, result: T): T {
+/** Throws where the system refuses a call (a seccomp filter) whose result cannot be guessed without risking bytes. */
+function mustSucceed<T>(syscall: string, fd: number, result: T): T {
   if (typeof result !== "number" || result >= 0 || result === -EBADF) return result;
   throw new SystemError(syscall, fd, result);
 }
