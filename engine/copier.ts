@@ -156,9 +156,10 @@ export class Copier implements AsyncDisposable {
 
   /**
    * Adds pairs while it runs, or before. Returns how they stand, always up to
-   * date. Throws as the constructor does, a {@linkcode SystemError} where the
-   * system refuses to watch one, and an `Error` where it has ended or is being
-   * stopped: then none of them is added.
+   * date. Throws as the constructor does, and an `Error` where it has ended or is
+   * being stopped: then nothing is added or closed. Throws a
+   * {@linkcode SystemError} where the system refuses to watch one of them: then
+   * these pairs are closed.
    */
   add(pairs: Iterable<Pair>): readonly ChannelStatus[] {
     if (this.#stop || this.#phase === "ended") {
