@@ -20,6 +20,7 @@ import type { ChannelStatus, End, PipeSizes } from "./engine/channel.ts";
 import type { ServeOptions, ServeTarget, ServiceStatus, SessionStatus } from "./engine/service.ts";
 import { Descriptor } from "./sys/descriptor.ts";
 import { DescriptorError, SystemError } from "./sys/error.ts";
+import type { Fd, Kind } from "./sys/fd.ts";
 
 export {
   type ChannelStatus,
@@ -28,6 +29,8 @@ export {
   Descriptor,
   DescriptorError,
   type End,
+  type Fd,
+  type Kind,
   type Pair,
   type PipeSizes,
   type ServeOptions,

@@ -50,7 +50,7 @@ const PTMX = { major: 5, minor: 2 }; // the master side of pseudo-terminals: pts
 /** The most bytes of one write on another thread, so that it returns, and its bytes are counted, soon. */
 const MAX_THREAD_WRITE_BYTES = 4096;
 
-/** One descriptor. */
+/** A descriptor as the engine uses it: programs use `Descriptor`, which is one too. */
 export class Fd {
   /** The number. */
   readonly fd: number;
