@@ -359,6 +359,30 @@ Deno.test("0 7 6 1: under tcpserver and tcpclient each pair of numbers is one so
   }
 });
 
+/**
+ * Runs channels that share what they write, whose other end is `peer`, and ends their
+ * sources in order: the peer sees the end of file with the last one, and not before.
+ */
+async function endInTurn(
+  args: string,
+  given: Record<number, End>,
+  sources: [writer: End, rfd: number][],
+  peer: End,
+): Promise<void> {
+  const { running, log } = logged(`v ${args}`, given);
+  using _ = running;
+  for (const [writer] of sources) await passes(writer, peer);
+  for (const [i, [writer, rfd]] of sources.entries()) {
+    await passes(writer, peer);
+    writer.close();
+    if (i < sources.length - 1) await log.until(`iocopy: ${rfd} > 0`);
+  }
+  await endOfFile(peer);
+  peer.close();
+  assertEquals((await running.outcome).code, 0);
+  await log.all();
+}
+
 Deno.test("several channels into one wfd: it is shut down when the last has ended", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, ...SOCKETS })) {
     await t.step(`a ${kind}`, async () => {
@@ -367,20 +391,7 @@ Deno.test("several channels into one wfd: it is shut down when the last has ende
       const [c, third] = pipe();
       const [peer, into] = make();
       const { args, given, fd } = numbered([a, into], [b, into], [c, into]);
-      const { running, log } = logged(`v ${args}`, given);
-      using _ = running;
-      for (const end of [first, second, third]) await passes(end, peer);
-      first.close();
-      await log.until(`iocopy: ${fd(a)} > 0`);
-      await passes(third, peer);
-      third.close();
-      await log.until(`iocopy: ${fd(c)} > 0`);
-      await passes(second, peer);
-      second.close();
-      await endOfFile(peer);
-      peer.close();
-      assertEquals((await running.outcome).code, 0);
-      await log.all();
+      await endInTurn(args, given, [[first, fd(a)], [third, fd(c)], [second, fd(b)]], peer);
     });
   }
 });
@@ -392,17 +403,7 @@ Deno.test("5 7 6 8, two numbers of one socket: it is shut down when the last cha
       const [b, second] = pipe();
       const [peer, into] = make();
       const given = { 5: a, 6: b, 7: into, 8: into.duplicate() };
-      const { running, log } = logged("v 5 7 6 8", given);
-      using _ = running;
-      await passes(first, peer);
-      first.close();
-      await log.until("iocopy: 5 > 0");
-      await passes(second, peer);
-      second.close();
-      await endOfFile(peer);
-      peer.close();
-      assertEquals((await running.outcome).code, 0);
-      await log.all();
+      await endInTurn("5 7 6 8", given, [[first, 5], [second, 6]], peer);
     });
   }
 });
@@ -468,17 +469,7 @@ Deno.test("0, 1 and 2 are really closed while other channels run", async (t) => 
     const [out, into] = pipe();
     const [other, far] = unixPair();
     const given = { 0: reading, 1: into, 3: other, 4: into.duplicate() };
-    const { running, log } = logged("v 0 1 3 4", given);
-    using _ = running;
-    await passes(writing, out);
-    writing.close();
-    await log.until("iocopy: 0 > 0");
-    await passes(far, out);
-    far.close();
-    await endOfFile(out);
-    out.close();
-    assertEquals((await running.outcome).code, 0);
-    await log.all();
+    await endInTurn("0 1 3 4", given, [[writing, 0], [far, 3]], out);
   });
 });
 
