@@ -208,6 +208,21 @@ export function serving(waiting = 4096): { listener: End; port: number } {
   return { listener, port: new DataView(address.buffer).getUint16(2) };
 }
 
+/** A socket that listens, and never answers: its queue is full. */
+export async function deaf(port: number): Promise<Disposable> {
+  const address = new Uint8Array(16);
+  new DataView(address.buffer).setUint16(2, port);
+  const listener = listenAt(address, 0);
+  // In a queue for none there is room for one (listen(2)): what comes then is dropped.
+  const first = await Deno.connect({ hostname: "127.0.0.1", port });
+  return {
+    [Symbol.dispose]: () => {
+      first.close();
+      listener.close();
+    },
+  };
+}
+
 /** As {@linkcode listening}; the address goes into `address`. */
 function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
   new DataView(address.buffer).setUint16(0, AF_INET, true);

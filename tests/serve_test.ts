@@ -1,7 +1,7 @@
 /** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
-import { type End, pipe, serving } from "./ends.ts";
+import { deaf, type End, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { inFolder, iocopy, within } from "./probe.ts";
 
@@ -260,6 +260,52 @@ Deno.test("--connect-timeout gives up a target that does not reply", async () =>
   assertEquals(stderr, `iocopy: 127.0.0.1:${full.port}: Connection timed out\n`);
   first.close();
   full.listener.close();
+});
+
+/** The command, for which a file is /etc/hosts. */
+function knowing(hosts: string): string[] {
+  const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
+  return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, hosts, ...COMMAND];
+}
+
+function mayMount(): boolean {
+  const [program = "", ...args] = [...knowing("/etc/hosts").slice(0, -COMMAND.length), "true"];
+  try {
+    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
+  } catch {
+    return false; // there is no unshare(1)
+  }
+}
+
+const canMount = mayMount();
+
+Deno.test({
+  name: "of two addresses, one that is dead costs the first connection its time only" +
+    (canMount ? "" : " SKIPPED: no user namespace, to have another /etc/hosts"),
+  ignore: !canMount,
+  fn: () =>
+    inFolder(async (folder) => {
+      const hosts = `${folder}/hosts`;
+      await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
+      const { target, port: to } = listenTcp(0, "127.0.0.2");
+      echo(target);
+      using _dead = await deaf(to);
+      const { listener, port } = serving();
+      const args = `--connect-timeout=1 3 twins:${to}`;
+      using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
+      const took = async (text: string) => {
+        const start = performance.now();
+        assertEquals(await ask(port, text), text);
+        return performance.now() - start;
+      };
+      const first = await took("first");
+      assert(first >= 1000, `${first} ms: the dead one was not tried`);
+      const next = Math.min(await took("second"), await took("third"));
+      assert(next < 1000, `${next} ms: the dead one was tried again`);
+      running.kill("SIGHUP");
+      assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+      target.close();
+    }),
 });
 
 Deno.test("--exit-idle ends it without connections", async () => {
