@@ -84,9 +84,7 @@ export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0):
   let result: number;
   if (fate === Fate.Interrupted) result = -EAGAIN;
   else if (file instanceof StreamSocket) {
-    const part = fate === Fate.Short
-      ? bytes.subarray(0, 1 + world.choose(Math.max(1, bytes.length)))
-      : bytes;
+    const part = fate === Fate.Short ? bytes.subarray(0, world.part(bytes.length)) : bytes;
     result = file.read(description, part, keep);
   } else if (file instanceof MessageSocket) {
     const length = file.receive(bytes, keep);
@@ -105,7 +103,7 @@ export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   const { file } = description;
   const fate = world.fate();
   const isShort = fate === Fate.Short && file instanceof StreamSocket;
-  const part = isShort ? bytes.subarray(0, 1 + world.choose(Math.max(1, bytes.length))) : bytes;
+  const part = isShort ? bytes.subarray(0, world.part(bytes.length)) : bytes;
   const isSocket = file instanceof StreamSocket || file instanceof MessageSocket;
   const result = fate === Fate.Interrupted
     ? -EAGAIN

@@ -155,7 +155,7 @@ const REFUSED = [1, 13, 38, 22, 12, 9, 29, 95];
 export const PLAN: fc.Arbitrary<Plan> = fc.record({
   wires: fc.array(WIRE, { minLength: 2, maxLength: 4 }),
   channels: fc.array(fc.tuple(fc.nat(3), fc.nat(3)), { minLength: 1, maxLength: 4 }),
-  buffer: fc.constantFrom(1048576, 1048576, 65536, 4096, 100, 2, 1),
+  buffer: fc.constantFrom(1048576, 65536, 65536, 4096, 4096, 100, 2, 1),
   rate: rarely(0, 500, 100000),
   dumps: rarely(false, true),
   stopAt: rarely(-1, 0, 1, 7, 300),

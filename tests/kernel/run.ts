@@ -13,14 +13,14 @@
 import { parseArgs } from "@std/cli/parse-args";
 import fc from "fast-check";
 import { CASES } from "./cases.ts";
+import { exhaust } from "./exhaustive.ts";
 import { PLAN, type Plan } from "./plan.ts";
 import { simulate } from "./simulate.ts";
 import { Violation } from "./world.ts";
 
 const options = parseArgs(Deno.args, {
-  string: ["seconds", "seed", "runs", "fixed", "report"],
-  boolean: ["json"],
-  default: { seconds: "20", fixed: "8", runs: "1000", report: "0" },
+  string: ["seconds", "seed", "runs", "fixed", "report", "exhaustive"],
+  default: { seconds: "20", fixed: "8", runs: "1000", report: "0", exhaustive: "0" },
 });
 
 /** For how long one that fails is made smaller, in milliseconds. */
@@ -93,6 +93,24 @@ function tell(what: string): void {
     `${what}: ${figures.runs} runs, ${figures.calls} calls, ${figures.steps} steps of the world, ` +
       `${passed.toFixed(0)} s, ${Math.round(figures.runs / passed)} runs a second`,
   );
+}
+
+if (Number(options.exhaustive) > 0) {
+  const { schedules, complete, graphs } = await exhaust(
+    Number(options.exhaustive),
+    (what) => console.log(what),
+    async (plan, error) => {
+      console.log(`FAILED: ${JSON.stringify(plan)}`, String(error));
+      await show(plan);
+      Deno.exit(1);
+    },
+  );
+  const passed = (clock() - began) / 1000;
+  console.log(
+    `${schedules} schedules of ${graphs} graphs, ${complete} of them complete, in ` +
+      `${passed.toFixed(0)} s, ${Math.round(schedules / passed)} a second`,
+  );
+  Deno.exit(0);
 }
 
 for (const [name, plan] of CASES) {

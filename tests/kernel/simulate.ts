@@ -469,7 +469,6 @@ export interface Result {
   world: World;
   calls: number;
   steps: number;
-  bytes: number;
 }
 
 const SPLICED: Kind[] = ["pipe", "unix", "tcp", "file"];
@@ -479,14 +478,15 @@ const WITHOUT_END: Kind[] = ["dgram"];
 /** Runs a plan. Throws a {@linkcode Violation} where something is not as it must be. */
 export async function simulate(
   plan: Plan,
-  options: { tracing?: boolean; decisions?: boolean } = {},
+  options: { tracing?: boolean; depth?: number } = {},
 ): Promise<Result> {
   const world = new World(plan.choices, plan.refusals, {
     tracing: options.tracing ?? false,
     hostile: plan.isHostile,
     reuse: plan.reusesNumbers,
+    ...options.depth !== undefined && { depth: options.depth },
   });
-  if (options.decisions) world.decisions = [];
+  if (options.depth !== undefined) world.decisions = [];
   enterWorld(world);
   const restoreClock = takeClock(world);
   try {
@@ -503,7 +503,7 @@ export async function simulate(
     await settle();
     restoreClock();
   }
-  return { world, calls: world.count, steps: world.steps, bytes: 0 };
+  return { world, calls: world.count, steps: world.steps };
 }
 
 /** How many of the smallest steps a piece takes at the most, so that a run is short. */

@@ -102,7 +102,7 @@ class Call implements Actor {
   }
   canReturn: () => boolean = () => true;
   step(): void {
-    const interrupted = this.mayBeInterrupted && this.#world.choose(16) === 15;
+    const interrupted = this.mayBeInterrupted && this.#world.isUnlucky;
     this.result = interrupted ? -1 : this.#attempt();
     if (this.result !== undefined && this.#held) this.#world.release(this.#held);
     this.#world.log(() =>
@@ -144,6 +144,8 @@ export class World {
   readonly isHostile: boolean;
   readonly #choices: ArrayLike<number>;
   #next = 0;
+  /** So many decisions are made; what comes after them is the dullest. */
+  readonly #depth: number;
   #turns = 0;
   /** For the exhaustive search: how many ways each decision had. */
   decisions: { made: number; of: number }[] | undefined;
@@ -177,8 +179,9 @@ export class World {
   constructor(
     choices: ArrayLike<number>,
     refusals: Refusals,
-    options: { tracing?: boolean; hostile?: boolean; reuse?: boolean } = {},
+    options: { tracing?: boolean; hostile?: boolean; reuse?: boolean; depth?: number } = {},
   ) {
+    this.#depth = options.depth ?? choices.length;
     this.#choices = choices;
     this.refusals = refusals;
     this.isHostile = options.hostile ?? true;
@@ -213,24 +216,45 @@ export class World {
   }
 
   get areChoicesLeft(): boolean {
-    return this.#next < this.#choices.length;
+    return this.#next < this.#depth;
+  }
+
+  /** Now and then. */
+  get isUnlucky(): boolean {
+    return this.areChoicesLeft && this.#pick([240, 16]) === 1;
+  }
+
+  /** One of several things, the first of which is the dullest; the weights, 256 in all, say how likely each is. */
+  #pick(weights: readonly number[]): number {
+    if (this.decisions) return this.choose(weights.length);
+    let drawn = this.choose(256);
+    for (const [i, weight] of weights.entries()) {
+      if (drawn < weight) return i;
+      drawn -= weight;
+    }
+    return 0;
   }
 
   /** What befalls a call that moves bytes; somebody may have a step before it. */
   fate(): Fate {
     if (!this.isHostile || this.isOver || !this.areChoicesLeft) return Fate.Nothing;
-    const drawn = this.choose(256);
-    if (drawn < 170) return Fate.Nothing;
-    if (drawn < 210) {
-      this.step();
-      return Fate.Nothing;
+    switch (this.#pick([170, 40, 15, 31])) {
+      case 1:
+        this.step();
+        return Fate.Nothing;
+      case 2:
+        if (!this.mayInterrupt) return Fate.Nothing;
+        this.happened();
+        return Fate.Interrupted;
+      case 3:
+        return Fate.Short;
     }
-    if (drawn < 225) {
-      if (!this.mayInterrupt) return Fate.Nothing;
-      this.happened();
-      return Fate.Interrupted;
-    }
-    return Fate.Short;
+    return Fate.Nothing;
+  }
+
+  /** How much of so many bytes a call moves that is cut short. */
+  part(length: number): number {
+    return 1 + this.choose(this.decisions ? 1 : Math.max(1, length));
   }
 
   /** Something has happened: who looks again does not spin. */
@@ -333,7 +357,7 @@ export class World {
       this.happened();
       return happens();
     }
-    if (this.areChoicesLeft && this.choose(8) === 7 && this.#passTime(true)) return;
+    if (this.isHostile && this.isUnlucky && this.#passTime(true)) return;
     if (this.step() || ready.length > 0) return;
     if (this.#isWaiting) this.onIdle?.();
     if (!this.#passTime(true)) this.fail("everybody waits, for ever");
@@ -472,7 +496,7 @@ export class World {
     else {
       if (length > 0) from.isNowait = to.isNowait = false;
       const fate = this.fate();
-      const most = fate === Fate.Short ? 1 + this.choose(Math.min(length, 5000)) : length;
+      const most = fate === Fate.Short ? this.part(Math.min(length, 5000)) : length;
       result = fate === Fate.Interrupted ? -EAGAIN : splice(from, to, Math.min(most, length));
       // Only what is on the other side of the pipe may wait.
       if (result === -EAGAIN && fate !== Fate.Interrupted) this.#mustNotWait(from, to);
@@ -511,7 +535,7 @@ export class World {
       const isAtomic = file instanceof Pipe && call === "write" && bytes.length <= 4096;
       const fate = isAtomic && !nowait ? Fate.Nothing : this.fate();
       const isShort = fate === Fate.Short && !isAtomic;
-      const part = isShort ? bytes.subarray(0, 1 + this.choose(bytes.length)) : bytes;
+      const part = isShort ? bytes.subarray(0, this.part(bytes.length)) : bytes;
       result = fate === Fate.Interrupted
         ? -EAGAIN
         : call === "read"
@@ -558,7 +582,7 @@ export class World {
 
   poll(fd: number, events: number): number {
     this.enter();
-    if (this.isHostile && this.areChoicesLeft && this.choose(16) === 15) this.step();
+    if (this.isHostile && this.isUnlucky) this.step();
     const result = this.get(fd, "poll").poll() & (events | 8 | 16);
     this.log(() => `poll ${fd} ${events} -> ${result}`);
     return result;
@@ -637,14 +661,14 @@ export class World {
     this.#ring();
     while (milliseconds !== 0) {
       const isReady = file.isAnyReady;
-      const drawn = this.isHostile && this.areChoicesLeft ? this.choose(16) : 0;
-      if (drawn === 15) {
+      const drawn = this.isHostile && this.areChoicesLeft ? this.#pick([192, 32, 16, 16]) : 0;
+      if (drawn === 3) {
         this.happened();
         this.log(() => "epoll_wait -> interrupted");
         return -EINTR;
       }
-      if (isReady && drawn < 12) break;
-      if (drawn === 14 && this.#passTime(false)) this.#ring();
+      if (isReady && drawn === 0) break;
+      if (drawn === 2 && this.#passTime(false)) this.#ring();
       else if (!this.step()) {
         if (isReady) break;
         this.onIdle?.();
