@@ -7,6 +7,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
+import { findMutants } from "./kernel/mutants.ts";
 import { compareMany, isComparable, made } from "./kernel/truth.ts";
 import { outputOf } from "./probe.ts";
 
@@ -27,6 +28,10 @@ async function simulated(...args: string[]): Promise<void> {
 
 Deno.test(only("source", `the engine on a simulated kernel, for ${SECONDS} s`), async () => {
   await simulated("tests/kernel/run.ts", `--seconds=${SECONDS}`);
+});
+
+Deno.test(only("source", "faults that are put into the engine are found by it"), async () => {
+  await findMutants(console.log);
 });
 
 const SEED = Number(Deno.env.get("SEED") ?? Math.trunc(Math.random() * 2 ** 31));

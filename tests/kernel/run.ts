@@ -20,7 +20,9 @@ import { Violation } from "./world.ts";
 
 const options = parseArgs(Deno.args, {
   string: ["seconds", "seed", "runs", "fixed", "report", "exhaustive"],
-  default: { seconds: "20", fixed: "8", runs: "1000", report: "0", exhaustive: "0" },
+  boolean: ["cases"],
+  negatable: ["cases"],
+  default: { seconds: "20", fixed: "8", runs: "1000", report: "0", exhaustive: "0", cases: true },
 });
 
 /** For how long one that fails is made smaller, in milliseconds. */
@@ -51,11 +53,14 @@ async function once(plan: Plan): Promise<void> {
 
 /** Tries so many plans that come from one seed; ends the program with the first that fails. */
 async function search(seed: number, runs: number): Promise<void> {
+  const before = figures.runs;
   const outcome = await fc.check(fc.asyncProperty(PLAN, once), { seed, numRuns: runs });
   if (!outcome.failed) return;
   const [plan] = outcome.counterexample ?? [];
   console.log(
-    `FAILED: seed ${seed}, run ${outcome.numRuns}, made smaller ${outcome.numShrinks} times`,
+    `FAILED: run ${
+      before + outcome.numRuns
+    }, seed ${seed}, made smaller ${outcome.numShrinks} times`,
   );
   if (plan) {
     console.log(JSON.stringify(plan));
@@ -113,7 +118,7 @@ if (Number(options.exhaustive) > 0) {
   Deno.exit(0);
 }
 
-for (const [name, plan] of CASES) {
+for (const [name, plan] of options.cases ? CASES : []) {
   try {
     await once(plan);
   } catch {

@@ -5,7 +5,7 @@
  * @module
  */
 import { type ChannelStatus, Copier } from "../../engine.ts";
-import { ERR, HUP, IN, O_APPEND, OUT, SOCK_SEQPACKET } from "../../sys/constants.ts";
+import { ERR, HUP, IN, O_APPEND, OUT, RDHUP, SOCK_SEQPACKET } from "../../sys/constants.ts";
 import { EAGAIN } from "../../sys/errno.ts";
 import {
   Description,
@@ -507,7 +507,7 @@ export async function simulate(
 }
 
 /** How many of the smallest steps a piece takes at the most, so that a run is short. */
-const STEPS = 24;
+const STEPS = 10;
 
 /** How many pieces there are at the most where the smallest room is less than a page. */
 const FEW = 6;
@@ -532,8 +532,10 @@ function wiresOf(plan: Plan, world: World): Wire[] {
 function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
   if (kind !== "pipe") return kind === "terminal" || kind === "device";
   // A pipe that was spliced, and is not any more, can only be read and written so.
-  const isSpliced = plan.refusals.splice === 0 &&
-    plan.wires.every(({ kind }) => SPLICED.includes(kind)) && !plan.refusals.shortOfNumbers;
+  const isGood = ({ kind, end, diesAfter, notes }: WirePlan) =>
+    SPLICED.includes(kind) && end !== "reset" && diesAfter < 0 && notes === 0;
+  const isSpliced = plan.refusals.splice === 0 && !plan.refusals.shortOfNumbers &&
+    plan.wires.every(isGood);
   return plan.refusals.nowait || !isSpliced;
 }
 
@@ -645,7 +647,10 @@ async function run(plan: Plan, world: World): Promise<void> {
     copier.stop(plan.grace, "enough");
   };
   const stopping = plan.stopAt >= 0 ? world.setTimer(stop, plan.stopAt, false) : -1;
-  world.onIdle = () => checkProgress(plan, world, tracks);
+  world.onIdle = () => {
+    checkProgress(plan, world, tracks);
+    for (const wire of wires) checkEndIsTold(world, wire);
+  };
 
   await drive(world, copier.run());
 
@@ -681,7 +686,8 @@ function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
       );
     }
     if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
-    if (!from.source || !to.sink || usesThreads(plan, from) || usesThreads(plan, to)) continue;
+    if (!from.source || !to.sink) continue;
+    if (world.isUnderWay(from.source) || world.isUnderWay(to.sink)) continue;
     const mask = (wire: Wire) => wire.plan.notes && wire.plan.kind === "tcp" ? ~ERR : ~0;
     const readable = from.source.poll() & mask(from) & (IN | HUP | ERR);
     const writable = to.sink.poll() & mask(to) & (OUT | HUP | ERR);
@@ -690,6 +696,13 @@ function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
       world.fail(`${name} holds ${track.read - track.written} bytes that could be written`);
     }
   }
+}
+
+/** Everybody waits: who reads what all its channels have left has to know that it is at its end. */
+function checkEndIsTold(world: World, { name, plan, writers, drain, drainEnded }: Wire): void {
+  if (writers.length === 0 || !drain || drainEnded || plan.kind === "dgram") return;
+  if (writers.some(({ status }) => status?.ended === undefined)) return;
+  if ((drain.poll() & (IN | HUP | RDHUP)) === 0) world.fail(`${name}: the end is not told`);
 }
 
 /** How a channel has ended has to have its reason. */

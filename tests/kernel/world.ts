@@ -72,7 +72,7 @@ class Call implements Actor {
   readonly buffer: ArrayBufferLike | undefined;
   readonly mayBeInterrupted: boolean;
   /** What it works on, which stays open as long. */
-  readonly #held: Description | undefined;
+  readonly held: Description | undefined;
   result: number | undefined;
   #resolve: (result: number) => void = () => {};
   readonly promise: Promise<number>;
@@ -93,7 +93,7 @@ class Call implements Actor {
     this.#attempt = attempt;
     this.wakesAt = wakesAt;
     this.buffer = buffer;
-    this.#held = held;
+    this.held = held;
     this.mayBeInterrupted = mayBeInterrupted;
     this.promise = new Promise((resolve) => this.#resolve = resolve);
   }
@@ -104,7 +104,7 @@ class Call implements Actor {
   step(): void {
     const interrupted = this.mayBeInterrupted && this.#world.isUnlucky;
     this.result = interrupted ? -1 : this.#attempt();
-    if (this.result !== undefined && this.#held) this.#world.release(this.#held);
+    if (this.result !== undefined && this.held) this.#world.release(this.held);
     this.#world.log(() =>
       `${this.name} -> ${interrupted ? "-1, interrupted" : this.result ?? "waits on"}`
     );
@@ -311,6 +311,17 @@ export class World {
     return false;
   }
 
+  /** Whether an alarm is set that ends the wait at once: somebody has a turn. */
+  get #isAboutToRing(): boolean {
+    return this.#timers.some(({ due }) => due !== undefined && due - this.now < 0.01);
+  }
+
+  /** Whether another thread is at it, or has been and is not heard yet. */
+  isUnderWay(description: Description): boolean {
+    for (const { held } of this.calls) if (held?.file === description.file) return true;
+    return false;
+  }
+
   /** For the peers, once the engine has ended. */
   passTime(): boolean {
     const times = this.actors.map(({ wakesAt }) => wakesAt).filter((time) => time > this.now);
@@ -359,7 +370,7 @@ export class World {
     }
     if (this.isHostile && this.isUnlucky && this.#passTime(true)) return;
     if (this.step() || ready.length > 0) return;
-    if (this.#isWaiting) this.onIdle?.();
+    if (this.#isWaiting && !this.#isAboutToRing) this.onIdle?.();
     if (!this.#passTime(true)) this.fail("everybody waits, for ever");
   }
 
@@ -671,7 +682,7 @@ export class World {
       if (drawn === 2 && this.#passTime(false)) this.#ring();
       else if (!this.step()) {
         if (isReady) break;
-        this.onIdle?.();
+        if (!this.#isAboutToRing) this.onIdle?.();
         if (!this.#passTime(false)) this.fail("epoll_wait never returns");
         this.#ring();
       }

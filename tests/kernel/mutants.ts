@@ -1,0 +1,120 @@
+/**
+ * Proof that the simulation can find something: faults that are put into copies of
+ * the engine, one at a time, each of which has to be found.
+ *
+ *     deno run --allow-all tests/kernel/mutants.ts
+ *
+ * @module
+ */
+import { ROOT } from "../harness.ts";
+
+/** A fault: what is replaced in a file. */
+interface Mutant {
+  name: string;
+  file: string;
+  before: string;
+  after: string;
+}
+
+const MUTANTS: Mutant[] = [
+  {
+    name: "a missing shutdown",
+    file: "engine/endpoint.ts",
+    before: "isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined",
+    after: "isLast && !isClosing ? undefined : undefined",
+  },
+  {
+    name: "a lost wake-up",
+    file: "engine/channel.ts",
+    before: "if (direction === WRITE) this.sink.awaitWritable(1);",
+    after: "",
+  },
+  {
+    name: "an end of file too early",
+    file: "sys/pipe.ts",
+    before: "if (result === 0 || isStuck",
+    after: "if (isStuck",
+  },
+  {
+    name: "a double close",
+    file: "sys/pipe.ts",
+    before: "libc.close(this.writing);",
+    after: "libc.close(this.#reading);",
+  },
+  {
+    name: "a forgotten mask",
+    file: "engine/channel.ts",
+    before: "if (this.#waitsFor === READ) this.source.awaitReadable(-1);",
+    after: "",
+  },
+  {
+    name: "a close while others still use it",
+    file: "engine/endpoint.ts",
+    before: "const isUsed = this.#readers.length + this.#writers.length > 0;\n    if (isUsed",
+    after: "const isUsed = this.#readers.length > 0;\n    if (isUsed",
+  },
+  {
+    name: "bytes lost where splice(2) is given up",
+    file: "engine/route.ts",
+    before: "if (route.held > 0) memory.hold(",
+    after: "if (route.held < 0) memory.hold(",
+  },
+  {
+    name: "a flag that is not put back",
+    file: "engine/endpoint.ts",
+    before: "this.connection?.restore(this.fd.fd);",
+    after: "",
+  },
+  {
+    name: "memory given away while another thread has it",
+    file: "engine/route.ts",
+    before: "if (this.isUnderWay) return;",
+    after: "",
+  },
+];
+
+/** For how long each is looked for, in seconds. */
+const SECONDS = 120;
+
+async function copyFolder(from: string, to: string): Promise<void> {
+  await Deno.mkdir(to, { recursive: true });
+  for await (const { name, isFile } of Deno.readDir(from)) {
+    if (isFile) await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
+  }
+}
+
+/** Looks for one fault; returns in which run it was found, and what was said. */
+async function find({ name, file, before, after }: Mutant, folder: string): Promise<string> {
+  for (const part of ["engine", "sys", "tests/kernel"]) {
+    await copyFolder(`${ROOT}/${part}`, `${folder}/${part}`);
+  }
+  await Deno.copyFile(`${ROOT}/engine.ts`, `${folder}/engine.ts`);
+  const text = await Deno.readTextFile(`${folder}/${file}`);
+  if (text.split(before).length !== 2) {
+    throw new Error(`${name}: ${file} has not this text, once: ${before}`);
+  }
+  await Deno.writeTextFile(`${folder}/${file}`, text.replace(before, after));
+  const map = `--import-map=${folder}/tests/kernel/imports.json`;
+  const search = ["--no-cases", "--fixed=100000", `--seconds=${SECONDS}`];
+  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", "--no-lock", map, `${folder}/tests/kernel/run.ts`]
+      .concat(search),
+    cwd: ROOT,
+  }).output();
+  const lines = new TextDecoder().decode(stdout).trim().split("\n");
+  const failed = lines.find((line) => line.startsWith("FAILED"));
+  if (code !== 1 || !failed) throw new Error(`${name} was not found: ${lines.at(-1)}`);
+  return `${name}: ${failed.replace("FAILED: ", "")}: ${lines.at(-1)}`;
+}
+
+/** Looks for all of them. Throws where one is not found. */
+export async function findMutants(say: (what: string) => void): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const mutant of MUTANTS) say(await find(mutant, folder));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+if (import.meta.main) await findMutants(console.log);
