@@ -1,24 +1,24 @@
-/* connections: both ends of a proxy under test.  A thread of it is the target,
- * the rest are the clients; what it saw is one line of JSON.
+/* connections: both ends of a proxy under test.  One thread is the target, the others
+ * are clients; it prints the results as one line of JSON.
  *
  *   cc -O2 -pthread -o connections connections.c
  *   ./connections bind PORT COMMAND ...       COMMAND gets a listening socket as 3
  *   ./connections MODE -p PROXY -t TARGET [-n NUMBER] [-c CLIENTS] [-i IDLE] [-s]
  *
- * MODE  churn   NUMBER connections, CLIENTS at a time: a byte there and back, and
- *               the client ends it
- *       open    NUMBER connections over which one byte has gone there and back; a
- *               line says that they are, and they stay until standard input ends
- *       ping    NUMBER times one byte there and back, over one connection
+ * MODE  churn   NUMBER connections, CLIENTS at a time: one byte in each direction, and
+ *               the client closes it
+ *       open    NUMBER connections, with one byte in each direction; prints a line when
+ *               they are open, and keeps them until the end of standard input
+ *       ping    NUMBER round trips of one byte, over one connection
  *       bulk    NUMBER bytes from the client to the target, over one connection
- *       paced   CLIENTS connections, over each of which 64 bytes go there and back
- *               20 times a second, for NUMBER seconds; -s: beside a stream
- * -i    IDLE connections besides, opened before anything is measured
+ *       paced   CLIENTS connections, each with a round trip of 64 bytes 20 times a
+ *               second, for NUMBER seconds; -s: beside a stream
+ * -i    IDLE connections in addition, opened before the measurement
  *
- * The first byte of a connection tells the target what it is for: 's', and eight
- * bytes that tell its length, is a stream, of which it says once it has come that
- * it has; anything else comes back.  (Nothing relies on half-close, which
- * systemd-socket-proxyd does not have.) */
+ * The first byte of a connection tells the target its purpose: 's' and eight bytes with
+ * a length are followed by a stream, and the target sends a byte when it has arrived;
+ * everything else is sent back.  (Nothing relies on half-close, which
+ * systemd-socket-proxyd does not support.) */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -242,7 +242,7 @@ static void paced(long duration, int streaming) {
       took[count++] = now() - c->sent;
       c->waits = c->got = 0;
     }
-    /* A message whose turn has come while the last one is under way is late by itself. */
+    /* A message that is due before the last one has come back counts its delay, too. */
     for (time = now(); all[next].due <= time; next = (next + 1) % clients) {
       struct paced *c = &all[next];
       static const char bytes[MESSAGE];

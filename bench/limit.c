@@ -1,11 +1,11 @@
-/* limit: what the kernel allows.  The same job as iocopy with everything left
- * out that is not moving bytes: no checks, no reports, no errors, no restored
- * flags.  A poll(2) loop over splice(2), directly where one side is a pipe, else
- * through a pipe of ours; all pipes are made to hold 1 MiB.  The bench holds iocopy against it.
+/* limit: what the kernel allows.  It does the same job as iocopy and only moves
+ * bytes: no checks, no reports, no errors, no restored flags.  It is a poll(2) loop
+ * with splice(2), directly if one side is a pipe, otherwise through a pipe of its
+ * own.  All pipes are enlarged to 1 MiB.  The benchmark compares iocopy with it.
  *
  *   cc -O2 -o limit limit.c && ./limit [-p] rfd1 wfd1 rfd2 wfd2 ...
  *
- * -p  through a pipe of ours unless both sides are pipes, which can be faster
+ * -p  through a pipe of its own unless both sides are pipes, which can be faster
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,28 +1,28 @@
 /* load: both ends of a copier under test.  It starts COMMAND with a left side
- * on descriptors 0 and 1 and a right side on 6 and 7, sends bytes into the one,
- * takes them out of the other, and prints what it saw as one line of JSON.
+ * on descriptors 0 and 1 and a right side on 6 and 7, sends bytes into one side,
+ * receives them from the other, and prints the results as one line of JSON.
  *
  *   cc -O2 -pthread -o load load.c
  *   ./load MODE [-l KIND] [-r KIND] [-n NUMBER] [-t SECONDS] [-- COMMAND ...]
  *
  * MODE  bulk    NUMBER bytes from left to right
- *       both    NUMBER bytes from left to right and as many back, at once
- *       ping    NUMBER times one byte there and one back
- *       start   one byte that waits before COMMAND is started, and where it comes out
+ *       both    NUMBER bytes in each direction at the same time
+ *       ping    NUMBER round trips of one byte
+ *       start   one byte is sent before COMMAND starts; measures when it comes out
  *       shell   runs COMMAND, a shell with a pipeline in which "load filter -- X" stands
- *               for X, and tells how long it takes, and the CPU of X alone
+ *               for X; measures the time, and the processor time of X alone
  * KIND  pipe, unix, tcp; largepipe is a pipe of 1 MiB; on the left for bulk also the
  *       path of a file, which is written unless it has the right length
- * -t    COMMAND is killed after so long: it hangs
+ * -t    after so long COMMAND is taken to hang, and is killed
  *
- * Memory is private memory: Pss_Anon of /proc/PID/smaps_rollup.  It is taken while
- * COMMAND has nothing to do: in start a moment after the byte has come out, in bulk,
+ * Memory is private memory: Pss_Anon of /proc/PID/smaps_rollup.  It is measured while
+ * COMMAND has nothing to do: in start a moment after the byte has come out; in bulk,
  * both and ping after the last byte and before the end of file.
  *
- * Without COMMAND the left side is joined to itself: load's own speed.  The clock
- * of bulk and both starts when a tenth has come out, so that neither the start of
- * COMMAND counts nor how it warms up, and ends with the last byte.  Every byte is
- * compared. */
+ * Without COMMAND the left side is joined to itself, which measures the load itself.
+ * The clock of bulk and both starts when a tenth of the bytes has come out, so that
+ * the start and the warm-up of COMMAND do not count, and stops at the last byte.
+ * Every byte is compared. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -44,12 +44,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PIECE (256 * 1024) /* fits the processor's cache */
+#define PIECE (256 * 1024) /* fits into the processor's cache */
 #define PERIOD 262147      /* a prime: no block size of a copier divides it */
-#define WARM 10            /* one in so many bytes passes before the clock starts */
+#define WARM 10            /* one of so many bytes is copied before the clock starts */
 #define WARMUP 100         /* round trips before the first that counts */
 #define MOMENT 200000      /* microseconds until a copier has nothing more to do */
-#define LARGE (1 << 20)    /* the most that an ordinary user's pipe may hold */
+#define LARGE (1 << 20)    /* the largest capacity of an ordinary user's pipe */
 
 static unsigned char pattern[PERIOD + PIECE];
 static pid_t copier;
@@ -72,7 +72,7 @@ static double seconds(clockid_t clock) {
 static double now(void) { return seconds(CLOCK_MONOTONIC); }
 static double cpu(void) { return copier ? seconds(copier_clock) : 0; }
 
-/* The private memory of the copier, in bytes: the most that was seen. */
+/* The largest private memory of the copier that was measured, in bytes. */
 static long memory;
 static void look_at_memory(void) {
   char path[64], line[256];
@@ -90,12 +90,12 @@ static void late(int signal) {
   (void)signal;
   if (!copier || *failure) _exit(3);
   fail("hangs");
-  kill(-copier, SIGKILL); /* a pipeline is a group */
-  kill(copier, SIGKILL);  /* all reads below now end */
+  kill(-copier, SIGKILL); /* a pipeline is a process group */
+  kill(copier, SIGKILL);  /* now all reads below end */
   alarm(5);
 }
 
-/* ---- What the two sides are. */
+/* ---- The two sides. */
 
 struct side { int in, out, their_in, their_out; };
 
@@ -125,7 +125,7 @@ static int open_file(const char *path, uint64_t length) {
       if (k <= 0) die(path);
       at += k;
     }
-    fsync(fd); /* or the disk is busy with it while others are measured */
+    fsync(fd); /* otherwise the disk is still busy when others are measured */
   }
   close(fd);
   return open(path, O_RDONLY | O_CLOEXEC);
@@ -150,11 +150,11 @@ static struct side make_side(const char *kind, uint64_t length) {
 
 static void finish(int fd) { shutdown(fd, SHUT_WR); close(fd); }
 
-/* ---- Bytes that flow. */
+/* ---- Streams of bytes. */
 
 struct flow { int into, outof; uint64_t length, came, seed; sem_t over; };
 
-/* All flows together: the clock's start and end. */
+/* The clock's start and end, for all streams together. */
 static uint64_t due, arrived, warm;
 static double since, until, cpu_since, cpu_until;
 
@@ -176,7 +176,7 @@ static void *send_all(void *p) {
     if (k <= 0) { fail("took only %llu bytes", (unsigned long long)at); break; }
     at += k;
   }
-  /* Until all has come, and COMMAND waits for more; some give the rest at the end of file only. */
+  /* Waits until all bytes have arrived and COMMAND waits for more; some programs write the rest only at the end of file. */
   struct timespec late;
   clock_gettime(CLOCK_REALTIME, &late);
   late.tv_nsec += MOMENT * 1000;
@@ -198,7 +198,7 @@ static void *take_all(void *p) {
     clock_bytes(k);
     if (f->came + k >= f->length) sem_post(&f->over);
   }
-  sem_post(&f->over); /* or it has ended too early */
+  sem_post(&f->over); /* in case it has ended too early */
   if (f->came != f->length)
     fail("%llu bytes of %llu", (unsigned long long)f->came, (unsigned long long)f->length);
   free(bytes);
@@ -245,7 +245,7 @@ static void ping(struct side l, struct side r, int count) {
   free(took);
 }
 
-/* Stands for COMMAND in a pipeline; what it used goes to descriptor 9. */
+/* Replaces COMMAND in a pipeline, and writes the processor time that it used to descriptor 9. */
 struct used { double cpu; int status; };
 
 static int filter(char **command) {
@@ -258,7 +258,7 @@ static int filter(char **command) {
     perror(command[0]);
     _exit(127);
   }
-  close(0), close(1); /* it holds no end open */
+  close(0), close(1); /* so that it keeps no end open */
   wait4(child, &used.status, 0, &all);
   used.cpu = all.ru_utime.tv_sec + all.ru_stime.tv_sec +
              (all.ru_utime.tv_usec + all.ru_stime.tv_usec) * 1e-6;
@@ -309,7 +309,7 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGALRM, late);
   if (!strcmp(mode, "shell")) { shell(command, number); return *failure != 0; }
-  /* All numbers that COMMAND gets are taken, so that none of ours is one of them. */
+  /* Occupies all numbers that COMMAND gets, so that no other descriptor has one of them. */
   for (int fd = 0; fd < 10;)
     if ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0) die("/dev/null");
 

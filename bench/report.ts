@@ -64,12 +64,13 @@ export function tables(
 
   return [
     {
-      title: "One way, in GB/s (in brackets: as a ratio to splice(2) in C)",
+      title: "One direction, in GB/s (in brackets: the ratio to splice(2) in C)",
       columns: titles(paths),
       rows: rows((copier) => paths.map((path) => speeds("bulk", path, copier))),
     },
     {
-      title: "Both ways at once, in GB/s; round trip of one byte, median / 99th percentile, in µs",
+      title:
+        "Both directions at the same time, in GB/s; round trip of one byte, median / 99th percentile, in µs",
       columns: [...titles(symmetric, "both: "), ...titles(symmetric, "trip: ")],
       rows: rows((copier) => [
         ...symmetric.map((path) => speeds("both", path, copier)),
