@@ -242,7 +242,7 @@ static void paced(long duration, int streaming) {
       took[count++] = now() - c->sent;
       c->waits = c->got = 0;
     }
-    /* A message that is due before the last one has come back counts its delay, too. */
+    /* A message that is due while the last one is on its way is skipped: that one's time shows the delay. */
     for (time = now(); all[next].due <= time; next = (next + 1) % clients) {
       struct paced *c = &all[next];
       static const char bytes[MESSAGE];
