@@ -406,7 +406,7 @@ export class StreamSocket extends File {
   override spliceTo(by: Description, pipe: Pipe, length: number): number {
     if (this.queue.length === 0 || this.queue[0] === MARK) {
       const result = this.#nothing();
-      // tcp_splice_read(): at the urgent mark it returns 0 at once.
+      // tcp_splice_read(): unless it is non-blocking, it returns 0 at the urgent mark if there are bytes behind it.
       const isAtMark = this.queue.length > 1 && !by.isNonBlocking;
       return result === -EAGAIN && isAtMark ? 0 : result;
     }
