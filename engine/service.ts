@@ -3,8 +3,8 @@
  * to the target, or with one that has come to another listening socket.
  *
  * A connection is a {@linkcode Session}: two channels between two sockets that
- * we made. Until it has both sockets it is watched here, afterwards the engine
- * has it, and tells when a channel ends.
+ * we made. Until it has both sockets it is watched here; then its channels are
+ * copied as all others are, and call {@linkcode Session.onEnd} when they end.
  *
  * @module
  */
@@ -49,11 +49,11 @@ export interface SessionStatus {
   readonly peer: string;
   /** With what it is connected; undefined as long as it is not. */
   readonly target: string | undefined;
-  /** From the client to the target. */
+  /** Bytes from the client to the target. */
   readonly sent: number;
-  /** From the target to the client, in bytes. */
+  /** Bytes from the target to the client. */
   readonly received: number;
-  /** For how long it has been there, in seconds. */
+  /** For how long it has been open, or was, in seconds. */
   readonly seconds: number;
   /** How it ended; undefined while it is open. */
   readonly ended: "eof" | "error" | "stopped" | undefined;
@@ -99,7 +99,7 @@ export interface ServeOptions {
   halfClosed?: number;
   /** Ends the service when there was no connection for so long. */
   exitIdle?: number;
-  /** Tells the target who the client is, by the PROXY protocol of that version. */
+  /** Names the client to the target, by the PROXY protocol of that version. */
   proxyProtocol?: 1 | 2;
   /** A connection was accepted. */
   onAccept?: (session: SessionStatus, service: ServiceStatus) => void;
@@ -109,26 +109,27 @@ export interface ServeOptions {
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
 }
 
-/** Who is connected with a client: an address in words, another listening descriptor, or what a function gives. */
+/** What a client is joined with: an address in words, a client of another listening descriptor, or what a function returns. */
 export type ServeTarget =
   | string
   | number
+  | Descriptor
   | ((peer: string) => Descriptor | Promise<Descriptor>);
 
 /** How many connections are accepted before others have their turn. */
-const AT_ONCE = 32;
+const ACCEPTS_PER_TURN = 32;
 
-/** How often it is looked whether a time has passed, in milliseconds: a twentieth of it, within bounds. */
-const OFTEN = 10, SELDOM = 1000, LOOKS = 20;
+/** Timeouts are checked this often in their time, within bounds. */
+const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
 
-/** After this a call that the system had no descriptor or memory for is tried again, in milliseconds. */
-const SHORT_OF = 50;
+/** After so long a call is tried again for which the system had no descriptor or memory. */
+const SHORTAGE_RETRY_MS = 50;
 
-/** After this a unix socket whose queue was full is tried again, in milliseconds. */
-const QUEUE_FULL = 5;
+/** After so long a unix socket is tried again whose queue was full. */
+const QUEUE_RETRY_MS = 5;
 
-/** Descriptors that are left to the program and to pipes, where the limit is what bounds the connections. */
-const RESERVED = 24;
+/** Descriptors that are left to the program and to pipes, where their limit bounds the connections. */
+const RESERVED_DESCRIPTORS = 24;
 
 /** One listening socket. */
 class Listener implements Watcher {
@@ -157,7 +158,7 @@ class Listener implements Watcher {
     this.#onShort = onShort;
   }
 
-  /** Listens, or leaves who comes to the kernel's queue. */
+  /** Accepts connections, or leaves those that come to the kernel's queue. */
   listen(on: boolean): void {
     const wanted = on && !this.#isClosed ? IN : UNWATCHED;
     if (wanted === this.#watched) return;
@@ -165,7 +166,7 @@ class Listener implements Watcher {
     this.#watched = wanted;
   }
 
-  /** Accepting makes new descriptors, whose numbers must not be taken for those of events of this round. */
+  /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */
   ready(): void {
     this.#host.loop.soon(this);
   }
@@ -173,10 +174,10 @@ class Listener implements Watcher {
   run(): void {
     const { fd } = this.fd;
     let forbidden = 0;
-    for (let i = 0; i < AT_ONCE && !this.#isClosed; i++) {
+    for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
       if (!this.#mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
-      // back as well, when it ends: so it is looked at each time.
+      // back as well, when it ends: so it is checked each time.
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) throw new SystemError("fcntl", fd, refused);
       const accepted = accept(fd);
@@ -187,7 +188,7 @@ class Listener implements Watcher {
       // A firewall forbids one connection, a seccomp filter all of them.
       else if (accepted === -EPERM) forbidden++;
     }
-    if (forbidden === AT_ONCE) throw new SystemError("accept", fd, EPERM);
+    if (forbidden === ACCEPTS_PER_TURN) throw new SystemError("accept", fd, EPERM);
   }
 
   /** Puts the flag back that other processes share. */
@@ -216,7 +217,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
   #endedAt = 0;
   /** The socket to the target, while it is being connected. */
   #connecting = -1;
-  /** The target's addresses, and which one is tried now, as the so-manieth. */
+  /** The target's addresses, the index of the one that is tried now, and how many were tried. */
   #tries: readonly Address[] = NONE;
   #at = 0;
   #tried = 0;
@@ -227,7 +228,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
   #receiving: Channel | undefined;
   #isEnded = false;
   error: string | undefined;
-  /** Operations when it was last looked at, and since when there were no more. */
+  /** Operations at the last check, and since when there were no more. */
   #moved = 0;
   #since: number;
 
@@ -302,8 +303,8 @@ class Session implements SessionStatus, Watcher, Host, Member {
       const fd = connect(address);
       this.#setShort(isShortage(-fd));
       if (fd >= 0) return this.#watch(fd);
-      if (this.#isShort) return this.#tryLater(SHORT_OF);
-      if (fd === -EAGAIN) return this.#tryLater(QUEUE_FULL);
+      if (this.#isShort) return this.#tryLater(SHORTAGE_RETRY_MS);
+      if (fd === -EAGAIN) return this.#tryLater(QUEUE_RETRY_MS);
       if (!this.#failed(-fd)) return;
     }
   }
@@ -313,7 +314,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
   }
 
-  /** As long as it is, nobody else is accepted: what becomes free is for this one. */
+  /** As long as it is, no connection is accepted: what becomes free is for this one. */
   #setShort(isShort: boolean): void {
     if (isShort === this.#isShort) return;
     this.#isShort = isShort;
@@ -325,7 +326,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     this.#try();
   }
 
-  /** One address was none. Returns whether there is another one; else it has ended. */
+  /** An address failed. Returns whether there is another one; else it has ended. */
   #failed(errno: number): boolean {
     const error = `${this.#address}: ${libc.strerror(errno)}`;
     this.#at = (this.#at + 1) % this.#tries.length;
@@ -342,7 +343,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     });
   }
 
-  /** The socket to the target is decided. */
+  /** The socket to the target is connected, or has failed. */
   ready(events: number): void {
     const fd = this.#connecting, address = this.#address;
     if (fd < 0 || !address) return;
@@ -397,7 +398,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     Channel.begin([this.#sending, this.#receiving]);
   }
 
-  /** A part of it would make all that follows another text. It fits: nothing else was sent yet. */
+  /** Sends it whole, or fails: half of it would spoil all that follows. It fits, as nothing else was sent yet. */
   #sendsHeader(to: Fd, version: 1 | 2): boolean {
     const header = proxyHeader(version, Address.unpack(this.#peer), this.#client);
     return libc.send(to.fd, header) === header.length;
@@ -443,7 +444,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
 
   onError(error: SystemError, channel: ChannelStatus): void {
     if (channel.error?.errno === ECANCELED) return;
-    // The numbers of our own descriptors tell nobody anything.
+    // The numbers of our own descriptors would mean nothing to a reader.
     const side = (error.syscall === "read") === (channel === this.#sending) ? "client" : "target";
     this.error ??= `${error.syscall} ${side}: ${libc.strerror(error.errno)}`;
   }
@@ -480,7 +481,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     this.#service.sessionEnded(this);
   }
 
-  /** Looks whether one of its times has passed. */
+  /** Ends it, or its attempt to connect, if one of its times has passed. */
   look(now: number): void {
     const { connectTimeout, timeout = 0, halfClosed = 0 } = this.#service.options;
     const isPast = (time: number) => time > 0 && now - this.#since >= time;
@@ -515,7 +516,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
   }
 }
 
-/** Whether the system was out of descriptors or memory, which may be better later. */
+/** Whether the system was out of descriptors or memory, so that a later call may succeed. */
 function isShortage(errno: number): boolean {
   return errno === EMFILE || errno === ENFILE || errno === ENOBUFS || errno === ENOMEM;
 }
@@ -537,19 +538,22 @@ class Waiting implements Watcher {
   }
 
   ready(events: number): void {
-    if (this.#isGone(events)) this.#onGone(this);
+    if (this.#isGone(events)) this.drop();
     else this.#watch(0);
   }
 
-  /** Whether it is still there; drops it if it is not. */
-  get isThere(): boolean {
-    const isGone = this.#isGone(libc.poll(this.session.client, RDHUP));
-    if (isGone) this.#onGone(this);
-    return !isGone;
+  /** Whether its client has gone. */
+  get isGone(): boolean {
+    return this.#isGone(libc.poll(this.session.client, RDHUP));
   }
 
-  // Half-close and close look alike. Who has said nothing has gone; what was said
-  // may be all there is to say.
+  /** Its client has gone, without having met anybody. */
+  drop(): void {
+    this.#onGone(this);
+  }
+
+  // A half-close looks like a close. A client that has sent nothing has gone; one
+  // that has may wait for a reply.
   #isGone(events: number): boolean {
     if (events & (ERR | HUP)) return true;
     return (events & RDHUP) !== 0 && libc.bytesQueued(this.session.client) === 0;
@@ -560,7 +564,7 @@ class Waiting implements Watcher {
     this.#watched = events;
   }
 
-  /** Looks after it no more. */
+  /** Watches it no more. */
   leave(): Session {
     this.#watch(UNWATCHED);
     return this.session;
@@ -590,8 +594,8 @@ export class Service implements ServiceStatus {
   #isClosed = false;
   /** Sessions that the system has no descriptor or memory for. */
   #short = 0;
-  /** How often to look at them, in milliseconds; and whether there will be a look. */
-  #often = SELDOM;
+  /** How often to check them, in milliseconds; and whether a check is due. */
+  #often = MAX_CHECK_MS;
   #willLook = false;
   #stopLooking: (() => void) | undefined;
   #idleSince = 0;
@@ -599,7 +603,7 @@ export class Service implements ServiceStatus {
   /**
    * What comes to `listener` is joined with `target`. Throws a
    * {@linkcode DescriptorError} where a descriptor does not listen, and a
-   * `RangeError` where the target's words or an option are none.
+   * `RangeError` where the target is no address, or an option is out of range.
    */
   constructor(listener: number | Fd, target: ServeTarget, options: ServeOptions = {}) {
     this.#options = { connectTimeout: 10_000, ...options };
@@ -613,13 +617,10 @@ export class Service implements ServiceStatus {
     if (proxyProtocol !== 1 && proxyProtocol !== 2) {
       throw new RangeError(`proxyProtocol: ${proxyProtocol} is neither 1 nor 2`);
     }
-    this.#target = typeof target === "string"
-      ? new Target(target)
-      : typeof target === "function"
-      ? target
-      : undefined;
     this.#listener = toListener(listener);
-    this.#mate = typeof target === "number" ? toListener(target) : undefined;
+    if (typeof target === "string") this.#target = new Target(target);
+    else if (typeof target === "function") this.#target = target;
+    else this.#mate = toListener(target);
     this.isUnix = this.#listener.isUnix;
     this.address = localAddress(this.#listener.fd).toString();
     this.target = typeof target === "function"
@@ -644,7 +645,7 @@ export class Service implements ServiceStatus {
     return this.#options;
   }
 
-  /** Calls nobody back any more. */
+  /** Calls no callback any more. */
   silence(): void {
     const { onAccept: _, onConnect: __, onEnd: ___, ...options } = this.#options;
     this.#options = options;
@@ -667,7 +668,10 @@ export class Service implements ServiceStatus {
     if (free >= 0) libc.close(free);
     this.#most = Math.max(
       1,
-      Math.min(this.options.connections ?? 1000, Math.floor((limit - free - RESERVED) / 2)),
+      Math.min(
+        this.options.connections ?? 1000,
+        Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2),
+      ),
     );
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
@@ -680,7 +684,10 @@ export class Service implements ServiceStatus {
     this.#idleSince = performance.now();
     const { connectTimeout, timeout, halfClosed, exitIdle } = this.options;
     const times = [connectTimeout, timeout, halfClosed, exitIdle].map((time) => time || Infinity);
-    this.#often = Math.max(OFTEN, Math.min(SELDOM, Math.min(...times) / LOOKS));
+    this.#often = Math.max(
+      MIN_CHECK_MS,
+      Math.min(MAX_CHECK_MS, Math.min(...times) / CHECKS_PER_TIMEOUT),
+    );
     if (exitIdle) this.#lookLater();
   }
 
@@ -690,7 +697,7 @@ export class Service implements ServiceStatus {
     return !this.#isPaused && this.#short === 0 && this.#sessions.size - others < this.#most;
   }
 
-  /** Nobody looks where there is no time that may pass. */
+  /** There is no check where there is no time that may pass. */
   #lookLater(): void {
     if (this.#willLook || this.#isClosed && this.#sessions.size === 0) return;
     this.#willLook = true;
@@ -711,7 +718,7 @@ export class Service implements ServiceStatus {
     if (isTimed || exitIdle > 0) this.#lookLater();
   }
 
-  /** Somebody may have come at the last moment. */
+  /** A connection may have come at the last moment. */
   #endUnlessAsked(): void {
     for (const listener of this.#listeners) listener.run();
     if (this.#sessions.size === 0) this.drain();
@@ -747,7 +754,10 @@ export class Service implements ServiceStatus {
 
   /** The first of those that wait at the other listener, and have not gone. */
   #mateFor(side: number): Waiting | undefined {
-    for (const waiting of this.#waiting[1 - side] ?? []) if (waiting.isThere) return waiting;
+    for (const waiting of this.#waiting[1 - side] ?? []) {
+      if (!waiting.isGone) return waiting;
+      waiting.drop();
+    }
     return undefined;
   }
 
@@ -775,10 +785,10 @@ export class Service implements ServiceStatus {
     if (this.#isPaused) return;
     this.#isPaused = true;
     for (const listener of this.#listeners) listener.listen(false);
-    this.host.loop.after(SHORT_OF, () => this.#resume());
+    this.host.loop.after(SHORTAGE_RETRY_MS, () => this.#resume());
   }
 
-  /** A session lacks a descriptor, or has one now. */
+  /** A session lacks a descriptor, or no longer does. */
   setShort(isShort: boolean): void {
     this.#short += isShort ? 1 : -1;
     if (!isShort && !this.#isPaused) this.#resume();

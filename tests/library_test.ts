@@ -558,6 +558,22 @@ Deno.test("a callback of a service that throws ends all, and serve rejects with 
   }
 });
 
+Deno.test("the clients of two Descriptors that listen are joined", async () => {
+  const code = `
+    ${SERVING}
+    const done = serve(listener, target, { exitIdle: 1 });
+    const [one, other] = await Promise.all([Descriptor.connect(path + "-service"), Descriptor.connect(path)]);
+    await one.write(new TextEncoder().encode("hello"));
+    one.shutdown(1);
+    say(await new Response(other.readable).text());
+    one.close();
+    await done;
+    say([listener.isClosed, target.isClosed]);
+  `;
+  using running = program(code, {});
+  assertEquals(await said(running), ["hello", [true, true]]);
+});
+
 Deno.test("what a caller may get wrong with serve is refused, and the listener stays open", async () => {
   const code = `
     ${SERVING}
