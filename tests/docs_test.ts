@@ -75,6 +75,7 @@ const FOREIGN = [
   "--global",
   "--ignore-missing",
   "--lock",
+  "--exhaustive",
   "--frozen",
   "--name",
   "--no-code-cache",

@@ -30,14 +30,14 @@ Deno.test(only("source", `the engine on a simulated kernel, for ${SECONDS} s`), 
   await simulated("tests/kernel/run.ts", `--seconds=${SECONDS}`);
 });
 
-Deno.test(only("source", "faults that are put into the engine are found by it"), async () => {
+Deno.test(only("source", "the simulation finds faults that are put into the engine"), async () => {
   await findMutants(console.log);
 });
 
 const SEED = Number(Deno.env.get("SEED") ?? Math.trunc(Math.random() * 2 ** 31));
 
 Deno.test({
-  name: `the simulated kernel does what the real one does (seeds 1 and ${SEED})` +
+  name: `the simulated kernel behaves like the real one (seeds 1 and ${SEED})` +
     (isComparable() ? "" : " SKIPPED: the kernel is older than 6.5"),
   ignore: !isComparable(),
   fn: async () => {

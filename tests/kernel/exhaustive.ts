@@ -1,7 +1,7 @@
 /**
- * All schedules of small graphs: one or two channels, a few bytes. Who steps when
- * nobody disturbs a call is tried in every order, to the end; what also befalls
- * the calls, up to a number of decisions.
+ * All schedules of small graphs: one or two channels, a few bytes. Without disturbed
+ * calls, all orders of the steps are tried, to the end; with them, all ways of a limited
+ * number of decisions.
  *
  *     deno task simulate --exhaustive=60     as many as can be done in a minute
  *
@@ -11,7 +11,7 @@ import { plan } from "./cases.ts";
 import type { Kind, Plan, WirePlan } from "./plan.ts";
 import { simulate } from "./simulate.ts";
 
-/** A small graph, by what it is. */
+/** A small graph, and its name. */
 interface Graph {
   name: string;
   plan: Plan;
@@ -48,10 +48,10 @@ function graphs(isHostile: boolean): Graph[] {
   return all;
 }
 
-/** How many decisions are tried in all ways where calls are disturbed as well. */
+/** How many decisions are tried in all ways if calls are disturbed too. */
 const DEPTH = 14;
 
-/** What was found. */
+/** The results. */
 export interface Found {
   schedules: number;
   complete: number;
@@ -59,8 +59,8 @@ export interface Found {
 }
 
 /**
- * Tries all schedules, so many seconds at the most. `onFailure` gets the plan, with
- * the decisions that make it fail.
+ * Tries all schedules, for at most so many seconds. `onFailure` gets the plan with the
+ * decisions that make it fail.
  */
 export async function exhaust(
   seconds: number,
@@ -72,7 +72,7 @@ export async function exhaust(
   const clock = Date.now;
   const began = clock();
   for (const [i, { name, plan }] of all.entries()) {
-    // What one has left the others get.
+    // Time that one graph does not use is left to the others.
     const until = clock() + (began + seconds * 1000 - clock()) / (all.length - i);
     let choices: number[] | undefined = [];
     let count = 0;
@@ -88,7 +88,7 @@ export async function exhaust(
   return found;
 }
 
-/** Runs one schedule; returns the decisions of the next one, undefined after the last. */
+/** Runs one schedule; returns the decisions of the next one, or undefined after the last. */
 async function next(
   plan: Plan,
   onFailure: (plan: Plan, error: unknown) => Promise<never>,

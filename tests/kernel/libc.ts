@@ -1,7 +1,6 @@
 /**
- * What sys/libc.ts is to the engine, of the simulated kernel. The import map
- * beside it puts it in its place; `seam` below fails to compile where the two
- * differ.
+ * Replaces sys/libc.ts for the engine, through the import map, and calls the simulated
+ * kernel. If the two modules differ, `seam` below does not compile.
  *
  * @module
  */
@@ -247,7 +246,7 @@ export function getpeername(socket: number): number {
   return file.isConnected ? 0 : -ENOTCONN;
 }
 export function hasNoRead(_fd: number): boolean {
-  return false; // all that this kernel has can be read or written
+  return false; // every descriptor of this kernel can be read or written
 }
 export function hasNoWrite(_fd: number): boolean {
   return false;
@@ -306,7 +305,7 @@ export function strerrorname(error: number): string {
   return NAMES[Math.abs(error)]?.[0] ?? `E${Math.abs(error)}`;
 }
 
-/** Whether this module has all that the real one has, and alike. */
+/** Whether this module has the same functions as the real one. */
 const seam: typeof real = {
   compile,
   compileForServing,

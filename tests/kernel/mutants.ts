@@ -1,6 +1,6 @@
 /**
- * Proof that the simulation can find something: faults that are put into copies of
- * the engine, one at a time, each of which has to be found.
+ * Proof that the simulation finds faults: they are put into copies of the engine, one at
+ * a time, and each of them has to be found.
  *
  *     deno run --allow-all tests/kernel/mutants.ts
  *
@@ -8,7 +8,7 @@
  */
 import { ROOT } from "../harness.ts";
 
-/** A fault: what is replaced in a file. */
+/** A fault: a piece of text that is replaced in a file. */
 interface Mutant {
   name: string;
   file: string;
@@ -73,7 +73,7 @@ const MUTANTS: Mutant[] = [
   },
 ];
 
-/** For how long each is looked for, in seconds. */
+/** How long to look for each fault, in seconds. */
 const SECONDS = 120;
 
 async function copyFolder(from: string, to: string): Promise<void> {
@@ -83,7 +83,7 @@ async function copyFolder(from: string, to: string): Promise<void> {
   }
 }
 
-/** Looks for one fault; returns in which run it was found, and what was said. */
+/** Looks for one fault; returns the number of the run that found it, and the message. */
 async function find({ name, file, before, after }: Mutant, folder: string): Promise<string> {
   for (const part of ["engine", "sys", "tests/kernel"]) {
     await copyFolder(`${ROOT}/${part}`, `${folder}/${part}`);
@@ -107,7 +107,7 @@ async function find({ name, file, before, after }: Mutant, folder: string): Prom
   return `${name}: ${failed.replace("FAILED: ", "")}: ${lines.at(-1)}`;
 }
 
-/** Looks for all of them. Throws where one is not found. */
+/** Looks for all of them. Throws if one is not found. */
 export async function findMutants(say: (what: string) => void): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {

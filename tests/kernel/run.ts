@@ -1,12 +1,12 @@
 /**
- * Runs the engine on the simulated kernel, again and again.
+ * Runs the engine on the simulated kernel many times.
  *
  *     deno task simulate                       the fixed seeds, and new ones for 20 s
  *     deno task simulate --seconds=3600        for an hour
  *     deno task simulate --seed=4711 --runs=1  that one again
  *     deno task simulate --fixed=0 --exhaustive=60   all schedules of small graphs, for a minute
  *
- * What fails is made as small as it gets, and printed with its trace.
+ * A plan that fails is made as small as possible, and printed with its trace.
  *
  * @module
  */
@@ -25,15 +25,15 @@ const options = parseArgs(Deno.args, {
   default: { seconds: "20", fixed: "8", runs: "1000", report: "0", exhaustive: "0", cases: true },
 });
 
-/** For how long one that fails is made smaller, in milliseconds. */
+/** How long to make a failing plan smaller, in milliseconds. */
 const SHRINKING = 20_000;
 
 const clock = Date.now;
 
-/** After this no smaller plan is tried. */
+/** When to stop trying smaller plans. */
 let giveUpAt = Infinity;
 
-/** What the runs were, in all. */
+/** The sums of all runs. */
 const figures = { runs: 0, calls: 0, steps: 0 };
 
 async function once(plan: Plan): Promise<void> {
@@ -51,7 +51,7 @@ async function once(plan: Plan): Promise<void> {
   figures.steps += steps;
 }
 
-/** Tries so many plans that come from one seed; ends the program with the first that fails. */
+/** Tries so many plans of one seed; exits at the first that fails. */
 async function search(seed: number, runs: number): Promise<void> {
   const before = figures.runs;
   const outcome = await fc.check(fc.asyncProperty(PLAN, once), { seed, numRuns: runs });
@@ -69,7 +69,7 @@ async function search(seed: number, runs: number): Promise<void> {
   Deno.exit(1);
 }
 
-/** Runs it once more, and prints what happened. */
+/** Runs the plan once more, and prints what happened. */
 async function show(plan: Plan): Promise<void> {
   try {
     await simulate(plan, { tracing: true });
@@ -83,7 +83,7 @@ async function show(plan: Plan): Promise<void> {
   }
 }
 
-// What a program may leave unheard is heard where it is looked at: see simulate.ts.
+// Rejections that nobody handles are checked elsewhere: see simulate.ts.
 globalThis.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Violation) event.preventDefault();
 });

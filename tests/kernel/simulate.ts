@@ -1,6 +1,6 @@
 /**
- * One run: builds the wires of a plan, starts the engine on them, lets the peers
- * do their part, and checks what must hold at every moment and at the end.
+ * One run: builds the wires of a plan, starts the engine and the peers, and checks what
+ * must hold at every moment and at the end.
  *
  * @module
  */
@@ -20,7 +20,7 @@ import { enterWorld } from "./libc.ts";
 import type { Kind, Plan, WirePlan } from "./plan.ts";
 import { type Actor, Violation, World } from "./world.ts";
 
-// ---- Bytes of which no two pieces are alike.
+// ---- Bytes of which no two pieces are equal.
 
 const NOISE = new Uint8Array(1 << 21);
 for (let i = 0, n = 1; i < NOISE.length; i++) {
@@ -28,13 +28,13 @@ for (let i = 0, n = 1; i < NOISE.length; i++) {
   NOISE[i] = n >>> 16;
 }
 
-/** What the `index`th source sends from byte `at` on. */
+/** The bytes of the `index`th source, from `at` on. */
 function content(index: number, at: number, length: number): Uint8Array {
   const begin = index * 99_991 + at;
   return NOISE.subarray(begin, begin + length);
 }
 
-/** A part of a source. */
+/** A part of the bytes of a source. */
 interface Part {
   source: Wire;
   at: number;
@@ -44,7 +44,7 @@ interface Part {
 const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2;
 const scratch = new Uint8Array(1 << 18);
 
-/** What is at one end of channels: in the engine's hands, and in the peer's. */
+/** A wire at one end of channels, with the engine's side and the peer's side. */
 class Wire {
   readonly plan: WirePlan;
   readonly index: number;
@@ -60,7 +60,7 @@ class Wire {
   writeFd = -1;
   readonly readers: Track[] = [];
   readonly writers: Track[] = [];
-  /** What the peer has sent, and what channels have taken. */
+  /** What the peer has sent, and what channels have read. */
   sent = 0;
   taken = 0;
   hasSentAll = false;
@@ -69,12 +69,12 @@ class Wire {
   readonly arrived: Uint8Array[] = [];
   readonly messages: number[] = [];
   sawEnd = false;
-  /** Whether the peer is the reason for an error of who reads it, and of who writes it. */
+  /** Whether the peer has caused an error for channels that read it, and for those that write it. */
   sourceFault = false;
   sinkFault = false;
   feedEnded = false;
   drainEnded = false;
-  /** What the kernel saw. */
+  /** What the kernel has observed. */
   kernelRead = 0;
   kernelWritten = 0;
 
@@ -96,7 +96,7 @@ class Wire {
     return this.plan.kind === "seqpacket" || this.plan.kind === "dgram";
   }
 
-  /** Makes what a channel reads (or writes). */
+  /** Makes the descriptors that a channel reads or writes. */
   make(asSource: boolean): void {
     if (asSource ? this.source : this.sink) return;
     const { kind, room, roomBack } = this.plan;
@@ -149,7 +149,7 @@ class Wire {
     this.feed = this.drain = new Description(far, O_RDWR).hold();
   }
 
-  /** The peer goes without a word. */
+  /** The peer dies. */
   die(): void {
     this.world.log(() => `${this.name}: the peer goes`);
     this.sinkFault = true;
@@ -161,7 +161,7 @@ class Wire {
     this.close();
   }
 
-  /** The peer closes what it needs no more. */
+  /** The peer closes what it no longer needs. */
   close(): void {
     if (this.feed === this.drain) {
       if (this.feedEnded && this.drainEnded && this.feed) {
@@ -181,7 +181,7 @@ class Wire {
   }
 }
 
-/** What TCP has under way arrives. */
+/** Bytes that were sent through TCP arrive. */
 class Network implements Actor {
   readonly name: string;
   readonly wakesAt = Infinity;
@@ -199,7 +199,7 @@ class Network implements Actor {
   }
 }
 
-/** Sends the pieces of a plan, then ends. */
+/** Sends the pieces of a plan and the end of file. */
 class Feeder implements Actor {
   readonly name: string;
   wakesAt = -1;
@@ -288,7 +288,7 @@ class Feeder implements Actor {
   }
 }
 
-/** Reads what arrives until the end, or dies before. */
+/** Reads what arrives until the end of file, or dies before. */
 class Drainer implements Actor {
   readonly name: string;
   wakesAt = -1;
@@ -337,7 +337,7 @@ class Drainer implements Actor {
       wire.sawEnd = true;
       checkEnd(wire);
     } else {
-      // Bytes of the other direction that nobody will read: its channel has failed, or says so.
+      // Bytes of the other direction that will not be read, because its channel has failed.
       wire.sawEnd = wire.readers.some(({ status }) => status?.error !== undefined);
       wire.world.log(() => `${this.name} gets an error`);
     }
@@ -355,7 +355,7 @@ class Drainer implements Actor {
   }
 }
 
-/** What a peer takes for the end has to be the end. */
+/** An end of file that a peer sees has to be one. */
 function checkEnd(wire: Wire): void {
   if (wire.sinkFault) return;
   for (const { status, name } of wire.writers) {
@@ -374,7 +374,7 @@ class Track {
   written = 0;
   operations = 0;
   sawEnd = false;
-  /** What it has read and not written. */
+  /** What it has read and not yet written. */
   readonly held: Part[] = [];
 
   constructor(from: Wire, to: Wire) {
@@ -421,7 +421,7 @@ const real = {
   clearInterval: globalThis.clearInterval,
 };
 
-/** Puts the clock of a world in place of the program's; returns what puts it back. */
+/** Replaces the program's clock by the clock of a world; returns a function that restores it. */
 export function takeClock(world: World): () => void {
   performance.now = () => world.now;
   const clear = (id: unknown) => world.clearTimer(Number(id));
@@ -440,14 +440,14 @@ export function takeClock(world: World): () => void {
   };
 }
 
-/** More promises than the engine ever has in a row: what it awaits has been told when they are done. */
+/** More promises than the engine ever chains: after so many, everything that it awaits has resolved. */
 const IN_A_ROW = 16;
 
 export async function settle(): Promise<void> {
   for (let i = 0; i < IN_A_ROW; i++) await undefined;
 }
 
-/** Runs the engine to its end, giving the world a turn wherever it awaits something. */
+/** Runs the engine to its end; whenever it awaits something, the world has a turn. */
 export async function drive(world: World, running: Promise<unknown>): Promise<void> {
   let over = false, failure: unknown;
   running.then(() => over = true, (error) => {
@@ -464,7 +464,7 @@ export async function drive(world: World, running: Promise<unknown>): Promise<vo
   if (failure) throw failure;
 }
 
-/** What a run has shown, for who counts. */
+/** The figures of a run. */
 export interface Result {
   world: World;
   calls: number;
@@ -475,7 +475,7 @@ const SPLICED: Kind[] = ["pipe", "unix", "tcp", "file"];
 
 const WITHOUT_END: Kind[] = ["dgram"];
 
-/** Runs a plan. Throws a {@linkcode Violation} where something is not as it must be. */
+/** Runs a plan. Throws a {@linkcode Violation} if a rule is broken. */
 export async function simulate(
   plan: Plan,
   options: { tracing?: boolean; depth?: number } = {},
@@ -491,7 +491,7 @@ export async function simulate(
   const restoreClock = takeClock(world);
   try {
     await run(plan, world);
-    // What comes back from other threads now finds the engine at its end.
+    // Calls on other threads that return now find that the engine has ended.
     world.end();
     await settle();
     if (world.violation) throw world.violation;
@@ -506,13 +506,13 @@ export async function simulate(
   return { world, calls: world.count, steps: world.steps };
 }
 
-/** How many of the smallest steps a piece takes at the most, so that a run is short. */
+/** The most steps for one piece, so that a run is short. */
 const STEPS = 10;
 
-/** How many pieces there are at the most where the smallest room is less than a page. */
+/** The most pieces if the smallest capacity is less than a page. */
 const FEW = 6;
 
-/** The wires of a plan, with pieces that are not too long for the smallest room on their way. */
+/** The wires of a plan, with pieces that are not too long for the smallest capacity on their way. */
 function wiresOf(plan: Plan, world: World): Wire[] {
   const smallest = Math.min(
     plan.buffer,
@@ -528,10 +528,10 @@ function wiresOf(plan: Plan, world: World): Wire[] {
   });
 }
 
-/** Whether a wire may be read and written on other threads. */
+/** Whether a wire can be read and written on other threads. */
 function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
   if (kind !== "pipe") return kind === "terminal" || kind === "device";
-  // A pipe that was spliced, and is not any more, can only be read and written so.
+  // After splice(2) was given up, a pipe can only be read and written on other threads.
   const isGood = ({ kind, end, diesAfter, notes }: WirePlan) =>
     SPLICED.includes(kind) && end !== "reset" && diesAfter < 0 && notes === 0;
   const isSpliced = plan.refusals.splice === 0 && !plan.refusals.shortOfNumbers &&
@@ -539,7 +539,7 @@ function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
   return plan.refusals.nowait || !isSpliced;
 }
 
-/** The channels of a plan that make sense. */
+/** The valid channels of a plan. */
 function channelsOf(plan: Plan, wires: Wire[]): [Wire, Wire][] {
   const pairs: [Wire, Wire][] = [];
   const sources = new Set<Wire>(), sinks = new Set<Wire>();
@@ -672,12 +672,12 @@ async function run(plan: Plan, world: World): Promise<void> {
   for (const wire of wires) checkWire(plan, world, wire);
 }
 
-/** Everybody waits: nothing that could move may be left. */
+/** Everything waits: there must be no byte that could move. */
 function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
   for (const track of tracks) {
     const { from, to, status, name } = track;
     if (!status) continue;
-    // What is read and dropped, as nobody will have it, is no operation of the channel.
+    // Reading bytes to discard them is not an operation of the channel.
     const { operations } = to.sinkFault ? status : track;
     if (status.bytes !== track.written || status.operations !== operations) {
       world.fail(
@@ -705,7 +705,7 @@ function checkEndIsTold(world: World, { name, plan, writers, drain, drainEnded }
   if ((drain.poll() & (IN | HUP | RDHUP)) === 0) world.fail(`${name}: the end is not told`);
 }
 
-/** How a channel has ended has to have its reason. */
+/** Each ending of a channel has to have a reason. */
 function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatus[]): void {
   const { from, to, status, name } = track;
   if (!status) return;
@@ -733,7 +733,7 @@ function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatu
   }
 }
 
-/** What has to have arrived has arrived, in order. */
+/** Everything that has to arrive has arrived, in order. */
 function checkWire(plan: Plan, world: World, wire: Wire): void {
   const { readers, writers } = wire;
   const all = (how: string) =>
@@ -741,8 +741,8 @@ function checkWire(plan: Plan, world: World, wire: Wire): void {
   if (wire.readFd >= 0 && wire.kernelRead < wire.taken) {
     world.fail(`${wire.name}: ${wire.taken} bytes are said to be read, of ${wire.kernelRead}`);
   }
-  // What a thread has read when its channel ends, and a message that is too long, are lost, and
-  // the channel has an error.
+  // Bytes that a thread has read when its channel ends, and a message that is too long, are lost,
+  // which is an error of the channel.
   const isLost = plan.stopAt >= 0 || wire.isMessages || usesThreads(plan, wire);
   if (wire.kernelRead !== wire.taken && (!isLost || all("eof"))) {
     world.fail(`${wire.name}: ${wire.kernelRead} bytes were read, ${wire.taken} are told of`);
@@ -785,9 +785,9 @@ function checkWire(plan: Plan, world: World, wire: Wire): void {
   }
   const written = wire.expected.reduce((sum, { length }) => sum + length, 0);
   const hasReader = !(wire.sink?.file instanceof RegularFile);
-  // Stopped with something unread, TCP resets the connection, whatever was under way.
+  // If it is stopped with unread bytes, TCP resets the connection and drops what was on its way.
   if (wire.sinkFault || wire.plan.kind === "tcp" && plan.stopAt >= 0) return;
-  // Who receives messages is told of a reset before what came before it.
+  // A reader of messages sees a reset before the messages that came earlier.
   if (wire.isMessages && readers.some(({ status }) => status?.error)) return;
   if (length !== written) world.fail(`${wire.name}: ${length} bytes arrived of ${written}`);
   const seesEnd = hasReader && !(wire.sink?.file instanceof Device) && wire.plan.kind !== "dgram";

@@ -1,12 +1,11 @@
 /**
- * The world around the engine: who has the next step, what time it is, and what
- * befalls each call. Every decision is drawn from one list of numbers, so that a
- * run can be repeated, and made shorter until only what matters is left: 0 is
- * always the dullest choice, and so is what is beyond the end of the list.
+ * The world around the engine: it decides what runs next, what time it is, and what
+ * happens in each call. All decisions are drawn from one list of numbers, so that a run
+ * can be repeated, and made shorter until only the essential is left: 0 is always the
+ * simplest choice, and so is everything beyond the end of the list.
  *
- * The engine runs in its own thread, which is ours. Where it blocks, in
- * epoll_wait(2), the others have their steps inside that call; where it awaits
- * something, `turn` gives them one.
+ * The engine runs on this thread. When it blocks in epoll_wait(2), the peers have their
+ * steps inside that call; when it awaits something, `turn` gives them a step.
  *
  * @module
  */
@@ -25,31 +24,31 @@ import {
 import { EAGAIN, EBADF, EINTR, EINVAL, EMFILE, EOPNOTSUPP, EPERM } from "../../sys/errno.ts";
 import { Description, EpollFile, type File, Pipe, splice, Timer } from "./kernel.ts";
 
-/** What must not be. */
+/** A broken rule. */
 export class Violation extends Error {
   override readonly name = "Violation";
 }
 
-/** What the system refuses throughout a run: each is an errno, or 0. */
+/** What the system refuses throughout a run: each value is an errno, or 0. */
 export interface Refusals {
-  /** Of splice(2), as a seccomp filter does. */
+  /** splice(2), as a seccomp filter does. */
   splice: number;
   /** RWF_NOWAIT of preadv2(2) and pwritev2(2) on pipes, as before Linux 6.4. */
   nowait: boolean;
-  /** Of opening a terminal again. */
+  /** Opening a terminal again. */
   reopen: number;
-  /** Whether pipes cannot grow, and new ones have two pages: the user's limit is reached. */
+  /** Whether the user's limit is reached, so that pipes cannot grow, and new ones have two pages. */
   shortOfPipes: boolean;
-  /** Whether the process has no number left for a pipe of its own. */
+  /** Whether the process has no descriptor left for a pipe of its own. */
   shortOfNumbers: boolean;
-  /** Whether who waits to write to a full pipe may sleep on when it grows (CVE-2023-52672). */
+  /** Whether a writer of a full pipe can sleep on when the pipe grows (CVE-2023-52672). */
   forgetsWriters: boolean;
 }
 
-/** Somebody who takes steps. */
+/** Something that takes steps: a peer, or a thread. */
 export interface Actor {
   readonly name: string;
-  /** When it can go on; Infinity where it waits for something else than time. */
+  /** When it can go on; Infinity if it does not wait for time. */
   readonly wakesAt: number;
   readonly isEnabled: boolean;
   step(): void;
@@ -68,10 +67,10 @@ class Call implements Actor {
   readonly wakesAt: number;
   readonly #world: World;
   readonly #attempt: () => number | undefined;
-  /** What it reads to or writes from, which nobody else may use meanwhile. */
+  /** Its buffer, which must not be used otherwise meanwhile. */
   readonly buffer: ArrayBufferLike | undefined;
   readonly mayBeInterrupted: boolean;
-  /** What it works on, which stays open as long. */
+  /** Its description, which stays open until it returns. */
   readonly held: Description | undefined;
   result: number | undefined;
   #resolve: (result: number) => void = () => {};
@@ -109,7 +108,7 @@ class Call implements Actor {
       `${this.name} -> ${interrupted ? "-1, interrupted" : this.result ?? "waits on"}`
     );
   }
-  /** The program hears of it. */
+  /** The program gets its result. */
   settle(result: number): void {
     this.result = result;
     this.#world.log(() => `${this.name} comes back`);
@@ -124,23 +123,23 @@ interface Alarm {
   id: number;
 }
 
-/** What befalls a call. */
+/** What happens in a call. */
 export const Fate = { Nothing: 0, Interrupted: 1, Short: 2 } as const;
 type Fate = typeof Fate[keyof typeof Fate];
 
 /** The name of a wait for anything at all. */
 const EPOLL = "poll of epoll";
 
-/** Calls without anything happening after which the engine spins. */
+/** After so many calls without any progress the engine is taken to spin. */
 const MOST_CALLS = 600, MOST_CALLS_EACH = 6;
 
-/** Calls in one run after which it is given up: it goes round in circles, however slowly. */
+/** After so many calls a run is given up: it makes no real progress. */
 const MOST_IN_ALL = 30_000;
 
 export class World {
   now = 1000;
   readonly refusals: Refusals;
-  /** Whether calls are disturbed at all. */
+  /** Whether calls can be disturbed. */
   readonly isHostile: boolean;
   readonly #choices: ArrayLike<number>;
   #next = 0;
@@ -157,21 +156,21 @@ export class World {
   readonly #reusesNumbers: boolean;
   #nextNumber = 100;
   readonly trace: string[] | undefined;
-  /** Whether the engine has ended, and nothing it does is checked any more. */
+  /** Whether the engine has ended, so that nothing is checked any more. */
   isOver = false;
-  /** Calls of the engine, and those since anything happened; waits that told of something, since then. */
+  /** All calls of the engine; the calls without progress; and the waits since then that reported something. */
   count = 0;
   #idleCalls = 0;
   idleRounds = 0;
   /** The most of {@linkcode idleRounds}. */
   mostIdleRounds = 12;
-  /** Whether calls that do not wait are interrupted too. */
+  /** Whether calls that do not block are interrupted too. */
   mayInterrupt = true;
-  /** Called where everybody waits, before time passes. */
+  /** Called when everything waits, before time passes. */
   onIdle: (() => void) | undefined;
-  /** Bytes that each number's file gave to the engine, and took. */
+  /** The bytes that the engine has read from each number, and written to it. */
   onMoved: ((file: File, direction: "from" | "to", bytes: number) => void) | undefined;
-  /** Descriptions that stand for nothing any more: see sys/fd.ts. */
+  /** Descriptions that replace closed ones: see sys/fd.ts. */
   static readonly inert = new Map<number, Description>();
   readonly #inertSources = new Set<number>();
   steps = 0;
@@ -196,7 +195,7 @@ export class World {
     this.trace?.push(`${this.now.toFixed(3)} ${what()}`);
   }
 
-  /** The first thing that was not as it must be. */
+  /** The first rule that was broken. */
   violation: Violation | undefined;
 
   fail(what: string): never {
@@ -207,7 +206,7 @@ export class World {
 
   // ---- Decisions.
 
-  /** A number below `ways`; 0 is the dullest. */
+  /** A number below `ways`; 0 is the simplest choice. */
   choose(ways: number): number {
     if (ways <= 1) return 0;
     const made = (this.#choices[this.#next++] ?? 0) % ways;
@@ -235,7 +234,7 @@ export class World {
     return 0;
   }
 
-  /** What befalls a call that moves bytes; somebody may have a step before it. */
+  /** Decides what happens in a call that moves bytes; a peer can have a step before it. */
   fate(): Fate {
     if (!this.isHostile || this.isOver || !this.areChoicesLeft) return Fate.Nothing;
     switch (this.#pick([170, 40, 15, 31])) {
@@ -257,7 +256,7 @@ export class World {
     return 1 + this.choose(this.decisions ? 1 : Math.max(1, length));
   }
 
-  /** Something has happened: who looks again does not spin. */
+  /** There was progress: looking again is not spinning. */
   happened(): void {
     this.#idleCalls = 0;
     this.idleRounds = 0;
@@ -276,13 +275,13 @@ export class World {
 
   // ---- Steps of the others.
 
-  /** Somebody has a step; false where nobody can. */
+  /** A peer or a thread has a step; returns false if none can. */
   step(): boolean {
     const enabled: Actor[] = [];
     for (const actor of this.actors) if (actor.isEnabled) enabled.push(actor);
     for (const call of this.calls) if (call.isEnabled) enabled.push(call);
     if (enabled.length === 0) return false;
-    // Beyond the list everybody has his turn.
+    // Beyond the list they take turns.
     const chosen = this.areChoicesLeft ? this.choose(enabled.length) : this.#turns++;
     const actor = enabled[chosen % enabled.length];
     this.happened();
@@ -291,7 +290,7 @@ export class World {
     return true;
   }
 
-  /** Lets time pass until somebody can go on; false where nobody ever can. */
+  /** Lets time pass until one of them can go on; returns false if none ever can. */
   #passTime(isAsync: boolean): boolean {
     let next = Infinity;
     for (const { wakesAt } of this.actors) if (wakesAt > this.now && wakesAt < next) next = wakesAt;
@@ -305,7 +304,7 @@ export class World {
     return true;
   }
 
-  /** Whether the engine waits for readiness on another thread, and not just rests. */
+  /** Whether the engine waits for readiness on another thread, not only for the event loop. */
   get #isWaiting(): boolean {
     for (const call of this.calls) if (call.name === `thread ${EPOLL}`) return true;
     return false;
@@ -337,7 +336,7 @@ export class World {
     for (const timer of this.#timers) timer.look(this.now);
   }
 
-  /** The event loop has a turn: one thing that the program awaits happens, or somebody has a step. */
+  /** The event loop has a turn: one promise of the program resolves, or a peer has a step. */
   turn(): void {
     this.#ring();
     const ready: (() => void)[] = [];
@@ -408,7 +407,7 @@ export class World {
     for (let fd = 3;; fd++) if (!this.#table[fd]) return fd;
   }
 
-  /** A new number of the engine's own. */
+  /** A new number for a descriptor that the engine makes. */
   install(description: Description): number {
     const fd = this.#lowest();
     this.#table[fd] = { description: description.hold(), flags: FD_CLOEXEC, isEngines: true };
@@ -419,7 +418,7 @@ export class World {
     return this.#table[fd];
   }
 
-  /** What a number stands for. One that is closed is a fault of the engine. */
+  /** The description of a number. Using a closed number is a fault of the engine. */
   get(fd: number, call: string): Description {
     const entry = this.#table[fd];
     if (!entry) this.fail(`${call} of ${fd}, which is closed`);
@@ -437,7 +436,7 @@ export class World {
     return 0;
   }
 
-  /** Gives a description up. */
+  /** Drops a reference to a description. */
   release(description: Description): void {
     description.release();
     if (description.references > 0) return;
@@ -462,7 +461,7 @@ export class World {
     return to;
   }
 
-  /** Numbers that the engine has not given back. */
+  /** Numbers that the engine has not closed. */
   get leaks(): number[] {
     const fds: number[] = [];
     for (const [fd, entry] of this.#table.entries()) {
@@ -471,7 +470,7 @@ export class World {
     return fds;
   }
 
-  /** The run is over: all calls on other threads come back, and what is inert stays for the next run. */
+  /** Ends the run: all calls on other threads return. */
   end(): void {
     this.isOver = true;
     for (const call of this.calls) call.settle(-1);
@@ -484,14 +483,14 @@ export class World {
 
   // ---- Calls that need order or time; the others are in libc.ts.
 
-  /** Bytes may move. */
+  /** A call that can move bytes. */
   moved(file: File, direction: "from" | "to", bytes: number): void {
     if (bytes <= 0) return;
     this.happened();
     this.onMoved?.(file, direction, bytes);
   }
 
-  /** A buffer is used: not one that another thread has. */
+  /** Checks that a buffer is not in use by another thread. */
   use({ buffer }: Uint8Array): void {
     for (const call of this.calls) {
       if (call.buffer === buffer) this.fail(`${call.name} has that memory`);
@@ -509,7 +508,7 @@ export class World {
       const fate = this.fate();
       const most = fate === Fate.Short ? this.part(Math.min(length, 5000)) : length;
       result = fate === Fate.Interrupted ? -EAGAIN : splice(from, to, Math.min(most, length));
-      // Only what is on the other side of the pipe may wait.
+      // Only the side that is not the pipe can block.
       if (result === -EAGAIN && fate !== Fate.Interrupted) this.#mustNotWait(from, to);
     }
     this.log(() => `splice ${fd} ${out} ${length} -> ${result}`);
@@ -542,7 +541,7 @@ export class World {
     let result: number;
     if (nowait && (this.refusals.nowait || !description.isNowait)) result = -EOPNOTSUPP;
     else {
-      // What has room, and is no bigger than a page, a pipe takes whole.
+      // A pipe takes a write of up to a page completely or not at all.
       const isAtomic = file instanceof Pipe && call === "write" && bytes.length <= 4096;
       const fate = isAtomic && !nowait ? Fate.Nothing : this.fate();
       const isShort = fate === Fate.Short && !isAtomic;
@@ -667,7 +666,7 @@ export class World {
   epollWait(epoll: number, events: Int32Array, most: number, milliseconds: number): number {
     this.enter();
     const file = this.#epoll(epoll);
-    // A call on another thread takes its time, of which the engine hears after an alarm.
+    // A call on another thread takes time; the engine sees its result after an alarm.
     if (this.idleRounds > 2 && this.calls.size > 0) this.now += 0.25;
     this.#ring();
     while (milliseconds !== 0) {
