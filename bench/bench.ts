@@ -182,7 +182,7 @@ function chosen<T extends { id: string }>(option: string, text: unknown, all: re
   return String(text).split(",").map((id) => {
     const one = all.find((one) => one.id === id);
     if (one) return one;
-    throw new WrongUse(`--${option}: ${id} is none of ${all.map(({ id }) => id).join(", ")}`);
+    throw new WrongUse(`--${option}: ${id} is not one of ${all.map(({ id }) => id).join(", ")}`);
   });
 }
 

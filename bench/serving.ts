@@ -611,7 +611,7 @@ function count(option: string, text: unknown, usual: number): number {
 function chosen(option: string, text: unknown, all: readonly string[]): string[] {
   return String(text).split(",").map((id) => {
     if (all.includes(id)) return id;
-    throw new WrongUse(`--${option}: ${id} is none of ${all.join(", ")}`);
+    throw new WrongUse(`--${option}: ${id} is not one of ${all.join(", ")}`);
   });
 }
 

@@ -142,7 +142,7 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clien
     before = held.length;
     await pause(300);
   }
-  assert(held.length < 100, `${held.length} at one time`);
+  assert(held.length < 100, `${held.length} at the same time`);
   const used = cpuSeconds(running.pid);
   await pause(1000);
   assert(cpuSeconds(running.pid) - used <= 0.15, `${cpuSeconds(running.pid) - used} s of CPU`);

@@ -158,7 +158,7 @@ Deno.test("a target that refuses a connection is one line, and the service goes 
     assertEquals(await ask(port, "up again"), "up again");
     again.target.close();
   });
-  // The first is told, the others are counted: each second, and at the end.
+  // The first one is printed, the others are counted: every second, and at the end.
   const line = `iocopy: 127.0.0.1:${to}: Connection refused`;
   const lines = stderr.trimEnd().split("\n");
   assertEquals(lines[0], line);

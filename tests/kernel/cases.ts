@@ -58,22 +58,22 @@ export function plan(
 
 export const CASES: [string, Plan][] = [
   [
-    "splice(2) says EAGAIN at TCP's urgent mark for as long as the socket has O_NONBLOCK",
+    "splice(2) returns EAGAIN at TCP's urgent mark as long as the socket has O_NONBLOCK",
     plan([{ kind: "tcp", pieces: [3, 3], urgentAt: 1 }, {}], [[0, 1]]),
   ],
   [
-    "what is told once only is not taken away by the wait on another thread",
+    "readiness that is reported only once is not lost to the wait on another thread",
     plan([{ kind: "tcp", notes: -1, pauses: [1500] }, { kind: "unix" }], [[0, 1]]),
   ],
   [
-    "an error queue of what is read is not looked at for ever on behalf of what is written",
+    "the error queue of a source does not keep its sink awake",
     plan(
       [{ kind: "tcp", notes: -1, hasTwoNumbers: true, pauses: [1500] }],
       [[0, 0]],
     ),
   ],
   [
-    "who only listens until the peer stops reads on where readiness is told once only",
+    "a lingering channel reads on although readiness is reported only once",
     plan(
       [{ kind: "tcp" }, { kind: "tcp", notes: -1, pieces: [1, 1], end: "reset" }],
       [[1, 1], [0, 0]],
@@ -81,7 +81,7 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
-    "an urgent mark where readiness is told once only",
+    "an urgent mark although readiness is reported only once",
     plan(
       [
         { kind: "unix", room: 1, diesAfter: 1 },
@@ -91,7 +91,7 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
-    "two channels read what is told once only, and one of them only listens",
+    "two channels read a descriptor whose readiness is reported only once, and one of them lingers",
     plan(
       [
         { kind: "tcp", pieces: [24], end: "reset", urgentAt: 0, notes: -1 },
