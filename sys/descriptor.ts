@@ -77,7 +77,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const fd = connect(where);
     const refused = (errno: number) => new SystemError(`connect to ${address}`, undefined, errno);
     if (fd < 0) throw refused(fd);
-    await libc.pollOnThread(fd, OUT, -1);
+    while (await libc.pollOnThread(fd, OUT, -1) === 0); // a signal came
     const error = libc.pendingError(fd);
     if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
     libc.close(fd);

@@ -212,13 +212,13 @@ const pollfd = new Int32Array(2);
 
 /**
  * Which of `events` hold, and ERR and HUP: now, or once `milliseconds` have
- * passed (-1: no limit; the thread does nothing else meanwhile) (poll(2)).
+ * passed (-1: no limit; the thread does nothing else meanwhile) (poll(2)). 0 for
+ * none, and where a signal came: a negative errno would be read as events.
  */
 export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
-  const ready = checked(c.poll(pollfd, 1n, milliseconds));
-  return ready > 0 ? revents(pollfd) : ready;
+  return c.poll(pollfd, 1n, milliseconds) > 0 ? revents(pollfd) : 0;
 }
 
 /** As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1: for ever). */
@@ -231,7 +231,7 @@ export async function pollOnThread(
   const ready = await thread.poll(descriptors, 1n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
-  return ready > 0 ? revents(descriptors) : ready;
+  return ready > 0 ? revents(descriptors) : 0;
 }
 
 /**

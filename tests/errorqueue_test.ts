@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { End, pipe, tcpPair, unixPair } from "./ends.ts";
-import { endsWith } from "./expect.ts";
+import { endsWith, succeeds } from "./expect.ts";
 import type { Running } from "./harness.ts";
 import { program, said } from "./library.ts";
 import { cpuSeconds, injecting, iocopy, noise, same, watched, within } from "./probe.ts";
@@ -53,11 +53,13 @@ const NOTES: Record<string, (end: End) => void> = {
     set(end, SOL_SOCKET, SO_ZEROCOPY, 1);
     end.send("before", MSG_ZEROCOPY);
   },
-  "SO_TIMESTAMPING": (end) => {
-    stampAll(end);
-    end.send("before");
-  },
+  "SO_TIMESTAMPING": stampAndSend,
 };
+
+function stampAndSend(end: End): void {
+  stampAll(end);
+  end.send("before");
+}
 
 /** Two TCP sockets; the second has messages in its error queue. */
 async function withNotes(leave: (end: End) => void): Promise<[End, End]> {
@@ -187,7 +189,7 @@ Deno.test("a datagram that is refused is an error, even if an earlier owner aske
 });
 
 Deno.test("the library's Descriptor: messages in the error queue do not keep it busy", async () => {
-  const [peer, socket] = await withNotes(NOTES["SO_TIMESTAMPING"] ?? stampAll);
+  const [peer, socket] = await withNotes(stampAndSend);
   const code = `
     const bytes = new Uint8Array(9);
     const length = await new Descriptor(3).read(bytes);
@@ -199,6 +201,25 @@ Deno.test("the library's Descriptor: messages in the error queue do not keep it 
   await peer.write("one");
   assertEquals(await said(running), ["one"]);
   peer.close();
+});
+
+const INTERRUPTED = "a signal that interrupts poll(2) is not taken for a reader that has gone";
+Deno.test(needing(["strace"], INTERRUPTED), async () => {
+  // In several rhythms, so that each place that calls it has its turn.
+  await Promise.all(["2+4", "3+4", "2+7"].map(async (when) => {
+    const [peer, socket] = await withNotes(stampAndSend);
+    const [input, stdin] = pipe();
+    const command = injecting(`/^p?poll$:error=EINTR:when=${when}`);
+    using running = iocopy("0 3", { 0: input, 3: socket }, { command });
+    for (let i = 0; i < 20; i++) {
+      await stdin.write("piece");
+      assertEquals(await within("a piece", peer.readText(5)), "piece");
+      await pause();
+    }
+    stdin.close();
+    await succeeds(running);
+    peer.close();
+  }));
 });
 
 const UNTRUE =
