@@ -213,12 +213,21 @@ export class Connection {
   /** Its pending error, once it was read: the kernel reports it only once. */
   error = 0;
   /** How many numbers of it are known. */
-  numbers = 0;
+  #numbers = 0;
   #readers = 0;
   #writers = 0;
   #wasBlocking = false;
   /** Channels that only read until the peer stops sending. */
   #lingering: Channel[] | undefined;
+
+  addNumber(): void {
+    this.#numbers++;
+  }
+
+  /** Returns whether that was the last one. */
+  removeNumber(): boolean {
+    return --this.#numbers === 0;
+  }
 
   addReader(): void {
     this.#readers++;
@@ -345,7 +354,7 @@ export class Endpoints {
     if (fd.isOurs) return new Endpoint(fd, new Connection(), this.#loop, onClose);
     if (fd.kind !== "socket") return new Endpoint(fd, undefined, this.#loop, onClose);
     const connection = this.#connections.get(fd.identity) ?? new Connection();
-    connection.numbers++;
+    connection.addNumber();
     this.#connections.set(fd.identity, connection);
     return new Endpoint(fd, connection, this.#loop, onClose);
   }
@@ -353,7 +362,7 @@ export class Endpoints {
   #forget({ fd, connection, grown }: Endpoint): void {
     this.#byNumber.delete(fd.fd);
     this.#budget.giveBack(grown);
-    if (connection && !fd.isOurs && --connection.numbers === 0) {
+    if (connection && !fd.isOurs && connection.removeNumber()) {
       this.#connections.delete(fd.identity);
     }
   }
