@@ -113,7 +113,7 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
-    "who only listens does not turn at an error queue",
+    "a lingering channel does not spin because of an error queue",
     plan(
       [
         { kind: "tcp", pieces: [24], notes: -1, hasTwoNumbers: true },
@@ -125,7 +125,7 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
-    "an error queue of what is read does not keep a channel from hanging up",
+    "the error queue of a source does not keep a channel from ending",
     plan([{ kind: "unix", diesAfter: 0 }, { kind: "tcp", notes: -1, pauses: [1500] }], [[1, 0]]),
   ],
   [
@@ -140,7 +140,7 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
-    "a TCP peer whose bytes nobody wants any more gets all of the other direction",
+    "a TCP peer whose bytes are discarded gets everything of the other direction",
     plan(
       [
         { kind: "unix", diesAfter: 0 },
