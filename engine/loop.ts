@@ -40,6 +40,8 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 /**
  * Rounds in one call of {@linkcode Loop.run}'s inner function: V8 enters
  * optimized code at a call, and would compile an endless loop once more for it.
+ * In one endless loop a round trip takes 1.1 to 1.8 times as long, and 1.2 to 2.4
+ * times the CPU (`deno task bench --tests=ping --against=OTHER`).
  */
 const ROUNDS_PER_CALL = 64;
 

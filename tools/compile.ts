@@ -17,13 +17,9 @@ export const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
 /** How V8 compiles in the executable. */
 const V8_FLAGS = [
-  // Without its middle compiler V8 needs 3 MB less memory from the start.
-  "--no-maglev",
-  // Inlining makes our functions no faster, and compiling them so would take 15 % of
-  // the processor time of the first GB.
-  "--no-turbo-inlining",
-  // On another thread, the first compiler delays four starts of ten by 3 ms: when it
-  // and the main thread compete for a lock, V8 first calibrates its clock.
+  // On another thread, the first compiler delays some starts: when it and the main
+  // thread compete for a lock, V8 first calibrates its clock. A start takes 28 ms
+  // instead of 32 (`deno task bench --tests=start --against=OTHER`).
   "--no-concurrent-sparkplug",
   // In MB. A service leaves a kilobyte of garbage for each connection. V8 would let its
   // space for new objects grow to 16 MB, and what survives there takes twice as much.
