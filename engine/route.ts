@@ -21,7 +21,7 @@
  *
  * @module
  */
-import { EAGAIN, EINPROGRESS, EMFILE, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, EINPROGRESS, EMFILE, EMSGSIZE, EPIPE } from "../sys/errno.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
@@ -301,6 +301,8 @@ export class ThroughMemory implements Route {
    * socket reports its error once, and is at its end afterwards.
    */
   #doubt: number;
+  /** The longest message that the sink takes, as far as that is known. */
+  #longest = Infinity;
 
   constructor(way: Way, reason: string, doubt = 0) {
     this.#way = way;
@@ -358,10 +360,22 @@ export class ThroughMemory implements Route {
     const content = this.#content;
     const length = sink.mayBlock
       ? this.#onThread(() => sink.writeOnThread(content))
-      : sink.tryWrite(content);
+      : sink.isStream || !this.source.isStream
+      ? sink.tryWrite(content)
+      : this.#sendPart();
     const result = length === 0 ? -EAGAIN : this.#settled(length);
     if (result > 0) this.#content = content.subarray(result);
     return result;
+  }
+
+  /** Sends of a stream, which has no messages of its own, as much as one message takes. */
+  #sendPart(): number {
+    for (;;) {
+      const part = this.#content.subarray(0, this.#longest);
+      const length = this.sink.tryWrite(part);
+      if (length !== -EMSGSIZE || part.length === 1) return length;
+      this.#longest = part.length >> 1;
+    }
   }
 
   /** Has the call made on another thread; returns what it returned, once it has. */

@@ -24,7 +24,7 @@ import {
   unixPair,
 } from "./ends.ts";
 import { endsWith, succeeds } from "./expect.ts";
-import { hasBytes, inFolder, iocopy, watched, within } from "./probe.ts";
+import { hasBytes, inFolder, iocopy, noise, same, watched, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
 const decoder = new TextDecoder();
@@ -93,6 +93,22 @@ Deno.test("a message longer than the buffer is an error, and is not truncated", 
   const { code, stderr } = await running.outcome;
   assertEquals([code, stderr], [111, "iocopy: read 3: Message too long\n"]);
   for (const end of [peer, out]) end.close();
+});
+
+Deno.test("a stream is sent in messages that the socket takes", async () => {
+  await inFolder(async (folder) => {
+    const content = noise(1_000_000);
+    await Deno.writeFile(`${folder}/input`, content); // read in pieces longer than any message
+    const [out, sink] = unixPair(SOCK_DGRAM);
+    using running = iocopy("-b 1M 3 4", { 3: open(`${folder}/input`, O_RDONLY), 4: sink });
+    const arrived: Uint8Array<ArrayBuffer>[] = [];
+    for (let length = 0; length < content.length; length += arrived.at(-1)?.length ?? 0) {
+      arrived.push(await within("a message", out.read(content.length)));
+    }
+    assert(same(new Uint8Array(await new Blob(arrived).arrayBuffer()), content), "other bytes");
+    await succeeds(running);
+    out.close();
+  });
 });
 
 Deno.test("a file of unknown size, as in /proc, is copied completely", async () => {
