@@ -71,6 +71,12 @@ const MUTANTS: Mutant[] = [
     before: "if (this.isUnderWay) return;",
     after: "",
   },
+  {
+    name: "a connection to the target that is given up and stays open",
+    file: "engine/service.ts",
+    before: "this.#service.host.loop.forget(fd);\n    libc.close(fd);",
+    after: "this.#service.host.loop.forget(fd);",
+  },
 ];
 
 /** How long to look for each fault, in seconds. */

@@ -76,6 +76,28 @@ export interface Plan {
   choices: number[];
 }
 
+/** A service, and who comes to it. */
+export interface ServePlan {
+  family: "tcp" | "unix";
+  /** Where it goes: two addresses of one name; or another listening socket. */
+  target: "tcp" | "unix" | "name" | "mate";
+  clients: (WirePlan & { arrivesAt: number })[];
+  /** Who is behind the target; for "mate" those who come to the other listening socket. */
+  servers: (WirePlan & { arrivesAt: number })[];
+  /** What becomes of each connect, and of each accept, in turn. */
+  connects: ("at once" | "later" | "refused" | "never" | "full" | "short")[];
+  accepts: ("well" | "aborted" | "short")[];
+  connections: number;
+  connectTimeout: number;
+  timeout: number;
+  halfClosed: number;
+  exitIdle: number;
+  /** When it accepts no more, in milliseconds. */
+  drainAt: number;
+  /** What it shares with any copying: its wires and channels are not looked at. */
+  copying: Plan;
+}
+
 const length = fc.oneof(
   { weight: 6, arbitrary: fc.integer({ min: 1, max: 60 }) },
   { weight: 1, arbitrary: fc.constantFrom(4095, 4096, 4097, 8192) },
@@ -173,4 +195,39 @@ export const PLAN: fc.Arbitrary<Plan> = fc.record({
   reusesNumbers: fc.boolean(),
   isHostile: fc.boolean(),
   choices: fc.array(fc.nat(255), { maxLength: 160, size: "max" }),
+});
+
+const COMER = WIRE.chain((wire) =>
+  fc.constantFrom(0, 0, 1, 30, 300).map((arrivesAt) => ({ ...wire, notes: 0, arrivesAt }))
+);
+
+export const SERVE_PLAN: fc.Arbitrary<ServePlan> = fc.record({
+  family: fc.constantFrom("tcp", "unix"),
+  target: fc.constantFrom("tcp", "unix", "name", "mate"),
+  clients: fc.array(COMER, { minLength: 1, maxLength: 4 }),
+  servers: fc.array(COMER, { minLength: 1, maxLength: 4 }),
+  connects: fc.array(
+    fc.oneof(
+      { weight: 3, arbitrary: fc.constant("at once" as const) },
+      {
+        weight: 2,
+        arbitrary: fc.constantFrom(
+          "later" as const,
+          "refused" as const,
+          "never" as const,
+          "full" as const,
+          "short" as const,
+        ),
+      },
+    ),
+    { minLength: 1, maxLength: 4 },
+  ),
+  accepts: fc.array(rarely("well" as const, "aborted", "short"), { minLength: 1, maxLength: 4 }),
+  connections: fc.constantFrom(1000, 2, 1),
+  connectTimeout: fc.constantFrom(10_000, 50),
+  timeout: rarely(0, 100, 3000),
+  halfClosed: rarely(0, 100),
+  exitIdle: fc.constantFrom(0, 20, 3000),
+  drainAt: fc.constantFrom(5000, 100, 0),
+  copying: PLAN,
 });

@@ -14,8 +14,9 @@ import { parseArgs } from "@std/cli/parse-args";
 import fc from "fast-check";
 import { CASES } from "./cases.ts";
 import { exhaust } from "./exhaustive.ts";
-import { PLAN, type Plan } from "./plan.ts";
-import { simulate } from "./simulate.ts";
+import { PLAN, SERVE_PLAN } from "./plan.ts";
+import { simulateService } from "./serve.ts";
+import { type Result, simulate } from "./simulate.ts";
 import { Violation } from "./world.ts";
 
 const options = parseArgs(Deno.args, {
@@ -36,7 +37,10 @@ let giveUpAt = Infinity;
 /** The sums of all runs. */
 const figures = { runs: 0, calls: 0, steps: 0 };
 
-async function once(plan: Plan): Promise<void> {
+/** How one plan is run. */
+type Simulate<P> = (plan: P, options?: { tracing?: boolean }) => Promise<Result>;
+
+async function once<P>(plan: P, simulate: Simulate<P>): Promise<void> {
   if (clock() > giveUpAt) return;
   let result;
   try {
@@ -53,24 +57,38 @@ async function once(plan: Plan): Promise<void> {
 
 /** Tries so many plans of one seed; exits at the first that fails. */
 async function search(seed: number, runs: number): Promise<void> {
+  await searchIn(PLAN, simulate, seed, runs);
+  await searchIn(SERVE_PLAN, simulateService, seed, Math.ceil(runs / SERVICES));
+}
+
+/** For so many copyings there is one service. */
+const SERVICES = 8;
+
+/** Ends the program with the first that fails. */
+async function searchIn<P>(
+  plans: fc.Arbitrary<P>,
+  simulate: Simulate<P>,
+  seed: number,
+  numRuns: number,
+): Promise<void> {
   const before = figures.runs;
-  const outcome = await fc.check(fc.asyncProperty(PLAN, once), { seed, numRuns: runs });
+  const property = fc.asyncProperty(plans, (plan) => once(plan, simulate));
+  const outcome = await fc.check(property, { seed, numRuns });
   if (!outcome.failed) return;
   const [plan] = outcome.counterexample ?? [];
   console.log(
-    `FAILED: run ${
-      before + outcome.numRuns
-    }, seed ${seed}, made smaller ${outcome.numShrinks} times`,
+    `FAILED: run ${before + outcome.numRuns}, seed ${seed}, ` +
+      `made smaller ${outcome.numShrinks} times`,
   );
-  if (plan) {
+  if (plan !== undefined) {
     console.log(JSON.stringify(plan));
-    await show(plan);
+    await show(plan, simulate);
   }
   Deno.exit(1);
 }
 
 /** Runs the plan once more, and prints what happened. */
-async function show(plan: Plan): Promise<void> {
+async function show<P>(plan: P, simulate: Simulate<P>): Promise<void> {
   try {
     await simulate(plan, { tracing: true });
     console.log("it does not fail a second time");
@@ -106,7 +124,7 @@ if (Number(options.exhaustive) > 0) {
     (what) => console.log(what),
     async (plan, error) => {
       console.log(`FAILED: ${JSON.stringify(plan)}`, String(error));
-      await show(plan);
+      await show(plan, simulate);
       Deno.exit(1);
     },
   );
@@ -120,10 +138,10 @@ if (Number(options.exhaustive) > 0) {
 
 for (const [name, plan] of options.cases ? CASES : []) {
   try {
-    await once(plan);
+    await once(plan, simulate);
   } catch {
     console.log(`FAILED: ${name}`);
-    await show(plan);
+    await show(plan, simulate);
     Deno.exit(1);
   }
 }

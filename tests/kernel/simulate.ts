@@ -45,7 +45,7 @@ const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2;
 const scratch = new Uint8Array(1 << 18);
 
 /** A wire at one end of channels, with the engine's side and the peer's side. */
-class Wire {
+export class Wire {
   readonly plan: WirePlan;
   readonly index: number;
   readonly name: string;
@@ -74,6 +74,8 @@ class Wire {
   sinkFault = false;
   feedEnded = false;
   drainEnded = false;
+  /** Whether it is a connection that is served: both its ways are used, whatever channels there are yet. */
+  isServed = false;
   /** What the kernel has observed. */
   kernelRead = 0;
   kernelWritten = 0;
@@ -200,7 +202,7 @@ class Network implements Actor {
 }
 
 /** Sends the pieces of a plan and the end of file. */
-class Feeder implements Actor {
+export class Feeder implements Actor {
   readonly name: string;
   wakesAt = -1;
   readonly #wire: Wire;
@@ -281,15 +283,16 @@ class Feeder implements Actor {
       wire.drainEnded = true;
       return wire.close();
     }
-    const isUsed = wire.drain !== undefined && !wire.drainEnded && wire.writers.length > 0;
+    const isRead = wire.isServed || wire.writers.length > 0;
+    const isUsed = wire.drain !== undefined && !wire.drainEnded && isRead;
     if (feed && wire.isSocket && (plan.end !== "close" || isUsed)) feed.file.shutdown(1);
-    if (wire.writers.length === 0) wire.drainEnded = true;
+    if (!isRead) wire.drainEnded = true;
     wire.close();
   }
 }
 
 /** Reads what arrives until the end of file, or dies before. */
-class Drainer implements Actor {
+export class Drainer implements Actor {
   readonly name: string;
   wakesAt = -1;
   readonly #wire: Wire;
@@ -365,7 +368,7 @@ function checkEnd(wire: Wire): void {
 }
 
 /** What is known of a channel. */
-class Track {
+export class Track {
   readonly from: Wire;
   readonly to: Wire;
   readonly name: string;
@@ -480,6 +483,15 @@ export async function simulate(
   plan: Plan,
   options: { tracing?: boolean; depth?: number } = {},
 ): Promise<Result> {
+  return await inWorld(plan, options, (world) => run(plan, world));
+}
+
+/** Runs something in the world of a plan. */
+export async function inWorld(
+  plan: Plan,
+  options: { tracing?: boolean; depth?: number },
+  run: (world: World) => Promise<void>,
+): Promise<Result> {
   const world = new World(plan.choices, plan.refusals, {
     tracing: options.tracing ?? false,
     hostile: plan.isHostile,
@@ -490,7 +502,7 @@ export async function simulate(
   enterWorld(world);
   const restoreClock = takeClock(world);
   try {
-    await run(plan, world);
+    await run(world);
     // Calls on other threads that return now find that the engine has ended.
     world.end();
     await settle();
@@ -673,7 +685,7 @@ async function run(plan: Plan, world: World): Promise<void> {
 }
 
 /** Everything waits: there must be no byte that could move. */
-function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
+export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
   for (const track of tracks) {
     const { from, to, status, name } = track;
     if (!status) continue;
@@ -699,14 +711,17 @@ function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
 }
 
 /** Everybody waits: who reads what all its channels have left has to know that it is at its end. */
-function checkEndIsTold(world: World, { name, plan, writers, drain, drainEnded }: Wire): void {
+export function checkEndIsTold(
+  world: World,
+  { name, plan, writers, drain, drainEnded }: Wire,
+): void {
   if (writers.length === 0 || !drain || drainEnded || plan.kind === "dgram") return;
   if (writers.some(({ status }) => status?.ended === undefined)) return;
   if ((drain.poll() & (IN | HUP | RDHUP)) === 0) world.fail(`${name}: the end is not told`);
 }
 
 /** Each ending of a channel has to have a reason. */
-function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatus[]): void {
+export function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatus[]): void {
   const { from, to, status, name } = track;
   if (!status) return;
   const { ended, error, bytes } = status;
@@ -734,7 +749,7 @@ function checkChannel(plan: Plan, world: World, track: Track, told: ChannelStatu
 }
 
 /** Everything that has to arrive has arrived, in order. */
-function checkWire(plan: Plan, world: World, wire: Wire): void {
+export function checkWire(plan: Plan, world: World, wire: Wire): void {
   const { readers, writers } = wire;
   const all = (how: string) =>
     readers.length > 0 && readers.every(({ status }) => status?.ended === how && !status.error);

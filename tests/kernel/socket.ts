@@ -5,11 +5,25 @@
  * @module
  */
 import * as real from "../../sys/socket.ts";
-import { Description } from "./kernel.ts";
 import type { World } from "./world.ts";
 
 export type Address = real.Address;
-export const { Address, unixAddress, numericAddress, isPassing } = real;
+export const { Address, unixAddress, isPassing } = real;
+
+/** As the real one, which asks the C library, for IPv4. */
+export function numericAddress(host: string, port: number): Address | undefined {
+  if (!/^\d+\.\d+\.\d+\.\d+$/.test(host)) return undefined;
+  return new Address(
+    new Uint8Array([
+      2,
+      0,
+      port >> 8,
+      port & 255,
+      ...host.split(".").map(Number),
+      ...Array(8).fill(0),
+    ]),
+  );
+}
 
 /** The network of a run: the listening sockets, and the results of connect(2). */
 export interface Network {
@@ -24,8 +38,11 @@ export function enterNetwork(nextWorld: World, next: Network): void {
   network = next;
 }
 
-export function resolve(host: string, _port: number): Promise<Address[] | string> {
-  return Promise.resolve(`${host} is not known to the simulator`);
+/** A name that has two addresses, which another thread looks for; there is no other. */
+export async function resolve(host: string, port: number): Promise<Address[] | string> {
+  await world.sleep(1);
+  if (host !== "two.example") return "no such name";
+  return ["192.0.2.1", "192.0.2.2"].flatMap((address) => numericAddress(address, port) ?? []);
 }
 export function accept(listener: number): { fd: number; peer: string } | number {
   world.enter();
@@ -53,12 +70,6 @@ export function setTcpOptions(fd: number): void {
 }
 export function raiseDescriptorLimit(): number {
   return 1024;
-}
-
-/** A new number for a socket that the engine makes; it is non-blocking. */
-export function installSocket(world: World, file: Description["file"]): number {
-  const O_RDWR = 2, O_NONBLOCK = 0o4000;
-  return world.install(new Description(file, O_RDWR, O_NONBLOCK));
 }
 
 /** Whether this module has the same functions as the real one. */

@@ -1,0 +1,349 @@
+/**
+ * One run of a service: clients come, it connects them with its target or with each
+ * other, and what must hold of channels must hold here, and of the service as well.
+ *
+ * @module
+ */
+import { type ChannelStatus, Copier, type SessionStatus } from "../../engine.ts";
+import { O_NONBLOCK } from "../../sys/constants.ts";
+import { EAGAIN, ECONNREFUSED, EMFILE } from "../../sys/errno.ts";
+import type { Address } from "../../sys/socket.ts";
+import { Description, Listening, StreamSocket } from "./kernel.ts";
+import type { Plan, ServePlan, WirePlan } from "./plan.ts";
+import {
+  checkChannel,
+  checkEndIsTold,
+  checkProgress,
+  checkWire,
+  Drainer,
+  drive,
+  Feeder,
+  inWorld,
+  type Result,
+  Track,
+  Wire,
+} from "./simulate.ts";
+import { enterNetwork } from "./socket.ts";
+import type { Actor, World } from "./world.ts";
+
+const LISTENER = 30, MATE = 31;
+
+/** For how long after a shortage nobody has to be accepted, in milliseconds. */
+const SHORT = 200;
+
+/** In milliseconds: a service looks every 10 ms whether a time has passed. */
+const LONGEST_PAUSE = 200;
+
+/** Pieces are no longer than so many of the smallest room. */
+const STEPS = 10;
+
+export async function simulateService(
+  plan: ServePlan,
+  options: { tracing?: boolean } = {},
+): Promise<Result> {
+  return await inWorld(plan.copying, options, (world) => new Serving(plan, world).run());
+}
+
+/** Somebody comes at his time. */
+class Comer implements Actor {
+  readonly name: string;
+  readonly wakesAt: number;
+  readonly #world: World;
+  readonly #come: () => void;
+  #hasCome = false;
+
+  constructor(name: string, at: number, world: World, come: () => void) {
+    this.name = name;
+    this.wakesAt = world.now + at;
+    this.#world = world;
+    this.#come = come;
+  }
+  get isEnabled(): boolean {
+    return !this.#hasCome && this.#world.now >= this.wakesAt;
+  }
+  step(): void {
+    this.#hasCome = true;
+    this.#world.log(() => this.name);
+    this.#come();
+  }
+}
+
+class Serving {
+  readonly #plan: ServePlan;
+  readonly #world: World;
+  /** As the checks of channels see it. */
+  readonly #copying: Plan;
+  readonly #wires: Wire[] = [];
+  readonly #byFd = new Map<number, Wire>();
+  readonly #tracks = new Map<ChannelStatus, Track>();
+  readonly #waiting = new Map<StreamSocket, Wire>();
+  #accepted = 0;
+  #accepts = 0;
+  #connects = 0;
+  #servers = 0;
+  #shortAt = -Infinity;
+  readonly #smallest: number;
+
+  constructor(plan: ServePlan, world: World) {
+    this.#plan = plan;
+    this.#world = world;
+    const { copying, timeout, halfClosed } = plan;
+    const isCut = timeout > 0 || halfClosed > 0;
+    // What a time that has passed cuts off is cut off as by a stop.
+    const stopAt = isCut && copying.stopAt < 0 ? 0 : copying.stopAt;
+    this.#copying = { ...copying, stopAt };
+    const rooms = [...plan.clients, ...plan.servers].flatMap(({ reads, room, roomBack }) => [
+      ...reads,
+      room,
+      roomBack,
+    ]);
+    this.#smallest = Math.min(copying.buffer, copying.rate ? 10 : Infinity, ...rooms);
+  }
+
+  /** A connection, made on neither side yet. */
+  #wire(plan: WirePlan, kind: "tcp" | "unix"): Wire {
+    const pieces = plan.pieces.slice(0, 4).map((n) => Math.min(n, this.#smallest * STEPS));
+    const pauses = plan.pauses.map((pause) => Math.min(pause, LONGEST_PAUSE));
+    const index = this.#wires.length;
+    const wire = new Wire({ ...plan, kind, pieces, pauses, isShared: false }, index, this.#world);
+    this.#wires.push(wire);
+    wire.isServed = true;
+    wire.make(true);
+    if (wire.source) wire.source.flags |= O_NONBLOCK;
+    return wire;
+  }
+
+  /** The peer begins. */
+  #begin(wire: Wire): void {
+    this.#world.actors.push(new Feeder(wire), new Drainer(wire));
+  }
+
+  #come(listening: Listening, plan: WirePlan): void {
+    if (listening.isClosed) return; // it is refused
+    const wire = this.#wire(plan, listening.family);
+    if (wire.source?.file instanceof StreamSocket) {
+      listening.waiting.push(wire.source.file);
+      this.#waiting.set(wire.source.file, wire);
+    }
+    listening.edges++;
+    this.#begin(wire);
+  }
+
+  #accept(fd: number): { fd: number; peer: string } | number {
+    const { file } = this.#world.get(fd, "accept");
+    if (!(file instanceof Listening)) return -22;
+    if (this.#world.isHostile && this.#world.isUnlucky) this.#world.step();
+    const [next] = file.waiting;
+    const wire = next && this.#waiting.get(next);
+    if (!next || !wire?.source) return -EAGAIN;
+    const { accepts } = this.#plan;
+    switch (accepts[this.#accepts++ % accepts.length]) {
+      case "aborted":
+        file.waiting.shift();
+        next.resets = true;
+        next.closed();
+        this.#world.happened();
+        return -103;
+      case "short":
+        if (accepts.every((how) => how === "short")) break;
+        this.#shortAt = this.#world.now;
+        return -EMFILE;
+    }
+    file.waiting.shift();
+    this.#accepted++;
+    this.#world.happened();
+    const number = this.#install(wire, wire.source);
+    const port = String.fromCharCode(wire.index >> 8, wire.index & 255);
+    return { fd: number, peer: file.family === "tcp" ? `\x02\0${port}\x7f\0\0\x01` : "\x01\0" };
+  }
+
+  #install(wire: Wire, description: Description): number {
+    const fd = this.#world.install(description);
+    wire.readFd = wire.writeFd = fd;
+    this.#byFd.set(fd, wire);
+    return fd;
+  }
+
+  #connect(address: Address): number {
+    const { connects, servers } = this.#plan;
+    const how = connects[this.#connects++ % connects.length];
+    const isHopeless = connects.every((how) => how === "full" || how === "short");
+    this.#world.happened();
+    if (how === "short" && !isHopeless) {
+      this.#shortAt = this.#world.now;
+      return -EMFILE;
+    }
+    if (address.isUnix && how === "full" && !isHopeless) return -EAGAIN;
+    if (address.isUnix && how === "refused") return -ECONNREFUSED;
+    const plan = servers[this.#servers++ % servers.length];
+    if (!plan) return -ECONNREFUSED;
+    const wire = this.#wire(plan, address.isUnix ? "unix" : "tcp");
+    const near = wire.source?.file;
+    if (!wire.source || !(near instanceof StreamSocket)) return -ECONNREFUSED;
+    const fd = this.#install(wire, wire.source);
+    if (address.isUnix) {
+      this.#begin(wire);
+      return fd;
+    }
+    near.isConnecting = true;
+    const decide = (well: boolean) => {
+      near.isConnecting = false;
+      near.edges++;
+      if (well && wire.source && wire.source.references > 0) return this.#begin(wire);
+      wire.feedEnded = wire.drainEnded = true;
+      if (well) return;
+      near.pending = ECONNREFUSED;
+      near.isGone = true;
+      near.down = 3;
+    };
+    if (how === "never") {
+      wire.feedEnded = wire.drainEnded = true;
+      return fd;
+    }
+    if (how === "at once") decide(true);
+    else {
+      const after = how === "later" ? 20 : 0;
+      const name = `${wire.name}: the connect is decided`;
+      const decided = () => decide(how !== "refused");
+      this.#world.actors.push(new Comer(name, after, this.#world, decided));
+    }
+    return fd;
+  }
+
+  /** The program's view of a channel becomes ours. */
+  #track(status: ChannelStatus): Track | undefined {
+    const known = this.#tracks.get(status);
+    if (known) return known;
+    const from = this.#byFd.get(status.rfd), to = this.#byFd.get(status.wfd);
+    if (!from || !to) return this.#world.fail(`a channel of ${status.rfd} and ${status.wfd}`);
+    const track = new Track(from, to);
+    track.status = status;
+    from.readers.push(track);
+    to.writers.push(track);
+    this.#tracks.set(status, track);
+    return track;
+  }
+
+  async run(): Promise<void> {
+    const plan = this.#plan, world = this.#world, copying = this.#copying;
+    world.mostIdleRounds = 12 * (plan.clients.length + plan.servers.length);
+    const network = {
+      accept: (fd: number) => this.#accept(fd),
+      connect: (address: Address) => this.#connect(address),
+    };
+    enterNetwork(world, network);
+    const listeners: Description[] = [];
+    const listen = (fd: number, comers: (WirePlan & { arrivesAt: number })[]) => {
+      const listening = new Listening(`listener ${fd}`, plan.family);
+      const description = new Description(listening, 2);
+      world.give(fd, description);
+      listeners.push(description.hold());
+      for (const comer of comers) {
+        const come = () => this.#come(listening, comer);
+        world.actors.push(new Comer(`somebody comes to ${fd}`, comer.arrivesAt, world, come));
+      }
+      return listening;
+    };
+    const listening = listen(LISTENER, plan.clients);
+    if (plan.target === "mate") listen(MATE, plan.servers);
+    const target = { tcp: "192.0.2.1:80", unix: "/target", name: "two.example:80", mate: MATE };
+    world.onMoved = (file, direction, bytes) => {
+      const wire = this.#wires.find(({ source }) => source?.file === file);
+      if (!wire) return;
+      if (direction === "from") wire.kernelRead += bytes;
+      else wire.kernelWritten += bytes;
+    };
+    const { buffer, rate, yieldAfter } = copying;
+    const copier = new Copier([], {
+      buffer,
+      rate,
+      yieldAfter,
+      onOperation: (operation, _fd, length, status) => {
+        const track = this.#track(status);
+        if (operation === "read") track?.onRead(length);
+        else track?.onWrite(length, world);
+      },
+    });
+    const ended = new Set<SessionStatus>();
+    let accepted = 0, sent = 0, received = 0, errors = 0;
+    const { connections, connectTimeout, timeout, halfClosed, exitIdle } = plan;
+    const service = await copier.serve(LISTENER, target[plan.target], {
+      connections,
+      connectTimeout,
+      timeout,
+      halfClosed,
+      exitIdle,
+      onAccept: () => void accepted++,
+      onEnd: (session) => {
+        if (ended.has(session)) world.fail(`connection ${session.id} has ended twice`);
+        ended.add(session);
+        sent += session.sent;
+        received += session.received;
+        if (session.error) errors++;
+        world.log(() => `connection ${session.id} has ended: ${session.error ?? session.ended}`);
+      },
+    });
+    const timers = [world.setTimer(() => copier.drain(), plan.drainAt, false)];
+    if (copying.stopAt >= 0 && plan.copying.stopAt >= 0) {
+      timers.push(
+        world.setTimer(() => copier.stop(copying.grace, "enough"), copying.stopAt, false),
+      );
+    }
+    world.onIdle = () => {
+      checkProgress(copying, world, [...this.#tracks.values()]);
+      for (const wire of this.#wires) checkEndIsTold(world, wire);
+      const isLate = listening.waiting.length > 0 && service.open < connections &&
+        world.entry(LISTENER) !== undefined;
+      const isShort = world.now - this.#shortAt < SHORT;
+      // Those of the other listener count, as long as they wait.
+      if (isLate && !isShort && plan.target !== "mate") {
+        world.fail("somebody waits to be accepted, and there is room");
+      }
+    };
+
+    await drive(world, copier.run());
+
+    for (const timer of timers) world.clearTimer(timer);
+    world.log(() => "the engine has ended");
+    for (const fd of world.leaks) world.fail(`${fd} is not closed`);
+    if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
+    for (const { flags } of listeners) {
+      if (flags !== 0) world.fail("a listener's flags are changed");
+    }
+    if (accepted !== this.#accepted) world.fail(`${accepted} of ${this.#accepted} were told of`);
+    this.#checkSums(service, { sent, received, errors, ended: ended.size });
+    world.isOver = true;
+    for (const listener of listeners) listener.release();
+    for (let i = 0; world.step() || world.passTime(); i++) {
+      if (i > 20_000) world.fail("the peers come to no end");
+    }
+    const tracks = [...this.#tracks.values()];
+    const statuses = [...this.#tracks.keys()];
+    for (const track of tracks) checkChannel(copying, world, track, statuses);
+    for (const wire of this.#wires) {
+      if (wire.readers.length + wire.writers.length > 0) checkWire(copying, world, wire);
+    }
+  }
+
+  #checkSums(
+    service: { connections: number; open: number; errors: number; sent: number; received: number },
+    { sent, received, errors, ended }: Record<"sent" | "received" | "errors" | "ended", number>,
+  ): void {
+    const world = this.#world;
+    if (service.connections !== this.#accepted) {
+      world.fail(`${service.connections} connections are counted, of ${this.#accepted}`);
+    }
+    if (service.open !== 0) world.fail(`${service.open} connections are said to be open`);
+    // A pair of clients is one connection in the end, and two at first.
+    if (this.#plan.target !== "mate" && ended !== this.#accepted) {
+      world.fail(`${ended} connections have ended, of ${this.#accepted}`);
+    }
+    const isTrue = service.sent === sent && service.received === received &&
+      service.errors === errors;
+    if (!isTrue) {
+      world.fail(
+        `${service.sent} and ${service.received} bytes, ${service.errors} errors are said`,
+      );
+    }
+  }
+}
