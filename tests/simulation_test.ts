@@ -40,6 +40,7 @@ Deno.test({
   name: `the simulated kernel behaves like the real one (seeds 1 and ${SEED})` +
     (isComparable() ? "" : " SKIPPED: the kernel is older than 6.5"),
   ignore: !isComparable(),
+  sanitizeResources: false, // the C library is never unloaded
   fn: async () => {
     for (const seed of [1, SEED]) await compareMany(seed, 60);
     console.log(`${made.sequences} sequences, ${made.calls} calls`);
