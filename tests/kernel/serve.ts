@@ -5,6 +5,7 @@
  * @module
  */
 import { type ChannelStatus, Copier, type SessionStatus } from "../../engine.ts";
+import { Channel } from "../../engine/channel.ts";
 import { O_NONBLOCK } from "../../sys/constants.ts";
 import { EAGAIN, ECONNREFUSED, EMFILE } from "../../sys/errno.ts";
 import type { Address } from "../../sys/socket.ts";
@@ -211,9 +212,7 @@ class Serving {
   }
 
   /** The program's view of a channel becomes ours. */
-  #track(status: ChannelStatus): Track | undefined {
-    const known = this.#tracks.get(status);
-    if (known) return known;
+  #track(status: ChannelStatus): void {
     const from = this.#byFd.get(status.rfd), to = this.#byFd.get(status.wfd);
     if (!from || !to) return this.#world.fail(`a channel of ${status.rfd} and ${status.wfd}`);
     const track = new Track(from, to);
@@ -221,10 +220,23 @@ class Serving {
     from.readers.push(track);
     to.writers.push(track);
     this.#tracks.set(status, track);
-    return track;
   }
 
+  /** Runs it, and hears of each channel when it begins: later its numbers can be others' already. */
   async run(): Promise<void> {
+    const begin = Channel.begin;
+    Channel.begin = (channels) => {
+      for (const channel of channels) this.#track(channel);
+      begin.call(Channel, channels);
+    };
+    try {
+      await this.#run();
+    } finally {
+      Channel.begin = begin;
+    }
+  }
+
+  async #run(): Promise<void> {
     const plan = this.#plan, world = this.#world, copying = this.#copying;
     world.mostIdleRounds = 12 * (plan.clients.length + plan.servers.length);
     const network = {
@@ -259,7 +271,7 @@ class Serving {
       rate,
       yieldAfter,
       onOperation: (operation, _fd, length, status) => {
-        const track = this.#track(status);
+        const track = this.#tracks.get(status);
         if (operation === "read") track?.onRead(length);
         else track?.onWrite(length, world);
       },
