@@ -12,6 +12,7 @@ import {
   Device,
   type File,
   MessageSocket,
+  PAGE,
   Pipe,
   RegularFile,
   StreamSocket,
@@ -548,7 +549,9 @@ function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
     SPLICED.includes(kind) && end !== "reset" && diesAfter < 0 && notes === 0;
   const isSpliced = plan.refusals.splice === 0 && !plan.refusals.shortOfNumbers &&
     plan.wires.every(isGood);
-  return plan.refusals.nowait || !isSpliced;
+  // So can one of which small parts are taken by splice(2), as RWF_NOWAIT is gone then.
+  const takesParts = plan.dumps && (plan.rate > 0 || plan.buffer < PAGE);
+  return plan.refusals.nowait || !isSpliced || takesParts;
 }
 
 /** The valid channels of a plan. */
