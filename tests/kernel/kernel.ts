@@ -29,6 +29,7 @@ import {
 import {
   EAGAIN,
   EBADF,
+  ECONNREFUSED,
   EINVAL,
   EIO,
   EMSGSIZE,
@@ -664,7 +665,7 @@ export class MessageSocket extends File {
     if (peer.isClosed) {
       this.peer = undefined;
       this.queue.length = 0; // unix_dgram_disconnected()
-      return -111; // ECONNREFUSED
+      return -ECONNREFUSED;
     }
     if (peer.down & RECEIVE) return -EPIPE;
     if (bytes.length > 200_000) return -EMSGSIZE;

@@ -6,7 +6,7 @@
  */
 import { type ChannelStatus, Copier } from "../../engine.ts";
 import { ERR, HUP, IN, O_APPEND, OUT, RDHUP, SOCK_SEQPACKET } from "../../sys/constants.ts";
-import { EAGAIN } from "../../sys/errno.ts";
+import { EAGAIN, ECONNREFUSED } from "../../sys/errno.ts";
 import {
   Description,
   Device,
@@ -250,6 +250,8 @@ export class Feeder implements Actor {
     world.log(() => `${this.name} sends ${bytes.length} -> ${result}`);
     if (result === -EAGAIN) return;
     if (result < 0) {
+      // A datagram that is refused drops what had arrived: see MessageSocket.write.
+      if (result === -ECONNREFUSED) wire.sinkFault = true;
       wire.feedEnded = true;
       wire.close();
       return;
