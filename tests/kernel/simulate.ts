@@ -117,7 +117,7 @@ export class Wire {
         const [near, far] = StreamSocket.pair(this.name, kind, [roomBack, room]);
         near.notes = kind === "tcp" ? this.plan.notes : 0;
         if (kind === "tcp" && this.plan.isFar) {
-          for (const side of [near, far]) this.world.actors.push(new Network(side));
+          for (const side of [near, far]) this.world.actors.push(new Network(side, this.world));
         }
         return this.#both(near, far);
       }
@@ -184,21 +184,38 @@ export class Wire {
   }
 }
 
+/**
+ * The longest time for which something is on its way through TCP, in milliseconds. If it
+ * were more than a quarter of the 2 seconds that the engine gives a peer to end its side, a
+ * reset could overtake what was sent before: nobody can promise more than to wait so long.
+ */
+const LONGEST_WAY = 500;
+
 /** Bytes that were sent through TCP arrive. */
 class Network implements Actor {
   readonly name: string;
   readonly wakesAt = Infinity;
   readonly #to: StreamSocket;
-  constructor(to: StreamSocket) {
+  readonly #world: World;
+  #sentAt = 0;
+  constructor(to: StreamSocket, world: World) {
     this.#to = to;
+    this.#world = world;
     this.name = `network to ${to.name}`;
-    to.onComing = () => {};
+    to.onComing = () => {
+      if (to.coming.length === 1) this.#sentAt = world.now;
+    };
   }
   get isEnabled(): boolean {
     return this.#to.coming.length > 0;
   }
+  get latest(): number {
+    return this.isEnabled ? this.#sentAt + LONGEST_WAY : Infinity;
+  }
   step(): void {
-    this.#to.arrive();
+    const isLate = this.#world.now >= this.latest;
+    do this.#to.arrive(); while (isLate && this.isEnabled);
+    this.#sentAt = this.#world.now;
   }
 }
 

@@ -50,6 +50,8 @@ export interface Actor {
   readonly name: string;
   /** When it can go on; Infinity if it does not wait for time. */
   readonly wakesAt: number;
+  /** When it takes its next step at the latest; if undefined, it can be as late as it likes. */
+  readonly latest?: number;
   readonly isEnabled: boolean;
   step(): void;
 }
@@ -299,8 +301,12 @@ export class World {
       if (timer.due !== undefined && timer.due < next) next = timer.due;
     }
     if (isAsync) { for (const { due } of this.#alarms.values()) if (due < next) next = due; }
+    for (const { latest = Infinity } of this.actors) if (latest < next) next = latest;
     if (next === Infinity) return false;
     this.now = Math.max(this.now, next);
+    for (const actor of this.actors) {
+      if (actor.latest !== undefined && actor.latest <= this.now) actor.step();
+    }
     return true;
   }
 
