@@ -19,6 +19,7 @@ const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   grantpt: { parameters: ["i32"], result: "i32" },
+  ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
   listen: { parameters: ["i32", "i32"], result: "i32" },
   mkfifo: { parameters: ["buffer", "u32"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
@@ -139,6 +140,14 @@ export class End implements Disposable {
   set pipeSize(size: number) {
     const F_SETPIPE_SZ = 1031;
     well("fcntl", libc.fcntl(this.fd, F_SETPIPE_SZ, size));
+  }
+
+  /** How many bytes of a TCP socket its peer's kernel has not acknowledged: SIOCOUTQ (tcp(7)). */
+  get onTheirWay(): number {
+    const SIOCOUTQ = 0x5411n;
+    const count = new Int32Array(1);
+    well("ioctl", libc.ioctl(this.fd, SIOCOUTQ, count));
+    return count[0] ?? 0;
   }
 
   /** Sets or clears O_NONBLOCK. */

@@ -8,7 +8,7 @@
 import { assertEquals } from "@std/assert";
 import { only, ROOT } from "./harness.ts";
 import { findMutants } from "./kernel/mutants.ts";
-import { compareMany, isComparable, made } from "./kernel/truth.ts";
+import { compareMany, isComparable, summary } from "./kernel/truth.ts";
 import { outputOf } from "./probe.ts";
 
 const SECONDS = Deno.env.get("SECONDS") ?? "20";
@@ -43,7 +43,7 @@ Deno.test({
   sanitizeResources: false, // the C library is never unloaded
   fn: async () => {
     for (const seed of [1, SEED]) await compareMany(seed, 60);
-    console.log(`${made.sequences} sequences, ${made.calls} calls`);
+    console.log(summary());
   },
 });
 

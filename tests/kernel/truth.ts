@@ -11,7 +11,10 @@
 import fc from "fast-check";
 import * as real from "../../sys/libc.ts";
 import {
+  ERR,
+  F_GETPIPE_SZ,
   F_SETPIPE_SZ,
+  HUP,
   IN,
   MSG_PEEK,
   MSG_TRUNC,
@@ -22,9 +25,10 @@ import {
   SO_ERROR,
   SOCK_SEQPACKET,
 } from "../../sys/constants.ts";
+import { EPERM } from "../../sys/errno.ts";
 import { type End, O_CREAT, O_RDWR, open, pipe, SOCK_DGRAM, tcpPair, unixPair } from "../ends.ts";
 import { setTcpOptions } from "../../sys/socket.ts";
-import { Description, MessageSocket, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
+import { Description, MessageSocket, PAGE, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
 import * as simulated from "./libc.ts";
 import { World } from "./world.ts";
 
@@ -67,6 +71,8 @@ function build(stage: Stage, world: World, folder: string): Both[] {
   const putPipe = (name: string) => {
     const [reading, writing] = pipe();
     const file = new Pipe(name);
+    // Fewer slots than usual if the user has many pipes (pipe(7)).
+    file.most = real.fcntl(writing.fd, F_GETPIPE_SZ) / PAGE;
     put(`${name} r`, reading, new Description(file, O_RDONLY), "reading");
     put(`${name} w`, writing, new Description(file, O_WRONLY), "writing");
   };
@@ -156,7 +162,7 @@ function toCall(
   stage: Stage,
   all: Both[],
   payload: Uint8Array<ArrayBuffer>,
-): { name: string; make: Made; closes?: Both } | undefined {
+): { name: string; make: Made; closes?: Both; isResize?: boolean } | undefined {
   const one = all[i % all.length], other = all[j % all.length];
   // A socket keeps a large message in pieces, each of which takes a slot of a pipe.
   const size = SIZES[stage === "pipes" || stage === "files" ? k : k % 6] ?? 1;
@@ -205,7 +211,8 @@ function toCall(
   }
   if (operation < 89 && isPipe(one) && stage === "pipes") {
     const wanted = 4096 << (k % 5);
-    return call(`resize to ${wanted}`, (libc, fd) => libc.fcntl(fd(one), F_SETPIPE_SZ, wanted));
+    const resize: Made = (libc, fd) => libc.fcntl(fd(one), F_SETPIPE_SZ, wanted);
+    return { ...call(`resize to ${wanted}`, resize), isResize: true };
   }
   if (operation < 91 && one.kind === "file") {
     return call("lseek", (libc, fd) => libc.lseek(fd(one), size, 0));
@@ -217,8 +224,8 @@ function toCall(
   return undefined;
 }
 
-/** How long bytes sent through TCP can take in the real kernel, in milliseconds. */
-const ARRIVES = 200;
+/** How long bytes sent through TCP can take in the real kernel of a busy machine, in milliseconds. */
+const ARRIVES = 2000;
 
 /**
  * So many pieces fit into any pipe. The number of slots that pieces of TCP take is not
@@ -226,8 +233,15 @@ const ARRIVES = 200;
  */
 const MOST_WRITES = 10;
 
-/** The sums of all sequences. */
-export const made = { sequences: 0, calls: 0 };
+/** The sums of all sequences; and how many were left out, since the user's pipes were too small. */
+export const made = { sequences: 0, calls: 0, leftOut: 0 };
+
+/** These sums, in words. */
+export function summary(): string {
+  const { sequences, calls, leftOut } = made;
+  const without = leftOut > 0 ? ` (${leftOut} left out: this user has too many pipes)` : "";
+  return `${sequences} sequences, ${calls} calls, all alike${without}`;
+}
 
 /** Makes the calls in both kernels. Throws an error that lists them if the results differ. */
 export async function compare(stage: Stage, calls: readonly Call[], folder: string): Promise<void> {
@@ -243,6 +257,9 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
   simulated.enterWorld(world);
   const all = build(stage, world, folder);
   const opened = [...all];
+  const isShort = all.some(({ description: { file } }) => file instanceof Pipe && file.most < 16);
+  // Where slots are not compared, there have to be enough: see MOST_WRITES.
+  const isLeftOut = stage === "tcp" && isShort;
   const log: string[] = [];
   const urgent = new Set<Both>();
   let writes = 0;
@@ -250,7 +267,7 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
     throw new Error(`${stage}: ${log.join("; ")}: ${what}`);
   };
   try {
-    for (const [at, numbers] of calls.entries()) {
+    for (const [at, numbers] of isLeftOut ? [] : calls.entries()) {
       const payload = new Uint8Array(5000).fill(at + 1);
       if (numbers[0] < 25 && ++writes > MOST_WRITES) continue;
       const other = toOther(numbers, all[numbers[1] % all.length], urgent);
@@ -268,8 +285,10 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
       world.happened();
       // End closes the descriptor again later, so its number must not be used by then.
       const isClose = call.closes !== undefined;
-      const here = call.make(simulated.seam, ({ fd }) => fd);
       const there = isClose ? (call.closes?.end.close(), 0) : call.make(real, ({ end }) => end.fd);
+      // Other programs of the same user have so many pipes that none may grow.
+      if (call.isResize && there === -EPERM) continue;
+      const here = call.make(simulated.seam, ({ fd }) => fd);
       log.push(`${call.name} -> ${here}`);
       if (here !== there) differ(`the real one returns ${there}`);
       if (call.closes) all.splice(all.indexOf(call.closes), 1);
@@ -277,7 +296,8 @@ export async function compare(stage: Stage, calls: readonly Call[], folder: stri
       await samePolls(all, stage, differ);
       if (all.length === 0) break;
     }
-    made.sequences++;
+    if (isLeftOut) made.leftOut++;
+    else made.sequences++;
   } finally {
     for (const { end } of opened) end.close();
   }
@@ -290,10 +310,16 @@ async function samePolls(all: Both[], stage: Stage, differ: (what: string) => ne
     const wrong = all.find(({ end, description }) => {
       const events = IN | OUT | RDHUP;
       const { file } = description;
-      // With an urgent byte, FIONREAD counts only a part of the bytes.
-      if (file instanceof StreamSocket && file.queue.every(({ length }) => length > 0)) {
-        const queued = file.queue.reduce((sum, { length }) => sum + length, 0);
-        if (real.bytesQueued(end.fd) !== queued) return true;
+      if (file instanceof StreamSocket) {
+        const isWithout = (mark: StreamSocket) => mark.queue.every(({ length }) => length > 0);
+        // With an urgent byte, FIONREAD counts only a part of the bytes, and their sender has to say
+        // whether they have arrived.
+        if (isWithout(file)) {
+          const queued = file.queue.reduce((sum, { length }) => sum + length, 0);
+          if (real.bytesQueued(end.fd) !== queued) return true;
+        }
+        const isUp = (description.poll() & (ERR | HUP)) === 0;
+        if (file.peer && !isWithout(file.peer) && isUp && end.onTheirWay > 0) return true;
       }
       return real.poll(end.fd, events) !== (description.poll() & (events | 8 | 16));
     });
@@ -335,6 +361,6 @@ export function isComparable(): boolean {
 if (import.meta.main) {
   const [seed = "1", runs = "500"] = Deno.args;
   await compareMany(Number(seed), Number(runs));
-  console.log(`${made.sequences} sequences, ${made.calls} calls, all alike`);
+  console.log(summary());
   Deno.exit(0);
 }
