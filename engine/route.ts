@@ -21,7 +21,7 @@
  *
  * @module
  */
-import { EAGAIN, EINPROGRESS, EMFILE, EMSGSIZE, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/errno.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
@@ -30,8 +30,8 @@ import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop, Task } from "./loop.ts";
 import type { BufferPool } from "./pool.ts";
 
-/** A result that is neither bytes nor an error: another thread is at it. */
-export const UNDER_WAY = -EINPROGRESS;
+/** A result that is neither bytes nor an error, of which the last is -4095: another thread is at it. */
+export const UNDER_WAY = -4096;
 
 /** One way. */
 export interface Route {
@@ -331,7 +331,8 @@ export class ThroughMemory implements Route {
 
   fill(most: number): number {
     const { source } = this;
-    const room = this.room().subarray(0, most);
+    // Of a record what there is no room for is lost, whatever the rate allows.
+    const room = source.keepsRecords ? this.room() : this.room().subarray(0, most);
     if (source.kind === "pipe" && most < PACKET && !this.isUnderWay) {
       const length = this.#takePart(room);
       if (length !== undefined) return this.filled(length);
@@ -359,13 +360,18 @@ export class ThroughMemory implements Route {
     const { sink } = this;
     const content = this.#content;
     const length = sink.mayBlock
-      ? this.#onThread(() => sink.writeOnThread(content))
+      ? this.#onThread(() => sink.writeOnThread(content, this.#mostOnThread))
       : sink.isStream || !this.source.isStream
       ? sink.tryWrite(content)
       : this.#sendPart();
     const result = length === 0 ? -EAGAIN : this.#settled(length);
     if (result > 0) this.#content = content.subarray(result);
     return result;
+  }
+
+  /** A record is written whole; for anything else the default does. */
+  get #mostOnThread(): number | undefined {
+    return this.source.keepsRecords && this.sink.keepsRecords ? Infinity : undefined;
   }
 
   /** Sends of a stream, which has no messages of its own, as much as one message takes. */

@@ -32,7 +32,7 @@ export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
 /** It is not connected, or the peer has gone already. */
 export const ENOTCONN = 107;
-/** Under way: a connect, or a call on another thread. */
+/** Under way: a connect. */
 export const EINPROGRESS = 115;
 /** No memory. */
 export const ENOMEM = 12;

@@ -148,6 +148,14 @@ export class Fd {
     return isFile && (libc.fcntl(this.fd, F_GETFL) & O_APPEND) !== 0;
   }
 
+  /**
+   * Whether what one write gives stays together for who reads it: so it is of
+   * sockets with messages, and may be of a device (a network interface, a tape).
+   */
+  get keepsRecords(): boolean {
+    return !this.isStream || this.kind === "device" && this.mayBlock;
+  }
+
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */
   get isListening(): boolean {
     return this.kind === "socket" && libc.getsockopt(this.fd, SO_ACCEPTCONN) === 1;
@@ -268,9 +276,12 @@ export class Fd {
     return libc.poll(this.io, IN) ? libc.read(this.io, bytes) : -EAGAIN;
   }
 
-  /** Writes some of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */
-  async writeOnThread(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
-    const result = await libc.writeOnThread(this.io, bytes.subarray(0, MAX_THREAD_WRITE_BYTES));
+  /** Writes at most `most` bytes of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */
+  async writeOnThread(
+    bytes: Uint8Array<ArrayBuffer>,
+    most = MAX_THREAD_WRITE_BYTES,
+  ): Promise<number> {
+    const result = await libc.writeOnThread(this.io, bytes.subarray(0, most));
     if (result >= 0) return result;
     if (this.#closed) return -EBADF;
     const again = bytes.subarray(0, 1); // one byte fits where poll says ready

@@ -59,7 +59,7 @@ const CALLS = {
   timerfd_settime: [286, 86],
 } as const;
 
-const EPERM = 1, ENOENT = 2, EACCES = 13;
+const EPERM = 1, ENOENT = 2, EACCES = 13, EINPROGRESS = 115;
 
 /** The command with a call that is refused, always or only with `argument`: fcntl's command, else the descriptor. */
 function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readonly string[] {
@@ -120,10 +120,11 @@ async function copies(make: Make, command: readonly string[]): Promise<string> {
 
 for (const [kind, make] of Object.entries(CHANNELS)) {
   for (
-    const [errno, words] of [[EPERM, "Operation not permitted"], [
-      EACCES,
-      "Permission denied",
-    ]] as const
+    const [errno, words] of [
+      [EPERM, "Operation not permitted"],
+      [EACCES, "Permission denied"],
+      [EINPROGRESS, "Operation now in progress"],
+    ] as const
   ) {
     const name = `splice(2) is refused with "${words}": ${kind}`;
     Deno.test(needing(["python3"], name), async () => {
