@@ -315,20 +315,35 @@ export class Fd {
   // behind our back; and these numbers, were they free, would be given to the
   // next file that the runtime opens. So all of them become something inert.
   #makeInert(): number {
-    inert ??= libc.epollCreate();
     let result = 0;
     if (this.kind === "file") {
       // Only a real close reports a write that failed late (close(2)).
       const duplicate = libc.fcntl(this.fd, F_DUPFD_CLOEXEC);
       if (duplicate >= 0) result = libc.close(duplicate);
     }
+    const duplicates = this.#duplicates();
+    let isFree = false;
+    if (inert === undefined || inert < 0) {
+      inert = libc.epollCreate();
+      // No number is left for it: this one is, once it is closed.
+      isFree = inert < 0;
+      if (isFree) libc.close(this.fd);
+      if (isFree) inert = libc.epollCreate();
+    }
+    for (const fd of duplicates) libc.dup3(inert, fd);
+    return Math.min(result, isFree ? inert : libc.dup3(inert, this.fd), 0);
+  }
+
+  /** The runtime's duplicates of this one. */
+  #duplicates(): number[] {
+    const duplicates: number[] = [];
     let first = 3, found: number[];
     do {
       found = libc.openAmong(first, NUMBERS_PER_POLL);
-      for (const fd of found) if (this.#isDuplicatedAs(fd)) libc.dup3(inert, fd);
+      for (const fd of found) if (this.#isDuplicatedAs(fd)) duplicates.push(fd);
       first += NUMBERS_PER_POLL;
     } while (found.length > 0);
-    return Math.min(result, libc.dup3(inert, this.fd), 0);
+    return duplicates;
   }
 
   /** Whether `fd` is the runtime's duplicate of this one. */

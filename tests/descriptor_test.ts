@@ -17,7 +17,7 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { inFolder } from "./probe.ts";
+import { inFolder, iocopy } from "./probe.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
@@ -539,4 +539,28 @@ Deno.test("Descriptor refuses numbers that cannot be descriptors", async () => {
       `descriptor ${fd} is not open`,
     ]),
   ]);
+});
+
+Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
+  const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
+  const code = `
+    import { Descriptor } from "./engine.ts";
+    const [input, output] = [new Descriptor(0), new Descriptor(1)];
+    const files = [];
+    try {
+      for (;;) files.push(Deno.openSync("/dev/null"));
+    } catch { /* that was the last one */ }
+    output.close();
+    const read = input.readSync(new Uint8Array(9)); // the test hears of the end meanwhile
+    input.close();
+    files.forEach((file) => file.close());
+    console.error(read);
+  `;
+  const command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"];
+  command.push(Deno.execPath(), "eval", "--ext=ts");
+  using running = iocopy([code], { 0: input, 1: output }, { command });
+  assertEquals((await stdout.readAll()).length, 0);
+  await stdin.write("x");
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "1\n" });
+  for (const end of [stdin, stdout]) end.close();
 });
