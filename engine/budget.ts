@@ -40,16 +40,19 @@ export class PipeBudget {
 
   /** Makes an inherited pipe larger. As {@linkcode grow}. */
   growShared(fd: number): number {
-    return this.#grow(fd, resizeSharedPipe);
+    return this.#grow(fd, pipeSize(fd), resizeSharedPipe);
   }
 
-  /** Makes a pipe larger, if that can be; returns by how many bytes, which are to be given back when it is closed. */
-  grow(fd: number): number {
-    return this.#grow(fd, resizePipe);
+  /**
+   * Makes a pipe that holds `before` bytes larger, if that can be; returns by how
+   * many bytes, which are to be given back when it is closed.
+   */
+  grow(fd: number, before: number): number {
+    return this.#grow(fd, before, resizePipe);
   }
 
-  #grow(fd: number, resize: (fd: number, size: number) => number): number {
-    const before = pipeSize(fd);
+  #grow(fd: number, before: number, resize: (fd: number, size: number) => number): number {
+    if (before >= this.#most) return 0;
     // The system takes the next power of two.
     const wanted = 2 ** Math.floor(Math.log2(Math.min(this.#most, before + this.#left)));
     if (before <= 0 || wanted <= before || performance.now() < this.#notBefore) return 0;

@@ -269,13 +269,13 @@ export class Channel implements ChannelStatus, Way, Member {
     this.#reads = 0;
     this.#bytesThen = this.bytes;
     this.#then = now;
+    this.#route.setBusy(isBusy);
     if (!isBusy) return;
     this.#reads = -READS_UNTIL_RECHECK;
     const { budget } = this.#host;
     // What is written first: were it left small, enlarging the other would gain nothing.
     this.sink.grow(budget);
     this.source.grow(budget);
-    this.#route.grow(budget);
   }
 
   /** Reads nothing until its pace allows it. */

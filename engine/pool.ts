@@ -41,10 +41,15 @@ export class BufferPool {
     this.#budget = budget;
   }
 
-  /** A pipe; undefined where the system has no descriptor left for one. */
-  takePipe(): Pipe | undefined {
+  /**
+   * A pipe, which is enlarged for a channel that is busy, if that can be: another one
+   * had it before. undefined where the system has no descriptor left for one.
+   */
+  takePipe(isBusy = false): Pipe | undefined {
     this.#taken++;
-    return this.#pipes.pop() ?? this.#openPipe();
+    const pipe = this.#pipes.pop() ?? this.#openPipe();
+    if (isBusy && pipe) pipe.size += this.#budget.grow(pipe.writing, pipe.size);
+    return pipe;
   }
 
   #openPipe(): Pipe | undefined {

@@ -25,7 +25,6 @@ import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/errno.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
-import type { PipeBudget } from "./budget.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop, Task } from "./loop.ts";
 import type { BufferPool } from "./pool.ts";
@@ -52,8 +51,8 @@ export interface Route {
   /** Reads up to `most` bytes. */
   fill(most: number): number;
   drain(): number;
-  /** Makes its own pipe larger, if that can be. */
-  grow(budget: PipeBudget): void;
+  /** Says whether the channel is busy, and so a pipe of ours is worth enlarging. */
+  setBusy(isBusy: boolean): void;
   /** Gives its buffer back, with what it holds. */
   release(): void;
 }
@@ -139,7 +138,7 @@ export class Direct implements Route {
     return length;
   }
 
-  grow(): void {}
+  setBusy(): void {}
 
   release(): void {}
 }
@@ -151,6 +150,7 @@ export class ThroughPipe implements Route {
   readonly #way: Way;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
+  #isBusy = false;
   /** Fills in a row that found nothing, although epoll had called it ready. */
   #misses = 0;
   pipeSize: number | undefined;
@@ -185,7 +185,7 @@ export class ThroughPipe implements Route {
     const { fd, connection, isEdgeTriggered } = this.#way.source;
     const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
     if (refused < 0) return refused;
-    const pipe = this.#pipe ??= this.#way.pool.takePipe();
+    const pipe = this.#pipe ??= this.#way.pool.takePipe(this.#isBusy);
     if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
     this.pipeSize = pipe.size;
     const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
@@ -200,8 +200,8 @@ export class ThroughPipe implements Route {
     return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
   }
 
-  grow(budget: PipeBudget): void {
-    if (this.#pipe) this.pipeSize = this.#pipe.size += budget.grow(this.#pipe.writing);
+  setBusy(isBusy: boolean): void {
+    this.#isBusy = isBusy;
   }
 
   takeOut(): Uint8Array<ArrayBuffer> {
@@ -422,7 +422,7 @@ export class ThroughMemory implements Route {
     return result <= 0 && isOfSockets(doubt) ? -doubt : result;
   }
 
-  grow(): void {}
+  setBusy(): void {}
 
   release(): void {
     if (this.isUnderWay) return; // a buffer that another thread uses is left to it

@@ -1,6 +1,8 @@
 /** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals } from "@std/assert";
 import { PipeBudget } from "../engine/budget.ts";
+import { Loop } from "../engine/loop.ts";
+import { BufferPool } from "../engine/pool.ts";
 import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
 import { COMMAND, start } from "./harness.ts";
@@ -76,6 +78,21 @@ function sleeps(pid: number): number {
   const status = Deno.readTextFileSync(`/proc/${pid}/status`);
   return Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
 }
+
+Deno.test("a busy channel gets a large pipe, whichever pipe of the process it is given", {
+  sanitizeResources: false, // sys/ never unloads the C library
+}, () => {
+  const loop = new Loop(5), pool = new BufferPool(LARGE, loop, new PipeBudget(LARGE));
+  const two = (isBusy: boolean) => [pool.takePipe(isBusy), pool.takePipe(isBusy)];
+  const [one, other] = two(false);
+  assertEquals([one?.size, other?.size], [SYSTEMS, SYSTEMS]);
+  for (const pipe of [one, other]) if (pipe) pool.givePipe(pipe);
+  const large = two(true);
+  assertEquals(large.map((pipe) => pipe?.size), [LARGE, LARGE]);
+  for (const pipe of large) pipe?.close();
+  pool.close();
+  loop.close();
+});
 
 Deno.test("setting the capacity of a pipe again wakes a writer that waits", async () => {
   const [reading, writing] = pipe();
