@@ -205,7 +205,7 @@ export class Channel implements ChannelStatus, Way, Member {
    * Channels take their places at their endpoints, and wait to read: first all
    * the one, then the other, so that each descriptor is watched once for all of
    * them. Throws a {@linkcode SystemError} where the system refuses to watch one;
-   * then all of these have ended.
+   * then all of these have ended, with that error.
    */
   static begin(channels: readonly Channel[]): void {
     for (const channel of channels) channel.#enter();
@@ -213,7 +213,8 @@ export class Channel implements ChannelStatus, Way, Member {
       for (const channel of channels) channel.#wait(READ);
       for (const channel of channels) channel.#watchSink();
     } catch (error) {
-      for (const channel of channels) channel.cut(ECANCELED);
+      const cause = error instanceof SystemError ? error : ECANCELED;
+      for (const channel of channels) channel.cut(cause);
       throw error;
     }
   }
@@ -456,9 +457,9 @@ export class Channel implements ChannelStatus, Way, Member {
   }
 
   /** Ends it now, with an error for its status alone: `onError` is not called. */
-  cut(errno: number): void {
+  cut(cause: number | SystemError): void {
     if (this.ended) return;
-    this.error ??= new SystemError("read", this.rfd, errno);
+    this.error ??= typeof cause === "number" ? new SystemError("read", this.rfd, cause) : cause;
     this.#end("error");
   }
 

@@ -11,7 +11,7 @@ import {
   SHUT_WR,
 } from "../sys/constants.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
-import { DescriptorError, type SystemError } from "../sys/error.ts";
+import { DescriptorError, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { pipeSize } from "../sys/pipe.ts";
@@ -114,7 +114,7 @@ export class Endpoint implements Watcher {
   /** Closes the number after its last user; `error` is what went wrong before. */
   #leave(error: SystemError | undefined): SystemError | undefined {
     const isUsed = this.#readers.length + this.#writers.length > 0;
-    if (isUsed || !this.fd.isOurs) this.rearm();
+    if (isUsed || !this.fd.isOurs) this.#rearmForOthers();
     else this.#loop.forget(this.fd.fd);
     if (isUsed) return error;
     this.connection?.restore(this.fd.fd);
@@ -169,6 +169,18 @@ export class Endpoint implements Watcher {
     if (wanted === this.#watched) return;
     this.isAlwaysReady = !this.#loop.watch(this.fd.io, this.#watched, wanted, this);
     this.#watched = wanted;
+  }
+
+  /**
+   * As {@linkcode rearm}, on leaving: who leaves has to end, whatever the system refuses. Who
+   * stays rearms by itself before it waits, and hears of it then.
+   */
+  #rearmForOthers(): void {
+    try {
+      this.rearm();
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+    }
   }
 
   /** As the loop calls it. By indices, as an iterator would be garbage at each turn until V8 has optimized this. */

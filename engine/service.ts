@@ -311,7 +311,12 @@ class Session implements SessionStatus, Watcher, Host, Member {
 
   #watch(fd: number): void {
     this.#connecting = fd;
-    this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
+    try {
+      this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
+    }
   }
 
   /** As long as it is, no connection is accepted: what becomes free is for this one. */
@@ -395,7 +400,12 @@ class Session implements SessionStatus, Watcher, Host, Member {
     host.channels.add(this.#sending);
     host.channels.add(this.#receiving);
     options.onConnect?.(this, this.#service);
-    Channel.begin([this.#sending, this.#receiving]);
+    try {
+      Channel.begin([this.#sending, this.#receiving]);
+    } catch (error) {
+      // The user's limit of watched descriptors is reached: this connection has ended.
+      if (!(error instanceof SystemError)) throw error;
+    }
   }
 
   /** Sends it whole, or fails: half of it would spoil all that follows. It fits, as nothing else was sent yet. */
@@ -451,6 +461,8 @@ class Session implements SessionStatus, Watcher, Host, Member {
 
   onEnd(channel: Channel): void {
     this.channels.delete(channel);
+    // A channel tells of its error after its end, and with the second one this connection ends.
+    if (channel.error) this.onError(channel.error, channel);
     if (this.#sending?.ended && this.#receiving?.ended) this.#end();
   }
 
@@ -769,7 +781,12 @@ export class Service implements ServiceStatus {
         this.#waiting[side]?.delete(waiting);
         waiting.leave().fail("it went before another one came");
       };
-      this.#waiting[side]?.add(new Waiting(session, isUnix, this.host, gone));
+      try {
+        this.#waiting[side]?.add(new Waiting(session, isUnix, this.host, gone));
+      } catch (error) {
+        if (!(error instanceof SystemError)) throw error;
+        session.fail(libc.strerror(error.errno));
+      }
       return;
     }
     this.#waiting[1 - side]?.delete(mate);

@@ -217,6 +217,11 @@ export function serving(waiting = 4096): { listener: End; port: number } {
   return { listener, port: new DataView(address.buffer).getUint16(2) };
 }
 
+/** The next connection that comes to a listening socket, for which it waits on this thread. */
+export function accepted(listener: End): End {
+  return new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)));
+}
+
 /** A socket that listens, and never answers: its queue is full. */
 export async function deaf(port: number): Promise<Disposable> {
   const address = new Uint8Array(16);
@@ -249,7 +254,7 @@ export function tcpPair(): [End, End] {
   using listener = listenAt(address);
   const client = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("connect", libc.connect(client.fd, address, 16));
-  return [client, new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)))];
+  return [client, accepted(listener)];
 }
 
 /** An instance of epoll(7), which is open for reading and writing, and can do neither. */

@@ -1,7 +1,7 @@
 /** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
-import { deaf, type End, pipe, serving } from "./ends.ts";
+import { accepted, deaf, type End, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { inFolder, iocopy, within } from "./probe.ts";
 
@@ -399,6 +399,29 @@ Deno.test("v reports each connection, and --stats=json prints a line for it", as
     sent: 5,
     received: 5,
   });
+  target.close();
+});
+
+Deno.test("an error of the direction that ends last is told with the end of the connection", async () => {
+  const { listener: target, port: to } = serving();
+  const stderr = await withService(() => `--stats=json 3 127.0.0.1:${to}`, async (port) => {
+    const client = await Deno.connect({ hostname: "127.0.0.1", port });
+    using server = accepted(target);
+    await client.closeWrite();
+    assertEquals(await within("the end of file", server.readAll()), new Uint8Array());
+    server.resetOnClose();
+    server.close();
+    await within("the end", readAll(client)).catch(() => {});
+    client.close();
+  });
+  const [one, all] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
+    JSON.parse(line)
+  );
+  assertEquals([one.ended, one.error, all.errors], [
+    "error",
+    "read target: Connection reset by peer",
+    1,
+  ]);
   target.close();
 });
 

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { Plan, WirePlan } from "./plan.ts";
+import type { Plan, ServePlan, WirePlan } from "./plan.ts";
+import { NOTHING_REFUSED } from "./world.ts";
 
 const WIRE: WirePlan = {
   kind: "pipe",
@@ -29,15 +30,7 @@ export function plan(
     refusals?: Partial<Plan["refusals"]>;
   } = {},
 ): Plan {
-  const refusals: Plan["refusals"] = {
-    splice: 0,
-    nowait: false,
-    reopen: 0,
-    shortOfPipes: false,
-    shortOfNumbers: false,
-    forgetsWriters: false,
-    ...more.refusals,
-  };
+  const refusals = { ...NOTHING_REFUSED, ...more.refusals };
   return {
     channels,
     buffer: 1048576,
@@ -46,6 +39,10 @@ export function plan(
     stopAt: -1,
     grace: 5000,
     yieldAfter: 5,
+    isBusy: false,
+    throwsAt: -1,
+    addsAfter: -1,
+    awaits: false,
     isStandard: false,
     reusesNumbers: false,
     isHostile: false,
@@ -149,5 +146,52 @@ export const CASES: [string, Plan][] = [
       ],
       [[2, 0], [1, 2]],
     ),
+  ],
+  [
+    "channels end if epoll takes no more descriptors, although those that stay cannot be watched",
+    plan([{ kind: "tcp" }, { kind: "unix" }], [[1, 0], [0, 0]], {
+      stopAt: 0,
+      refusals: { watches: 0 },
+    }),
+  ],
+];
+
+/** The simplest service for these clients and servers, except for what is given. */
+function servePlan(
+  clients: Partial<WirePlan>[],
+  servers: Partial<WirePlan>[],
+  { copying, ...more }: Partial<ServePlan> = {},
+): ServePlan {
+  const comer = (wire: Partial<WirePlan>) => ({ ...WIRE, ...wire, arrivesAt: 0 });
+  return {
+    family: "tcp",
+    target: "tcp",
+    proxyProtocol: 0,
+    connects: ["at once"],
+    accepts: ["well"],
+    connections: 1000,
+    connectTimeout: 10_000,
+    timeout: 0,
+    halfClosed: 0,
+    exitIdle: 0,
+    drainAt: 5000,
+    ...more,
+    clients: clients.map(comer),
+    servers: servers.map(comer),
+    copying: copying ?? plan([{}], [[0, 0]]),
+  };
+}
+
+export const SERVE_CASES: [string, ServePlan][] = [
+  [
+    "an error of the direction that ends last is told with the end of the connection",
+    servePlan([{}], [{ pieces: [1], pauses: [200], end: "reset" }]),
+  ],
+  [
+    "a connection for which epoll has no room is not said to have come to its end",
+    servePlan([{}], [{}], {
+      target: "function",
+      copying: plan([{}], [[0, 0]], { refusals: { watches: 1 } }),
+    }),
   ],
 ];

@@ -601,6 +601,8 @@ export class MessageSocket extends File {
   readonly queue: Uint8Array[] = [];
   /** The most messages in its queue. */
   most: number;
+  /** The longest message that it sends, in bytes: a part of SO_SNDBUF. */
+  longest = 200_000;
   down = 0;
   pending = 0;
   isClosed = false;
@@ -668,7 +670,7 @@ export class MessageSocket extends File {
       return -ECONNREFUSED;
     }
     if (peer.down & RECEIVE) return -EPIPE;
-    if (bytes.length > 200_000) return -EMSGSIZE;
+    if (bytes.length > this.longest) return -EMSGSIZE;
     if (peer.queue.length >= peer.most) return -EAGAIN;
     peer.queue.push(bytes.slice());
     peer.edges++;

@@ -181,7 +181,9 @@ export function pipe2(ends: Int32Array<ArrayBuffer>): number {
 export function openAgain(fd: number, flags: number): number {
   world.enter();
   if (world.refusals.reopen) return -world.refusals.reopen;
-  const { file } = world.get(fd, "open");
+  const { file } = world.refusals.reopensOther
+    ? { file: new Device("another terminal", true, 1) }
+    : world.get(fd, "open");
   return world.install(new Description(file, flags & O_ACCMODE, flags & 0o4000));
 }
 export function isDuplicate(one: number, other: number): boolean {

@@ -67,7 +67,18 @@ export interface Plan {
     shortOfPipes: boolean;
     shortOfNumbers: boolean;
     forgetsWriters: boolean;
+    setFlags: number;
+    reopensOther: boolean;
+    watches: number;
   };
+  /** Whether all wires carry much and are wide, so that channels are busy and pipes grow. */
+  isBusy: boolean;
+  /** At which of the program's callbacks one throws; -1: at none. */
+  throwsAt: number;
+  /** After how many operations the last channel is added, if it has its wires for itself; -1: it is there at first. */
+  addsAfter: number;
+  /** Whether the program awaits something before some waits. */
+  awaits: boolean;
   /** Whether the first two numbers are 0 and 1, of which the runtime has duplicates. */
   isStandard: boolean;
   /** Whether numbers are reused, as in a kernel; otherwise a closed number is never used again. */
@@ -76,17 +87,22 @@ export interface Plan {
   choices: number[];
 }
 
+/** What becomes of one accept. */
+export type Accept = "well" | "aborted" | "short" | "forbidden" | "broken";
+
 /** A service, and who comes to it. */
 export interface ServePlan {
   family: "tcp" | "unix";
   /** Where it goes: two addresses of one name; or another listening socket. */
-  target: "tcp" | "unix" | "name" | "mate";
+  target: "tcp" | "unix" | "name" | "nobody" | "function" | "mate";
+  /** The version of the PROXY protocol; 0: none. */
+  proxyProtocol: 0 | 1 | 2;
   clients: (WirePlan & { arrivesAt: number })[];
   /** Who is behind the target; for "mate" those who come to the other listening socket. */
   servers: (WirePlan & { arrivesAt: number })[];
   /** What becomes of each connect, and of each accept, in turn. */
   connects: ("at once" | "later" | "refused" | "never" | "full" | "short")[];
-  accepts: ("well" | "aborted" | "short")[];
+  accepts: Accept[];
   connections: number;
   connectTimeout: number;
   timeout: number;
@@ -129,6 +145,12 @@ const rarely = <T>(usual: T, ...others: T[]) =>
     { weight: 1, arbitrary: fc.constantFrom(...others) },
   );
 
+const seldom = <T>(usual: T, others: fc.Arbitrary<T>) =>
+  fc.oneof(
+    { weight: 40, arbitrary: fc.constant(usual) },
+    { weight: 1, arbitrary: others },
+  );
+
 const WIRE: fc.Arbitrary<WirePlan> = fc.record({
   kind: KINDS,
   room: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constantFrom(4096, 65536, 200000)),
@@ -136,11 +158,8 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
   pieces: fc.oneof(
     { weight: 80, arbitrary: fc.array(length, { maxLength: 5 }) },
     { weight: 8, arbitrary: fc.array(large, { maxLength: 4 }) },
-    // So many bytes that a channel is busy, and its pipes grow.
-    {
-      weight: 1,
-      arbitrary: fc.array(fc.constant(8192), { minLength: 70, maxLength: 90 }),
-    },
+    // Empty messages; to a stream they are nothing.
+    { weight: 8, arbitrary: fc.array(fc.constantFrom(0, 1, 40), { maxLength: 5 }) },
   ),
   pauses: fc.oneof(
     { weight: 3, arbitrary: fc.constant<number[]>([0]) },
@@ -190,7 +209,14 @@ export const PLAN: fc.Arbitrary<Plan> = fc.record({
     shortOfPipes: rarely(false, true),
     shortOfNumbers: rarely(false, true),
     forgetsWriters: fc.boolean(),
+    setFlags: rarely(0, 1, 13),
+    reopensOther: rarely(false, true),
+    watches: seldom(-1, fc.nat(6)),
   }),
+  isBusy: seldom(false, fc.constant(true)),
+  throwsAt: seldom(-1, fc.nat(12)),
+  addsAfter: rarely(-1, 0, 1, 3),
+  awaits: rarely(false, true),
   isStandard: rarely(false, true),
   reusesNumbers: fc.boolean(),
   isHostile: fc.boolean(),
@@ -203,7 +229,11 @@ const COMER = WIRE.chain((wire) =>
 
 export const SERVE_PLAN: fc.Arbitrary<ServePlan> = fc.record({
   family: fc.constantFrom("tcp", "unix"),
-  target: fc.constantFrom("tcp", "unix", "name", "mate"),
+  target: fc.oneof(
+    { weight: 8, arbitrary: fc.constantFrom("tcp", "unix", "name", "function", "mate") },
+    { weight: 1, arbitrary: fc.constant("nobody" as const) },
+  ),
+  proxyProtocol: rarely(0, 1, 2),
   clients: fc.array(COMER, { minLength: 1, maxLength: 4 }),
   servers: fc.array(COMER, { minLength: 1, maxLength: 4 }),
   connects: fc.array(
@@ -222,7 +252,16 @@ export const SERVE_PLAN: fc.Arbitrary<ServePlan> = fc.record({
     ),
     { minLength: 1, maxLength: 4 },
   ),
-  accepts: fc.array(rarely("well" as const, "aborted", "short"), { minLength: 1, maxLength: 4 }),
+  accepts: fc.array(
+    fc.oneof(
+      {
+        weight: 10,
+        arbitrary: rarely<Accept>("well", "aborted", "short", "forbidden"),
+      },
+      { weight: 1, arbitrary: fc.constant<Accept>("broken") },
+    ),
+    { minLength: 1, maxLength: 4 },
+  ),
   connections: fc.constantFrom(1000, 2, 1),
   connectTimeout: fc.constantFrom(10_000, 50),
   timeout: rarely(0, 100, 3000),

@@ -12,7 +12,7 @@
  */
 import { parseArgs } from "@std/cli/parse-args";
 import fc from "fast-check";
-import { CASES } from "./cases.ts";
+import { CASES, SERVE_CASES } from "./cases.ts";
 import { exhaust } from "./exhaustive.ts";
 import { PLAN, SERVE_PLAN } from "./plan.ts";
 import { simulateService } from "./serve.ts";
@@ -136,19 +136,27 @@ if (Number(options.exhaustive) > 0) {
   Deno.exit(0);
 }
 
-for (const [name, plan] of options.cases ? CASES : []) {
-  try {
-    await once(plan, simulate);
-  } catch {
-    console.log(`FAILED: ${name}`);
-    await show(plan, simulate);
-    Deno.exit(1);
+/** Runs the plans that failed in the past. */
+async function runCases<P>(cases: [string, P][], simulate: Simulate<P>): Promise<void> {
+  for (const [name, plan] of cases) {
+    try {
+      await once(plan, simulate);
+    } catch {
+      console.log(`FAILED: ${name}`);
+      await show(plan, simulate);
+      Deno.exit(1);
+    }
   }
+}
+
+if (options.cases) {
+  await runCases(CASES, simulate);
+  await runCases(SERVE_CASES, simulateService);
 }
 if (options.seed !== undefined) await search(Number(options.seed), runs);
 else {
   for (let seed = 1; seed <= Number(options.fixed); seed++) await search(seed, runs);
-  tell(`${CASES.length} cases and seeds 1 to ${options.fixed}`);
+  tell(`${CASES.length + SERVE_CASES.length} cases and seeds 1 to ${options.fixed}`);
   const seeds: number[] = [];
   const every = Number(options.report) * 1000;
   let reported = clock();

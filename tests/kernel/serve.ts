@@ -4,14 +4,16 @@
  *
  * @module
  */
-import { type ChannelStatus, Copier, type SessionStatus } from "../../engine.ts";
+import { type ChannelStatus, Copier, Descriptor, type SessionStatus } from "../../engine.ts";
 import { Channel } from "../../engine/channel.ts";
 import { O_NONBLOCK } from "../../sys/constants.ts";
-import { EAGAIN, ECONNREFUSED, EMFILE } from "../../sys/errno.ts";
+import { EAGAIN, ECONNREFUSED, EINVAL, EMFILE, EPERM } from "../../sys/errno.ts";
 import type { Address } from "../../sys/socket.ts";
 import { Description, Listening, StreamSocket } from "./kernel.ts";
 import type { Plan, ServePlan, WirePlan } from "./plan.ts";
 import {
+  busy,
+  Callbacks,
   checkChannel,
   checkEndIsTold,
   checkProgress,
@@ -34,6 +36,9 @@ const SHORT = 200;
 
 /** In milliseconds: a service looks every 10 ms whether a time has passed. */
 const LONGEST_PAUSE = 200;
+
+/** The pieces of a connection that carries much: each is more than is received at a time. */
+const LARGE: number[] = Array(20).fill(30_000);
 
 /** Pieces are no longer than so many of the smallest room. */
 const STEPS = 10;
@@ -92,7 +97,8 @@ class Serving {
     const isCut = timeout > 0 || halfClosed > 0;
     // What a time that has passed cuts off is cut off as by a stop.
     const stopAt = isCut && copying.stopAt < 0 ? 0 : copying.stopAt;
-    this.#copying = { ...copying, stopAt };
+    const wide = copying.isBusy ? { buffer: 2 ** 20, rate: 0 } : {};
+    this.#copying = { ...copying, ...wide, stopAt };
     const rooms = [...plan.clients, ...plan.servers].flatMap(({ reads, room, roomBack }) => [
       ...reads,
       room,
@@ -106,7 +112,9 @@ class Serving {
     const pieces = plan.pieces.slice(0, 4).map((n) => Math.min(n, this.#smallest * STEPS));
     const pauses = plan.pauses.map((pause) => Math.min(pause, LONGEST_PAUSE));
     const index = this.#wires.length;
-    const wire = new Wire({ ...plan, kind, pieces, pauses, isShared: false }, index, this.#world);
+    const usual = { ...plan, kind, pieces, pauses, isShared: false };
+    const isBusy = this.#copying.isBusy && index < 2;
+    const wire = new Wire(isBusy ? { ...busy(usual), pieces: LARGE } : usual, index, this.#world);
     this.#wires.push(wire);
     wire.isServed = true;
     wire.make(true);
@@ -145,6 +153,17 @@ class Serving {
         next.closed();
         this.#world.happened();
         return -103;
+      case "forbidden":
+        // By a seccomp filter all of them, by a firewall one, which is gone then.
+        if (accepts.some((how) => how !== "forbidden")) {
+          file.waiting.shift();
+          next.resets = true;
+          next.closed();
+          this.#world.happened();
+        }
+        return -EPERM;
+      case "broken":
+        return -EINVAL;
       case "short":
         if (accepts.every((how) => how === "short")) break;
         this.#shortAt = this.#world.now;
@@ -167,7 +186,9 @@ class Serving {
 
   #connect(address: Address): number {
     const { connects, servers } = this.#plan;
-    const how = connects[this.#connects++ % connects.length];
+    let how = connects[this.#connects++ % connects.length];
+    // A program that waits for ever has to give up by itself.
+    if (how === "never" && this.#plan.target === "function") how = "refused";
     const isHopeless = connects.every((how) => how === "full" || how === "short");
     this.#world.happened();
     if (how === "short" && !isHopeless) {
@@ -216,6 +237,7 @@ class Serving {
     const from = this.#byFd.get(status.rfd), to = this.#byFd.get(status.wfd);
     if (!from || !to) return this.#world.fail(`a channel of ${status.rfd} and ${status.wfd}`);
     const track = new Track(from, to);
+    to.preface = to.kernelWritten;
     track.status = status;
     from.readers.push(track);
     to.writers.push(track);
@@ -258,7 +280,19 @@ class Serving {
     };
     const listening = listen(LISTENER, plan.clients);
     if (plan.target === "mate") listen(MATE, plan.servers);
-    const target = { tcp: "192.0.2.1:80", unix: "/target", name: "two.example:80", mate: MATE };
+    const asked = new Set<Promise<Descriptor>>();
+    const target = {
+      tcp: "192.0.2.1:80",
+      unix: "/target",
+      name: "two.example:80",
+      nobody: "nobody.example:80",
+      mate: MATE,
+      function: () => {
+        const connected = Descriptor.connect("192.0.2.1:80");
+        asked.add(connected);
+        return connected;
+      },
+    };
     world.onMoved = (file, direction, bytes) => {
       const wire = this.#wires.find(({ source }) => source?.file === file);
       if (!wire) return;
@@ -266,6 +300,7 @@ class Serving {
       else wire.kernelWritten += bytes;
     };
     const { buffer, rate, yieldAfter } = copying;
+    const callbacks = new Callbacks(copying, world);
     const copier = new Copier([], {
       buffer,
       rate,
@@ -274,9 +309,10 @@ class Serving {
         const track = this.#tracks.get(status);
         if (operation === "read") track?.onRead(length);
         else track?.onWrite(length, world);
+        callbacks.made();
       },
     });
-    const ended = new Set<SessionStatus>();
+    const ended = new Map<SessionStatus, string | undefined>();
     let accepted = 0, sent = 0, received = 0, errors = 0;
     const { connections, connectTimeout, timeout, halfClosed, exitIdle } = plan;
     const service = await copier.serve(LISTENER, target[plan.target], {
@@ -285,14 +321,21 @@ class Serving {
       timeout,
       halfClosed,
       exitIdle,
-      onAccept: () => void accepted++,
+      ...plan.proxyProtocol > 0 && { proxyProtocol: plan.proxyProtocol === 1 ? 1 : 2 },
+      onAccept: () => {
+        accepted++;
+        callbacks.made();
+      },
+      onConnect: () => callbacks.made(),
       onEnd: (session) => {
         if (ended.has(session)) world.fail(`connection ${session.id} has ended twice`);
-        ended.add(session);
+        ended.set(session, session.error);
         sent += session.sent;
         received += session.received;
         if (session.error) errors++;
         world.log(() => `connection ${session.id} has ended: ${session.error ?? session.ended}`);
+        if (session.ended === undefined) world.fail(`connection ${session.id} has not ended`);
+        callbacks.made();
       },
     });
     const timers = [world.setTimer(() => copier.drain(), plan.drainAt, false)];
@@ -306,14 +349,21 @@ class Serving {
       for (const wire of this.#wires) checkEndIsTold(world, wire);
       const isLate = listening.waiting.length > 0 && service.open < connections &&
         world.entry(LISTENER) !== undefined;
-      const isShort = world.now - this.#shortAt < SHORT;
+      // After a shortage it tries again, as soon as the event loop has a turn.
+      const isShort = world.now - this.#shortAt < SHORT || world.isTimerDue;
       // Those of the other listener count, as long as they wait.
       if (isLate && !isShort && plan.target !== "mate") {
         world.fail("somebody waits to be accepted, and there is room");
       }
     };
 
-    await drive(world, copier.run());
+    const isCutOff = await callbacks.drive(
+      copier.run(),
+      ({ syscall, errno }) =>
+        syscall === "fcntl" && errno === plan.copying.refusals.setFlags ||
+        syscall === "accept" && (errno === EPERM || errno === EINVAL),
+    );
+    await drive(world, Promise.allSettled(asked));
 
     for (const timer of timers) world.clearTimer(timer);
     world.log(() => "the engine has ended");
@@ -322,8 +372,13 @@ class Serving {
     for (const { flags } of listeners) {
       if (flags !== 0) world.fail("a listener's flags are changed");
     }
-    if (accepted !== this.#accepted) world.fail(`${accepted} of ${this.#accepted} were told of`);
-    this.#checkSums(service, { sent, received, errors, ended: ended.size });
+    for (const [{ id, error }, told] of ended) {
+      if (error !== told) world.fail(`connection ${id} ended with ${told}, and has ${error}`);
+    }
+    if (!isCutOff) {
+      if (accepted !== this.#accepted) world.fail(`${accepted} of ${this.#accepted} were told of`);
+      this.#checkSums(service, { sent, received, errors, ended: ended.size });
+    }
     world.isOver = true;
     for (const listener of listeners) listener.release();
     for (let i = 0; world.step() || world.passTime(); i++) {
@@ -331,9 +386,10 @@ class Serving {
     }
     const tracks = [...this.#tracks.values()];
     const statuses = [...this.#tracks.keys()];
-    for (const track of tracks) checkChannel(copying, world, track, statuses);
+    const seen = isCutOff || world.hasRefusedToWatch ? { ...copying, stopAt: 0 } : copying;
+    for (const track of tracks) checkChannel(seen, world, track, statuses);
     for (const wire of this.#wires) {
-      if (wire.readers.length + wire.writers.length > 0) checkWire(copying, world, wire);
+      if (wire.readers.length + wire.writers.length > 0) checkWire(seen, world, wire);
     }
   }
 

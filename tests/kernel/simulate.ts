@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type ChannelStatus, Copier } from "../../engine.ts";
+import { type ChannelStatus, Copier, SystemError } from "../../engine.ts";
 import { ERR, HUP, IN, O_APPEND, OUT, RDHUP, SOCK_SEQPACKET } from "../../sys/constants.ts";
 import { EAGAIN, ECONNREFUSED } from "../../sys/errno.ts";
 import {
@@ -19,7 +19,7 @@ import {
 } from "./kernel.ts";
 import { enterWorld } from "./libc.ts";
 import type { Kind, Plan, WirePlan } from "./plan.ts";
-import { type Actor, Violation, World } from "./world.ts";
+import { type Actor, ENOSPC, Violation, World } from "./world.ts";
 
 // ---- Bytes of which no two pieces are equal.
 
@@ -43,6 +43,13 @@ interface Part {
 }
 
 const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2;
+
+/** The longest message that a narrow socket sends, in bytes. */
+const NARROW = 50;
+
+function isNarrow({ room }: WirePlan): boolean {
+  return room % 5 === 0;
+}
 const scratch = new Uint8Array(1 << 18);
 
 /** A wire at one end of channels, with the engine's side and the peer's side. */
@@ -77,6 +84,8 @@ export class Wire {
   drainEnded = false;
   /** Whether it is a connection that is served: both its ways are used, whatever channels there are yet. */
   isServed = false;
+  /** The bytes of a header that the engine has sent before everything else. */
+  preface = 0;
   /** What the kernel has observed. */
   kernelRead = 0;
   kernelWritten = 0;
@@ -124,7 +133,9 @@ export class Wire {
       case "seqpacket":
       case "dgram": {
         const type = kind === "seqpacket" ? SOCK_SEQPACKET : 2;
-        return this.#both(...MessageSocket.pair(this.name, type, 1 + room % 10));
+        const [near, far] = MessageSocket.pair(this.name, type, 1 + room % 10);
+        if (isNarrow(this.plan)) near.longest = NARROW;
+        return this.#both(near, far);
       }
       case "file":
       case "proc":
@@ -263,7 +274,9 @@ export class Feeder implements Actor {
       }
     }
     const bytes = content(wire.index, wire.sent, size - this.#at);
-    const result = this.#write(bytes);
+    // An empty line would be the end of a terminal's input.
+    const isNothing = size === 0 && wire.source?.file instanceof Device;
+    const result = isNothing ? 0 : this.#write(bytes);
     world.log(() => `${this.name} sends ${bytes.length} -> ${result}`);
     if (result === -EAGAIN) return;
     if (result < 0) {
@@ -544,8 +557,25 @@ const STEPS = 10;
 /** The most pieces if the smallest capacity is less than a page. */
 const FEW = 6;
 
+/** So many pieces of so many bytes make a channel busy, so that its pipes grow. */
+const BUSY_PIECES = 80, BUSY_BYTES = 8192;
+
+/** A wire that carries much, with much room. */
+export function busy(wire: WirePlan): WirePlan {
+  const { kind } = wire;
+  return {
+    ...wire,
+    room: kind === "pipe" ? wire.room : 65_536,
+    roomBack: 65_536,
+    pieces: Array(BUSY_PIECES).fill(BUSY_BYTES),
+    pauses: [0],
+    reads: [200_000],
+  };
+}
+
 /** The wires of a plan, with pieces that are not too long for the smallest capacity on their way. */
 function wiresOf(plan: Plan, world: World): Wire[] {
+  if (plan.isBusy) return plan.wires.map((wire, i) => new Wire(busy(wire), i, world));
   const smallest = Math.min(
     plan.buffer,
     plan.rate ? 10 : Infinity,
@@ -566,8 +596,8 @@ function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
   // After splice(2) was given up, a pipe can only be read and written on other threads.
   const isGood = ({ kind, end, diesAfter, notes }: WirePlan) =>
     SPLICED.includes(kind) && end !== "reset" && diesAfter < 0 && notes === 0;
-  const isSpliced = plan.refusals.splice === 0 && !plan.refusals.shortOfNumbers &&
-    plan.wires.every(isGood);
+  const { splice, setFlags, shortOfNumbers } = plan.refusals;
+  const isSpliced = splice === 0 && setFlags === 0 && !shortOfNumbers && plan.wires.every(isGood);
   // So can one of which small parts are taken by splice(2), as RWF_NOWAIT is gone then.
   const takesParts = plan.dumps && (plan.rate > 0 || plan.buffer < PAGE);
   return plan.refusals.nowait || !isSpliced || takesParts;
@@ -596,7 +626,50 @@ function channelsOf(plan: Plan, wires: Wire[]): [Wire, Wire][] {
   return pairs;
 }
 
-async function run(plan: Plan, world: World): Promise<void> {
+/** The program's callbacks, one of which can throw. */
+export class Callbacks {
+  readonly #throwsAt: number;
+  readonly #world: World;
+  #made = 0;
+  #thrown: Error | undefined;
+
+  constructor({ throwsAt }: Plan, world: World) {
+    this.#throwsAt = throwsAt;
+    this.#world = world;
+  }
+
+  /** One has done its work. */
+  made(): void {
+    if (this.#thrown) this.#world.fail("a callback is called although one has thrown");
+    if (this.#made++ !== this.#throwsAt) return;
+    this.#world.log(() => "a callback throws");
+    throw this.#thrown = new Error("thrown by the program");
+  }
+
+  /**
+   * Drives the engine to its end. Returns whether it has been cut off: by what a callback
+   * has thrown, or by the system, if `mayRefuse` says so of its error.
+   */
+  async drive(
+    running: Promise<unknown>,
+    mayRefuse: (error: SystemError) => boolean = () => false,
+  ): Promise<boolean> {
+    const world = this.#world;
+    try {
+      await drive(world, running);
+    } catch (error) {
+      const isWatch = (errno: number) => world.hasRefusedToWatch && errno === ENOSPC;
+      const isRefused = error instanceof SystemError && (isWatch(error.errno) || mayRefuse(error));
+      if (!isRefused && error !== this.#thrown) throw error;
+      return true;
+    }
+    if (this.#thrown) world.fail("what a callback has thrown is lost");
+    return false;
+  }
+}
+
+async function run(given: Plan, world: World): Promise<void> {
+  const plan = given.isBusy ? { ...given, buffer: 2 ** 20, rate: 0 } : given;
   const wires = wiresOf(plan, world);
   const pairs = channelsOf(plan, wires);
   if (pairs.length === 0) return;
@@ -612,7 +685,7 @@ async function run(plan: Plan, world: World): Promise<void> {
   }
 
   // The engine's numbers, and those of the one who started it.
-  const given: { description: Description; flags: number }[] = [];
+  const before: { description: Description; flags: number }[] = [];
   const kept: Description[] = [];
   let next = plan.isStandard ? 0 : 20;
   const give = (description: Description, wire: Wire): number => {
@@ -620,7 +693,7 @@ async function run(plan: Plan, world: World): Promise<void> {
     next = next === 1 ? 20 : next + 1;
     world.give(fd, description);
     if (fd < 2) world.give(8 + fd, description, true); // the runtime's duplicate
-    given.push({ description: description, flags: description.flags });
+    before.push({ description: description, flags: description.flags });
     if (wire.plan.isShared && wire.isSocket) kept.push(description.hold());
     return fd;
   };
@@ -650,10 +723,41 @@ async function run(plan: Plan, world: World): Promise<void> {
 
   const byStatus = new Map<ChannelStatus, Track>();
   const told: ChannelStatus[] = [];
-  const copier = new Copier(tracks.map(({ from, to }) => [from.readFd, to.writeFd] as const), {
+  const callbacks = new Callbacks(plan, world);
+  let operations = 0;
+  let later = plan.addsAfter < 0 ? undefined : separate(tracks);
+  const pairOf = ({ from, to }: Track) => [from.readFd, to.writeFd] as const;
+  const know = (status: ChannelStatus, track: Track) => {
+    track.status = status;
+    byStatus.set(status, track);
+    world.log(() => `${track.name} is ${status.rfd} ${status.wfd}`);
+  };
+  const add = () => {
+    if (!later) return;
+    try {
+      const [status] = copier.add([pairOf(later)]);
+      if (status) know(status, later);
+    } catch (error) {
+      const isRefused = error instanceof SystemError && world.hasRefusedToWatch;
+      if (error instanceof Violation || !isRefused && plan.stopAt < 0) throw error;
+      if (!isRefused) return; // it is being stopped, and has not taken them
+    }
+    later = undefined;
+  };
+  const controller = new AbortController();
+  const first = tracks.filter((track) => track !== later);
+  const copier = new Copier(first.map(pairOf), {
     buffer: plan.buffer,
     rate: plan.rate,
     yieldAfter: plan.yieldAfter,
+    grace: plan.grace,
+    signal: controller.signal,
+    ...plan.awaits && {
+      onWait: () =>
+        world.isUnlucky
+          ? new Promise<void>((resolve) => void world.setTimer(resolve, 1, false))
+          : undefined,
+    },
     onOperation: (operation, fd, length, status) => {
       const track = byStatus.get(status);
       if (!track) return;
@@ -665,34 +769,42 @@ async function run(plan: Plan, world: World): Promise<void> {
       if (inFlight > plan.buffer && !status.error) {
         world.fail(`${track.name} has ${inFlight} bytes in flight, of ${plan.buffer} at the most`);
       }
+      if (++operations === plan.addsAfter) add();
+      callbacks.made();
     },
-    onError: (_error, status) => told.push(status),
-    ...plan.dumps && { onData: () => {} },
+    onError: (_error, status) => {
+      told.push(status);
+      callbacks.made();
+    },
+    ...plan.dumps && { onData: () => callbacks.made() },
   });
   copier.channels.forEach((status, i) => {
-    const track = tracks[i];
-    if (!track) return;
-    track.status = status;
-    byStatus.set(status, track);
-    world.log(() => `${track.name} is ${status.rfd} ${status.wfd}`);
+    const track = first[i];
+    if (track) know(status, track);
   });
+  if (plan.addsAfter === 0) add();
   const stop = () => {
     world.log(() => "the program stops it");
-    copier.stop(plan.grace, "enough");
+    if (plan.stopAt % 2 === 0) copier.stop(plan.grace, "enough");
+    else controller.abort("enough");
   };
-  const stopping = plan.stopAt >= 0 ? world.setTimer(stop, plan.stopAt, false) : -1;
+  // Some are stopped before they run.
+  const stopping = plan.stopAt > 1 ? world.setTimer(stop, plan.stopAt, false) : -1;
+  if (stopping < 0 && plan.stopAt >= 0) stop();
   world.onIdle = () => {
     checkProgress(plan, world, tracks);
     for (const wire of wires) checkEndIsTold(world, wire);
   };
 
-  await drive(world, copier.run());
+  const isCutOff = await callbacks.drive(copier.run());
+  await copier[Symbol.asyncDispose]();
 
   world.log(() => "the engine has ended");
+  if (later) leave(tracks, later, world);
   for (const fd of world.leaks) world.fail(`${fd} is not closed`);
   world.clearTimer(stopping);
   if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
-  for (const { description, flags } of given) {
+  for (const { description, flags } of before) {
     if (description.references > 0 && description.flags !== flags) {
       world.fail(`${description.file.name} has the flags ${description.flags}, and had ${flags}`);
     }
@@ -702,8 +814,31 @@ async function run(plan: Plan, world: World): Promise<void> {
   for (let i = 0; world.step() || world.passTime(); i++) {
     if (i > 20_000) world.fail("the peers come to no end");
   }
-  for (const track of tracks) checkChannel(plan, world, track, told);
-  for (const wire of wires) checkWire(plan, world, wire);
+  // What is cut off all at once is cut off as by a stop, and no callback hears of it.
+  const seen = isCutOff ? { ...plan, stopAt: 0 } : plan;
+  for (const track of tracks) {
+    checkChannel(seen, world, track, isCutOff ? [...byStatus.keys()] : told);
+  }
+  for (const wire of wires) checkWire(seen, world, wire);
+}
+
+/** The last channel, if it has its wires for itself and there are others. */
+function separate(tracks: Track[]): Track | undefined {
+  const last = tracks.at(-1);
+  if (!last || tracks.length < 2) return undefined;
+  const isAlone = [last.from, last.to].every(({ readers, writers }) =>
+    readers.length + writers.length === 1
+  );
+  return isAlone ? last : undefined;
+}
+
+/** A channel was never added: the program closes its descriptors. */
+function leave(tracks: Track[], track: Track, world: World): void {
+  tracks.splice(tracks.indexOf(track), 1);
+  track.from.readers.length = 0;
+  track.to.writers.length = 0;
+  world.takeBack(track.from.readFd);
+  world.takeBack(track.to.writeFd);
 }
 
 /** Everything waits: there must be no byte that could move. */
@@ -752,7 +887,8 @@ export function checkChannel(plan: Plan, world: World, track: Track, told: Chann
     world.fail(`${name} says ${bytes} bytes, and wrote ${track.written}`);
   }
   const isStopped = plan.stopAt >= 0;
-  const isTooLong = from.isMessages && from.plan.pieces.some((length) => length > plan.buffer);
+  const longest = to.isMessages && isNarrow(to.plan) ? Math.min(NARROW, plan.buffer) : plan.buffer;
+  const isTooLong = from.isMessages && from.plan.pieces.some((length) => length > longest);
   const isCaused = from.sourceFault || to.sinkFault || isStopped || isTooLong;
   if (error && !isCaused) world.fail(`${name} has an error without a cause: ${error.message}`);
   if (ended !== "eof" && !isCaused) world.fail(`${name} ended by ${ended} without a cause`);
@@ -768,6 +904,11 @@ export function checkChannel(plan: Plan, world: World, track: Track, told: Chann
   if (ended === "hangup" && track.read !== track.written && !error) {
     world.fail(`${name} hung up with ${track.read - track.written} bytes lost, and says nothing`);
   }
+}
+
+/** Without the zeros at its end. */
+function withoutEnd(lengths: number[]): number[] {
+  return lengths.slice(0, lengths.findLastIndex((length) => length > 0) + 1);
 }
 
 /** Everything that has to arrive has arrived, in order. */
@@ -796,13 +937,18 @@ export function checkWire(plan: Plan, world: World, wire: Wire): void {
   if (writers.length === 0) return;
   let { arrived } = wire;
   if (wire.sink?.file instanceof RegularFile) arrived = [wire.sink.file.content];
-  const isTwice = wire.kernelWritten !== writers.reduce((sum, { written }) => sum + written, 0);
+  const total = writers.reduce((sum, { written }) => sum + written, wire.preface);
+  const isTwice = wire.kernelWritten !== total;
   if (isTwice && plan.stopAt < 0 && !wire.sinkFault) {
     world.fail(`${wire.name}: ${wire.kernelWritten} bytes were written, and others are told of`);
   }
-  let part = 0, at = 0, length = 0;
+  let part = 0, at = 0, length = 0, preface = wire.preface;
   for (const bytes of arrived) {
     for (const byte of bytes) {
+      if (preface > 0) {
+        preface--;
+        continue;
+      }
       let expected = wire.expected[part];
       if (expected && at >= expected.length) {
         expected = wire.expected[++part];
@@ -824,16 +970,20 @@ export function checkWire(plan: Plan, world: World, wire: Wire): void {
   const hasReader = !(wire.sink?.file instanceof RegularFile);
   // If it is stopped with unread bytes, TCP resets the connection and drops what was on its way.
   if (wire.sinkFault || wire.plan.kind === "tcp" && plan.stopAt >= 0) return;
+  // Empty messages at the very end cannot be distinguished from the end. If the engine closes a
+  // connection with one of them unread, its peer is told of a reset.
+  if (wire.plan.kind === "seqpacket" && wire.plan.pieces.at(-1) === 0) return;
   // A reader of messages sees a reset before the messages that came earlier.
   if (wire.isMessages && readers.some(({ status }) => status?.error)) return;
   if (length !== written) world.fail(`${wire.name}: ${length} bytes arrived of ${written}`);
   const seesEnd = hasReader && !(wire.sink?.file instanceof Device) && wire.plan.kind !== "dgram";
   if (seesEnd && !wire.sawEnd) world.fail(`${wire.name}: its reader never saw the end`);
   if (wire.isMessages && writers.length === 1 && writers[0]?.from.plan.kind === "seqpacket") {
-    const full = wire.messages.filter((length) => length > 0);
-    const sent = writers[0].from.plan.pieces;
-    if (full.some((length, i) => length !== sent[i])) {
-      world.fail(`${wire.name}: messages of ${full} bytes, of ${sent}`);
+    // Empty messages at the very end cannot be distinguished from the end.
+    const sent = withoutEnd(writers[0].from.plan.pieces);
+    const come = withoutEnd(wire.messages);
+    if (come.join() !== sent.slice(0, come.length).join()) {
+      world.fail(`${wire.name}: messages of ${come} bytes, of ${sent}`);
     }
   }
 }

@@ -30,7 +30,7 @@ import { type End, O_CREAT, O_RDWR, open, pipe, SOCK_DGRAM, tcpPair, unixPair } 
 import { setTcpOptions } from "../../sys/socket.ts";
 import { Description, MessageSocket, PAGE, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
 import * as simulated from "./libc.ts";
-import { World } from "./world.ts";
+import { NOTHING_REFUSED, World } from "./world.ts";
 
 /** The descriptors of a sequence of calls. */
 export type Stage = "pipes" | "unix" | "tcp" | "seqpacket" | "dgram" | "files";
@@ -245,15 +245,7 @@ export function summary(): string {
 
 /** Makes the calls in both kernels. Throws an error that lists them if the results differ. */
 export async function compare(stage: Stage, calls: readonly Call[], folder: string): Promise<void> {
-  const refusals = {
-    splice: 0,
-    nowait: false,
-    reopen: 0,
-    shortOfPipes: false,
-    shortOfNumbers: false,
-    forgetsWriters: false,
-  };
-  const world = new World([], refusals, { hostile: false });
+  const world = new World([], NOTHING_REFUSED, { hostile: false });
   simulated.enterWorld(world);
   const all = build(stage, world, folder);
   const opened = [...all];

@@ -43,7 +43,28 @@ export interface Refusals {
   shortOfNumbers: boolean;
   /** Whether a writer of a full pipe can sleep on when the pipe grows (CVE-2023-52672). */
   forgetsWriters: boolean;
+  /** Setting flags (F_SETFL), as a seccomp filter does. */
+  setFlags: number;
+  /** Whether something else is found where a terminal is opened again. */
+  reopensOther: boolean;
+  /** How many descriptors epoll takes before the user's limit is reached (ENOSPC); -1: any number. */
+  watches: number;
 }
+
+/** The refusals of a system that refuses nothing. */
+export const NOTHING_REFUSED: Refusals = {
+  splice: 0,
+  nowait: false,
+  reopen: 0,
+  shortOfPipes: false,
+  shortOfNumbers: false,
+  forgetsWriters: false,
+  setFlags: 0,
+  reopensOther: false,
+  watches: -1,
+};
+
+export const ENOSPC = 28;
 
 /** Something that takes steps: a peer, or a thread. */
 export interface Actor {
@@ -176,6 +197,8 @@ export class World {
   static readonly inert = new Map<number, Description>();
   readonly #inertSources = new Set<number>();
   steps = 0;
+  /** Whether epoll has taken no more descriptors. */
+  hasRefusedToWatch = false;
 
   constructor(
     choices: ArrayLike<number>,
@@ -390,6 +413,11 @@ export class World {
   clearTimer(id: number): void {
     this.#alarms.delete(id);
   }
+  /** Whether one of the program's timers is due, and the event loop has had no turn for it yet. */
+  get isTimerDue(): boolean {
+    for (const { due } of this.#alarms.values()) if (due <= this.now) return true;
+    return false;
+  }
   get timersLeft(): number {
     return this.#alarms.size;
   }
@@ -440,6 +468,13 @@ export class World {
     this.log(() => `close ${fd} (${entry.description.file.name})`);
     this.release(entry.description);
     return 0;
+  }
+
+  /** Somebody else closes a number that the engine was never given, if it is open. */
+  takeBack(fd: number): void {
+    const entry = this.#table[fd];
+    this.#table[fd] = undefined;
+    if (entry) this.release(entry.description);
   }
 
   /** Drops a reference to a description. */
@@ -658,13 +693,14 @@ export class World {
 
   epollControl(epoll: number, op: number, fd: number, events: number, data: number): number {
     this.enter();
-    const result = this.#epoll(epoll).control(
-      op,
-      fd,
-      this.get(fd, "epoll_ctl"),
-      events,
-      data,
-    );
+    const file = this.#epoll(epoll), description = this.get(fd, "epoll_ctl");
+    const { watches } = this.refusals;
+    // The alarm is the first of them.
+    const isFull = op === 1 && watches >= 0 && file.watches.length > watches;
+    const result = isFull && !description.file.isAlwaysReady
+      ? -ENOSPC
+      : file.control(op, fd, description, events, data);
+    if (isFull && result < 0) this.hasRefusedToWatch = true;
     this.log(() => `epoll_ctl ${["", "add", "remove", "change"][op]} ${fd} ${events} -> ${result}`);
     return result;
   }
@@ -727,6 +763,7 @@ export class World {
       case F_GETFL:
         return description.flags | description.access & O_ACCMODE;
       case F_SETFL:
+        if (this.refusals.setFlags) return -this.refusals.setFlags;
         this.log(() => `fcntl ${fd} F_SETFL ${argument}`);
         description.flags = argument & ~O_ACCMODE;
         return 0;
