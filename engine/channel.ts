@@ -4,7 +4,7 @@
  * @module
  */
 import { ERR, HUP } from "../sys/constants.ts";
-import { EAGAIN, ECANCELED, EIO, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE } from "../sys/errno.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
 import type { PipeBudget } from "./budget.ts";
@@ -115,6 +115,9 @@ const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 
 /** Reads until it is asked again whether a channel is busy, as there may be room for larger pipes by then. */
 const READS_UNTIL_RECHECK = 4096;
+
+/** Errors of one call, which say nothing of the connection's other direction. */
+const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
 
 /** A channel that has no endpoint to wait at. */
 const NOTHING = -1;
@@ -403,7 +406,7 @@ export class Channel implements ChannelStatus, Way, Member {
     const { fd, connection } = operation === "read" ? this.source : this.sink;
     const error = new SystemError(operation, fd.fd, errno);
     this.error ??= error;
-    if (connection && error.errno !== EPIPE) connection.error = error.errno;
+    if (connection && !OF_CALLS.includes(error.errno)) connection.error = error.errno;
     if (operation === "write" && this.#peerAwaitsReply) this.#linger();
     else this.#end("error");
     this.#host.onError?.(error, this); // who hears of it finds the descriptors closed

@@ -224,6 +224,8 @@ class Session implements SessionStatus, Watcher, Host, Member {
   /** Whether the system had no descriptor or memory for the last try. */
   #isShort = false;
   #target: Address | string | undefined;
+  /** What a function of the program has given, until it is joined. */
+  #given: Fd | undefined;
   #sending: Channel | undefined;
   #receiving: Channel | undefined;
   #isEnded = false;
@@ -414,8 +416,22 @@ class Session implements SessionStatus, Watcher, Host, Member {
     return libc.send(to.fd, header) === header.length;
   }
 
-  /** As {@linkcode join}, with what a function of the program gives. */
-  joinWith(end: Fd): void {
+  /**
+   * As {@linkcode join}, with what a function of the program gives; in the next round, so that
+   * what a callback throws leaves through the loop.
+   */
+  joinLater(end: Fd): void {
+    if (this.#isEnded) return void end.tryClose();
+    this.#given = end;
+    this.loop.soon({
+      run: () => {
+        this.#given = undefined;
+        this.#joinWith(end);
+      },
+    });
+  }
+
+  #joinWith(end: Fd): void {
     const isGood = !end.isClosed && end.kind === "socket" && end.isStream && !end.isListening &&
       !end.isUnconnected;
     if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
@@ -474,6 +490,7 @@ class Session implements SessionStatus, Watcher, Host, Member {
     this.error ??= error;
     this.#setShort(false);
     this.#dropConnecting();
+    this.#given?.tryClose();
     if (!this.#sending) libc.close(this.#client);
     this.#end();
   }
@@ -756,12 +773,14 @@ export class Service implements ServiceStatus {
     session: Session,
     target: (peer: string) => Descriptor | Promise<Descriptor>,
   ) {
+    const { loop } = this.host;
     try {
-      session.joinWith(await target(session.peer));
+      session.joinLater(await target(session.peer));
     } catch (error) {
-      session.fail(error instanceof Error ? error.message : String(error));
+      const reason = error instanceof Error ? error.message : String(error);
+      loop.soon({ run: () => session.fail(reason) });
     }
-    this.host.loop.wake();
+    loop.wake();
   }
 
   /** The first of those that wait at the other listener, and have not gone. */

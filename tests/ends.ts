@@ -166,6 +166,12 @@ export class End implements Disposable {
     well("linger", libc.setsockopt(this.fd, SOL_SOCKET, SO_LINGER, new Int32Array([1, 0]), 8));
   }
 
+  /** How much a socket can have sent and its peer not received: SO_SNDBUF (socket(7)). */
+  set sendBuffer(bytes: number) {
+    const SOL_SOCKET = 1, SO_SNDBUF = 7;
+    well("sndbuf", libc.setsockopt(this.fd, SOL_SOCKET, SO_SNDBUF, new Int32Array([bytes]), 4));
+  }
+
   /** Closes it. */
   close(): void {
     if (!this.#closed) libc.close(this.fd);

@@ -95,6 +95,21 @@ Deno.test("a message longer than the buffer is an error, and is not truncated", 
   for (const end of [peer, out]) end.close();
 });
 
+Deno.test("a message that its socket does not take is no error of the other direction", async () => {
+  const [peer, one] = unixPair(SOCK_SEQPACKET);
+  const [out, other] = unixPair(SOCK_SEQPACKET);
+  other.sendBuffer = 4608; // the least that there is
+  using running = iocopy("3 4 4 3", { 3: one, 4: other });
+  peer.send("z".repeat(10_000));
+  await within("the end of file", out.read());
+  out.send("last words");
+  assertEquals(await within("them", peer.readText(10)), "last words");
+  out.close();
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [111, "iocopy: write 4: Message too long\n"]);
+  peer.close();
+});
+
 Deno.test("a stream is sent in messages that the socket takes", async () => {
   await inFolder(async (folder) => {
     const content = noise(1_000_000);

@@ -506,3 +506,28 @@ Deno.test("the library: a function chooses the target of each connection", KEEPS
   assertMatch(peers[0] ?? "", /^127\.0\.0\.1:\d+$/);
   target.close();
 });
+
+Deno.test(
+  "the library: what a callback throws ends a service, whatever its target",
+  KEEPS,
+  async () => {
+    const { Descriptor, serve } = await import("../engine.ts");
+    const { target, port: to } = listenTcp();
+    const address = `127.0.0.1:${to}`;
+    for (const way of [address, () => Descriptor.connect(address)]) {
+      const probe = listenTcp();
+      probe.target.close();
+      const thrown = new Error("enough");
+      const onConnect = () => {
+        throw thrown;
+      };
+      const ended = serve(Descriptor.listen(`127.0.0.1:${probe.port}`), way, { onConnect })
+        .catch((error) => error);
+      const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+      assertEquals(await within("the end", ended), thrown);
+      assertEquals(await within("the client's end", readAll(conn).catch(() => "")), "");
+      conn.close();
+    }
+    target.close();
+  },
+);

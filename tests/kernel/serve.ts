@@ -113,8 +113,9 @@ class Serving {
     const pauses = plan.pauses.map((pause) => Math.min(pause, LONGEST_PAUSE));
     const index = this.#wires.length;
     const usual = { ...plan, kind, pieces, pauses, isShared: false };
-    const isBusy = this.#copying.isBusy && index < 2;
-    const wire = new Wire(isBusy ? { ...busy(usual), pieces: LARGE } : usual, index, this.#world);
+    // Two of those who come carry much; there is room for it everywhere.
+    const wide = { ...busy(usual), pieces: index < 2 ? LARGE : pieces };
+    const wire = new Wire(this.#copying.isBusy ? wide : usual, index, this.#world);
     this.#wires.push(wire);
     wire.isServed = true;
     wire.make(true);
