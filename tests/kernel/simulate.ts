@@ -741,6 +741,7 @@ async function run(given: Plan, world: World): Promise<void> {
       const isRefused = error instanceof SystemError && world.hasRefusedToWatch;
       if (error instanceof Violation || !isRefused && plan.stopAt < 0) throw error;
       if (!isRefused) return; // it is being stopped, and has not taken them
+      forget(tracks, later);
     }
     later = undefined;
   };
@@ -800,7 +801,12 @@ async function run(given: Plan, world: World): Promise<void> {
   await copier[Symbol.asyncDispose]();
 
   world.log(() => "the engine has ended");
-  if (later) leave(tracks, later, world);
+  if (later) {
+    // It was never added: the program closes its descriptors itself.
+    forget(tracks, later);
+    world.takeBack(later.from.readFd);
+    world.takeBack(later.to.writeFd);
+  }
   for (const fd of world.leaks) world.fail(`${fd} is not closed`);
   world.clearTimer(stopping);
   if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
@@ -832,13 +838,11 @@ function separate(tracks: Track[]): Track | undefined {
   return isAlone ? last : undefined;
 }
 
-/** A channel was never added: the program closes its descriptors. */
-function leave(tracks: Track[], track: Track, world: World): void {
+/** A channel does not come to be. */
+function forget(tracks: Track[], track: Track): void {
   tracks.splice(tracks.indexOf(track), 1);
   track.from.readers.length = 0;
   track.to.writers.length = 0;
-  world.takeBack(track.from.readFd);
-  world.takeBack(track.to.writeFd);
 }
 
 /** Everything waits: there must be no byte that could move. */
