@@ -60,6 +60,7 @@ export class Endpoint implements Watcher {
   ) {
     this.#watched = watched;
     this.fd = fd;
+    fd.isCopied = true;
     this.connection = connection;
     this.#loop = loop;
     this.#onClose = onClose;
@@ -343,6 +344,9 @@ export class Endpoints {
     }
     let endpoint = this.#byNumber.get(number);
     if (!endpoint) {
+      if (typeof end !== "number" && end.isCopied) {
+        throw new DescriptorError(`descriptor ${number} is another Copier's`);
+      }
       endpoint = this.#open(typeof end === "number" ? new Fd(end) : end);
       opened.push(endpoint);
       this.#byNumber.set(number, endpoint);
@@ -373,6 +377,7 @@ export class Endpoints {
 
   #forget({ fd, connection, grown }: Endpoint): void {
     this.#byNumber.delete(fd.fd);
+    fd.isCopied = false;
     this.#budget.giveBack(grown);
     if (connection && !fd.isOurs && connection.removeNumber()) {
       this.#connections.delete(fd.identity);

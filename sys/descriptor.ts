@@ -4,7 +4,7 @@
  * @module
  */
 import { ERR, IN, OUT } from "./constants.ts";
-import { EAGAIN, EBADF } from "./errno.ts";
+import { EAGAIN, EBADF, EBUSY } from "./errno.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
 import {
@@ -49,6 +49,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
   #writable: WritableStream<Uint8Array> | undefined;
   /** How the terminal was set before {@linkcode setRaw}; undefined where that has not changed. */
   #modeBefore: DataView<ArrayBuffer> | undefined;
+  /** How many wait on another thread, and a timer that ends these waits when it is closed. */
+  #waiting = 0;
+  #bell: number | undefined;
 
   /** Wraps `fd`. Throws a {@linkcode DescriptorError} where it was not inherited. */
   constructor(fd: number, made?: { isUnix: boolean }) {
@@ -92,12 +95,14 @@ export class Descriptor extends Fd implements Deno.FsFile {
    */
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>;
-    for (let events = 0;;) {
+    this.#mustBeOpen("read");
+    // A wait can be ended, a read that waits cannot.
+    for (let events = this.mayBlock && p.byteLength > 0 ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
       const result = this.mayBlock ? await this.readOnThread(bytes) : this.tryRead(bytes);
       if (result !== -EAGAIN) return this.#length("read", result, p);
       if (events === ERR) this.emptyErrorQueue();
-      events = await libc.pollOnThread(this.fd, IN, -1);
+      events = await this.#ready(IN);
     }
   }
 
@@ -127,8 +132,17 @@ export class Descriptor extends Fd implements Deno.FsFile {
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
       if (result !== -EAGAIN) return this.#checked("write", result);
       if (events === ERR) this.emptyErrorQueue();
-      events = await libc.pollOnThread(this.fd, OUT, -1);
+      events = await this.#ready(OUT);
     }
+  }
+
+  /** Waits until it is ready, or closed. */
+  async #ready(events: number): Promise<number> {
+    const bell = this.#bell ??= libc.timerfdCreate(); // poll(2) ignores a negative one
+    this.#waiting++;
+    const ready = await libc.pollOnThread(this.fd, events, -1, bell);
+    if (--this.#waiting === 0 && this.isClosed) libc.close(bell);
+    return ready;
   }
 
   /** As {@linkcode write}, waiting on this thread. */
@@ -141,12 +155,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
     }
   }
 
-  /** What is read from it, as a stream, which closes the descriptor at its end. */
+  /** What is read from it, as a stream, which closes the descriptor at its end, and where reading fails. */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
     return this.#readable ??= new ReadableStream({
       pull: async (controller) => {
         const bytes = new Uint8Array(STREAM_CHUNK);
-        const length = await this.read(bytes);
+        const length = await this.#orClosed(this.read(bytes));
         if (length !== null) return controller.enqueue(bytes.subarray(0, length));
         controller.close();
         this.close();
@@ -155,15 +169,27 @@ export class Descriptor extends Fd implements Deno.FsFile {
     });
   }
 
-  /** What is written to it, as a stream, which closes the descriptor at its end. */
+  /** What is written to it, as a stream, which closes the descriptor at its end, and where writing fails. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream({
       write: async (bytes) => {
-        for (let at = 0; at < bytes.byteLength;) at += await this.write(bytes.subarray(at));
+        for (let at = 0; at < bytes.byteLength;) {
+          at += await this.#orClosed(this.write(bytes.subarray(at)));
+        }
       },
       close: () => this.close(),
       abort: () => this.close(),
     });
+  }
+
+  /** A stream that has failed calls neither `close` nor `cancel`. */
+  async #orClosed<T>(call: Promise<T>): Promise<T> {
+    try {
+      return await call;
+    } catch (error) {
+      this.tryClose();
+      throw error;
+    }
   }
 
   /**
@@ -332,11 +358,25 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   // ---- The end.
 
+  /** As {@linkcode close}, but returns the error. */
+  override tryClose(): SystemError | undefined {
+    if (this.isClosed) return undefined;
+    const error = super.tryClose();
+    const bell = this.#bell;
+    if (bell === undefined) return error;
+    if (this.#waiting === 0) libc.close(bell);
+    else libc.timerfdSettime(bell, 1);
+    return error;
+  }
+
   /**
-   * Closes the number, once: a second call does nothing. Throws a
-   * {@linkcode SystemError}, the number being closed all the same (close(2)).
+   * Closes the number, once: a second call does nothing. A read or write that
+   * waits fails with EBADF. Throws a {@linkcode SystemError}, the number being
+   * closed all the same (close(2)); but EBUSY while it is copied: the Copier closes
+   * it, and would wait for what can no longer come.
    */
   close(): void {
+    if (this.isCopied && !this.isClosed) throw new SystemError("close", this.fd, EBUSY);
     thrown(this.tryClose());
   }
 

@@ -16,6 +16,8 @@ export const EIO = 5;
 export const EBADF = 9;
 /** It would have to wait. */
 export const EAGAIN = 11;
+/** In use. */
+export const EBUSY = 16;
 /** What splice(2) says of a descriptor that it cannot serve. */
 export const EINVAL = 22;
 /** No number is left for this process. */

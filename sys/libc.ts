@@ -10,6 +10,7 @@ import {
   F_GETFD,
   F_GETSIG,
   F_SETSIG,
+  IN,
   MSG_DONTWAIT,
   O_CLOEXEC,
   O_NONBLOCK,
@@ -223,14 +224,18 @@ export function poll(fd: number, events: number, milliseconds = 0): number {
   return c.poll(pollfd, 1n, milliseconds) > 0 ? revents(pollfd) : 0;
 }
 
-/** As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1: for ever). */
+/**
+ * As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1:
+ * for ever), and no longer than until `bell`, if there is one, can be read.
+ */
 export async function pollOnThread(
   fd: number,
   events: number,
   milliseconds: number,
+  bell = -1,
 ): Promise<number> {
-  const descriptors = new Int32Array([fd, events]);
-  const ready = await thread.poll(descriptors, 1n, milliseconds);
+  const descriptors = new Int32Array([fd, events, bell, IN]);
+  const ready = await thread.poll(descriptors, 2n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
   return ready > 0 ? revents(descriptors) : 0;

@@ -17,7 +17,7 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { inFolder, iocopy } from "./probe.ts";
+import { fillUp, inFolder, iocopy } from "./probe.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
@@ -563,4 +563,47 @@ Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
   await stdin.write("x");
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "1\n" });
   for (const end of [stdin, stdout]) end.close();
+});
+
+Deno.test("what waits when a Descriptor is closed fails, and the program ends", async (t) => {
+  for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, terminal: reversedTerminal })) {
+    await t.step(`a ${kind}`, async () => {
+      const [source, other] = make();
+      const [second, another] = make();
+      const [full, writing] = pipe();
+      fillUp(writing);
+      const code = `
+        const [input, second, output] = [3, 4, 5].map((fd) => new Descriptor(fd));
+        const code = (error) => error.code;
+        const read = input.read(new Uint8Array(9)).then(null, code);
+        const cancelled = second.readable.getReader();
+        void cancelled.read();
+        const written = output.write(new Uint8Array(9)).then(null, code);
+        setTimeout(async () => {
+          await cancelled.cancel();
+          input.close();
+          output.close();
+          say([await read, await written]);
+        });
+      `;
+      using running = program(code, { 3: source, 4: second, 5: writing });
+      assertEquals(await said(running), [["EBADF", "EBADF"]]);
+      for (const end of [other, another, full]) end.close();
+    });
+  }
+});
+
+Deno.test("a stream that fails closes its Descriptor", async () => {
+  const [out, writing] = pipe();
+  out.close();
+  const folder = open("/", O_RDONLY);
+  const code = `
+    const [input, output] = [new Descriptor(3), new Descriptor(4)];
+    const code = (error) => error.code;
+    const read = await input.readable.getReader().read().catch(code);
+    const written = await output.writable.getWriter().write(new Uint8Array(1)).catch(code);
+    say([read, written, input.isClosed, output.isClosed]);
+  `;
+  using running = program(code, { 3: folder, 4: writing });
+  assertEquals(await said(running), [["EISDIR", "EPIPE", true, true]]);
 });

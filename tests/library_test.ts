@@ -857,3 +857,42 @@ Deno.test("the examples of the documentation run", async (t) => {
     }
   }
 });
+
+Deno.test("a Descriptor that is copied can be neither closed nor given to another Copier", async () => {
+  const [[source, from], [to, sink]] = [pipe(), pipe()];
+  const code = `
+    const [input, output] = [new Descriptor(3), new Descriptor(4)];
+    const said = [];
+    const tell = (action) => {
+      try {
+        action();
+      } catch (error) {
+        said.push(error.message);
+      }
+    };
+    const onOperation = (operation) => {
+      if (operation !== "write") return;
+      tell(() => input.close());
+      tell(() => new Copier([[input, output]]));
+    };
+    tell(() => new Copier([[input, output], [9, 9]]));
+    said.push(input.isCopied);
+    say(results(await copy([[input, output]], { onOperation })));
+    input.close();
+    say(said);
+  `;
+  using running = program(code, { 3: source, 4: sink });
+  await from.write("hello");
+  assertEquals(await to.readText(5), "hello");
+  from.close();
+  assertEquals(await said(running), [
+    [{ rfd: 3, wfd: 4, bytes: 5, ended: "eof" }],
+    [
+      "descriptor 9 is not open",
+      false,
+      "close 3: Device or resource busy",
+      "descriptor 3 is another Copier's",
+    ],
+  ]);
+  to.close();
+});
