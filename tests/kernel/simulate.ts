@@ -915,6 +915,32 @@ function withoutEnd(lengths: number[]): number[] {
   return lengths.slice(0, lengths.findLastIndex((length) => length > 0) + 1);
 }
 
+/** Compares what has arrived with what was written; returns its length, or -1 if it is more. */
+function compareBytes({ world, name, expected, preface }: Wire, arrived: Uint8Array[]): number {
+  let part = 0, at = 0, length = 0;
+  for (let bytes of arrived) {
+    const skipped = Math.min(preface, bytes.length);
+    preface -= skipped;
+    bytes = bytes.subarray(skipped);
+    while (bytes.length > 0) {
+      const next = expected[part];
+      if (!next) return -1;
+      const count = Math.min(bytes.length, next.length - at);
+      const first = next.source.index * 99_991 + next.at + at;
+      for (let i = 0; i < count; i++) {
+        if (NOISE[first + i] !== bytes[i]) world.fail(`${name}: byte ${length + i} is another one`);
+      }
+      length += count;
+      at += count;
+      bytes = bytes.subarray(count);
+      if (at < next.length) continue;
+      part++;
+      at = 0;
+    }
+  }
+  return length;
+}
+
 /** Everything that has to arrive has arrived, in order. */
 export function checkWire(plan: Plan, world: World, wire: Wire): void {
   const { readers, writers } = wire;
@@ -946,29 +972,11 @@ export function checkWire(plan: Plan, world: World, wire: Wire): void {
   if (isTwice && plan.stopAt < 0 && !wire.sinkFault) {
     world.fail(`${wire.name}: ${wire.kernelWritten} bytes were written, and others are told of`);
   }
-  let part = 0, at = 0, length = 0, preface = wire.preface;
-  for (const bytes of arrived) {
-    for (const byte of bytes) {
-      if (preface > 0) {
-        preface--;
-        continue;
-      }
-      let expected = wire.expected[part];
-      if (expected && at >= expected.length) {
-        expected = wire.expected[++part];
-        at = 0;
-      }
-      if (!expected) {
-        // What was written by a call on another thread when all was stopped is not told of.
-        if (plan.stopAt >= 0) return;
-        world.fail(`${wire.name}: more arrived than was written`);
-      }
-      if (NOISE[expected.source.index * 99_991 + expected.at + at] !== byte) {
-        world.fail(`${wire.name}: byte ${length} is another one`);
-      }
-      at++;
-      length++;
-    }
+  const length = compareBytes(wire, arrived);
+  if (length < 0) {
+    // What was written by a call on another thread when all was stopped is not told of.
+    if (plan.stopAt >= 0) return;
+    world.fail(`${wire.name}: more arrived than was written`);
   }
   const written = wire.expected.reduce((sum, { length }) => sum + length, 0);
   const hasReader = !(wire.sink?.file instanceof RegularFile);
