@@ -194,8 +194,13 @@ export class Copier implements AsyncDisposable {
   /** Accepts no more connections, and lets those that are open end in their own time. */
   drain(): void {
     this.#isDrained = true;
-    if (this.#phase === "new") return;
-    for (const service of this.#services) service.drain();
+    if (this.#phase !== "running") return;
+    // In the next round, so that what a callback throws leaves through the loop.
+    const drain = () => {
+      for (const service of this.#services) service.drain();
+    };
+    this.#loop.soon({ run: drain });
+    this.#loop.wake();
   }
 
   /**

@@ -531,3 +531,30 @@ Deno.test(
     target.close();
   },
 );
+
+Deno.test(
+  "the library: what a callback throws while a service is drained leaves through run",
+  KEEPS,
+  async () => {
+    const { Copier, Descriptor } = await import("../engine.ts");
+    const { promise: accepted, resolve } = Promise.withResolvers<void>();
+    const thrown = new Error("enough");
+    const copier = new Copier([], { yieldAfter: 1 });
+    const probe = listenTcp();
+    probe.target.close();
+    const one = Descriptor.listen(`127.0.0.1:${probe.port}`);
+    const other = Descriptor.listen(`127.0.0.2:${probe.port}`);
+    await copier.serve(one, other, {
+      onAccept: () => resolve(),
+      onEnd: () => {
+        throw thrown;
+      },
+    });
+    const ended = copier.run().catch((error) => error);
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+    await within("the client", accepted);
+    copier.drain();
+    assertEquals(await within("the end", ended), thrown);
+    conn.close();
+  },
+);

@@ -194,4 +194,18 @@ export const SERVE_CASES: [string, ServePlan][] = [
       copying: plan([{}], [[0, 0]], { refusals: { watches: 1 } }),
     }),
   ],
+  [
+    "what a callback throws while the service is drained leaves through run",
+    servePlan([{ diesAfter: 0 }], [{}, { pieces: [1], diesAfter: 1 }], {
+      target: "mate",
+      copying: plan([{}], [[0, 0]], { throwsAt: 5, refusals: { nowait: true } }),
+    }),
+  ],
+  [
+    "what onConnect throws is not taken for the failure of a target that is a function",
+    servePlan([{}], [{ diesAfter: 0 }], {
+      target: "function",
+      copying: plan([{}], [[0, 0]], { throwsAt: 1 }),
+    }),
+  ],
 ];
