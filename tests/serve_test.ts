@@ -1,7 +1,7 @@
 /** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
-import { accepted, deaf, type End, pipe, serving } from "./ends.ts";
+import { accepted, deaf, type End, O_RDONLY, open, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { inFolder, iocopy, within } from "./probe.ts";
 
@@ -462,6 +462,19 @@ Deno.test("a rate limits each channel, and does not delay its end of file", asyn
   // At most 10 KiB come at once: the other 90 take 0.45 s.
   assert(performance.now() - start >= 440, `${performance.now() - start} ms`);
   assertEquals((await running.outcome).code, 0);
+  stdout.close();
+});
+
+Deno.test("a rate reads large pieces, not each byte as soon as it may be", async () => {
+  const [stdout, output] = pipe();
+  const input = open("/dev/zero", O_RDONLY);
+  using running = iocopy("--rate=1M --stats=json 0 1", { 0: input, 1: output });
+  await stdout.readExactly(200 * 1024);
+  running.kill("SIGTERM");
+  await stdout.readAll();
+  const { stderr } = await running.outcome;
+  const { bytes, operations } = JSON.parse(stderr.split("\n")[0] ?? "");
+  assert(operations / 2 <= bytes / 10_000, `${operations} operations for ${bytes} bytes`);
   stdout.close();
 });
 
