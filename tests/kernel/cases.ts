@@ -53,7 +53,19 @@ export function plan(
   };
 }
 
+/** More of what has to be read on other threads than there are threads for it. */
+const DEVICES = 30;
+
 export const CASES: [string, Plan][] = [
+  [
+    "devices for which no thread is left have their turn later",
+    plan(
+      [...Array.from({ length: DEVICES }, () => ({ kind: "device" as const, pieces: [3] })), {
+        kind: "file",
+      }],
+      Array.from({ length: DEVICES }, (_, i) => [i, DEVICES]),
+    ),
+  ],
   [
     "splice(2) returns EAGAIN at TCP's urgent mark as long as the socket has O_NONBLOCK",
     plan([{ kind: "tcp", pieces: [3, 3], urgentAt: 1 }, {}], [[0, 1]]),

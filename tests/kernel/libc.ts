@@ -78,6 +78,8 @@ export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0):
     world.log(() => `recv ${socket} of the error queue -> ${result}`);
     return result;
   }
+  const refused = world.refusal("recv");
+  if (refused) return -refused;
   const keep = (flags & MSG_PEEK) !== 0;
   const fate = world.fate();
   let result: number;
@@ -100,6 +102,8 @@ export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   world.use(bytes);
   const description = world.get(socket, "send");
   const { file } = description;
+  const refused = world.refusal("send");
+  if (refused) return -refused;
   const fate = world.fate();
   const isShort = fate === Fate.Short && file instanceof StreamSocket;
   const part = isShort ? bytes.subarray(0, world.part(bytes.length)) : bytes;
@@ -267,7 +271,7 @@ export function bytesQueued(fd: number): number {
 export function shutdown(fd: number, how: number): number {
   world.enter();
   const { file } = world.get(fd, "shutdown");
-  const result = file.shutdown(how);
+  const result = -world.refusal("shutdown") || file.shutdown(how);
   world.log(() => `shutdown ${fd} (${file.name}) ${how} -> ${result}`);
   return result;
 }

@@ -9,6 +9,7 @@
  * @module
  */
 import fc from "fast-check";
+import type { RefusedCall } from "./world.ts";
 
 export type Kind =
   | "pipe"
@@ -70,6 +71,7 @@ export interface Plan {
     setFlags: number;
     reopensOther: boolean;
     watches: number;
+    call: RefusedCall | undefined;
   };
   /** Whether all wires carry much and are wide, so that channels are busy and pipes grow. */
   isBusy: boolean;
@@ -193,6 +195,28 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
 /** The errors that a call can fail with, according to its manual page or because of a filter. */
 const REFUSED = [1, 13, 38, 22, 12, 9, 29, 95];
 
+/** The errors of each call, according to its manual page or because of a filter: EPERM and EACCES. */
+const ERRORS: Record<RefusedCall["name"], number[]> = {
+  splice: [1, 13, 9, 12, 22, 29, 38],
+  read: [5, 21],
+  write: [5, 27, 28, 122],
+  recv: [1, 13, 12, 104, 110, 113],
+  send: [1, 13, 12, 32, 104, 105, 110, 113],
+  shutdown: [1, 13, 22, 107],
+  close: [5, 28, 122],
+};
+
+const CALL: fc.Arbitrary<RefusedCall> = fc.oneof(
+  ...(Object.keys(ERRORS) as RefusedCall["name"][]).map((name) =>
+    fc.record({
+      name: fc.constant(name),
+      errno: fc.constantFrom(...ERRORS[name]),
+      after: fc.nat(6),
+      lasts: fc.boolean(),
+    })
+  ),
+);
+
 export const PLAN: fc.Arbitrary<Plan> = fc.record({
   wires: fc.array(WIRE, { minLength: 2, maxLength: 4 }),
   channels: fc.array(fc.tuple(fc.nat(3), fc.nat(3)), { minLength: 1, maxLength: 4 }),
@@ -212,6 +236,10 @@ export const PLAN: fc.Arbitrary<Plan> = fc.record({
     setFlags: rarely(0, 1, 13),
     reopensOther: rarely(false, true),
     watches: seldom(-1, fc.nat(6)),
+    call: fc.oneof(
+      { weight: 12, arbitrary: fc.constant(undefined) },
+      { weight: 1, arbitrary: CALL },
+    ),
   }),
   isBusy: seldom(false, fc.constant(true)),
   throwsAt: seldom(-1, fc.nat(12)),

@@ -387,7 +387,8 @@ class Serving {
     }
     const tracks = [...this.#tracks.values()];
     const statuses = [...this.#tracks.keys()];
-    const seen = isCutOff || world.hasRefusedToWatch ? { ...copying, stopAt: 0 } : copying;
+    const isDisturbed = isCutOff || world.hasRefusedToWatch || world.hasRefusedCall;
+    const seen = isDisturbed ? { ...copying, stopAt: 0 } : copying;
     for (const track of tracks) checkChannel(seen, world, track, statuses);
     for (const wire of this.#wires) {
       if (wire.readers.length + wire.writers.length > 0) checkWire(seen, world, wire);

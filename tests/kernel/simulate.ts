@@ -29,9 +29,14 @@ for (let i = 0, n = 1; i < NOISE.length; i++) {
   NOISE[i] = n >>> 16;
 }
 
+/** Where the bytes of the `index`th source begin, of which the first ten can be long. */
+function placeOf(index: number): number {
+  return (index % 20) * 99_991;
+}
+
 /** The bytes of the `index`th source, from `at` on. */
 function content(index: number, at: number, length: number): Uint8Array {
-  const begin = index * 99_991 + at;
+  const begin = placeOf(index) + at;
   return NOISE.subarray(begin, begin + length);
 }
 
@@ -596,8 +601,9 @@ function usesThreads(plan: Plan, { plan: { kind } }: Wire): boolean {
   // After splice(2) was given up, a pipe can only be read and written on other threads.
   const isGood = ({ kind, end, diesAfter, notes }: WirePlan) =>
     SPLICED.includes(kind) && end !== "reset" && diesAfter < 0 && notes === 0;
-  const { splice, setFlags, shortOfNumbers } = plan.refusals;
-  const isSpliced = splice === 0 && setFlags === 0 && !shortOfNumbers && plan.wires.every(isGood);
+  const { splice, setFlags, shortOfNumbers, call } = plan.refusals;
+  const isSpliced = splice === 0 && setFlags === 0 && !shortOfNumbers && !call &&
+    plan.wires.every(isGood);
   // So can one of which small parts are taken by splice(2), as RWF_NOWAIT is gone then.
   const takesParts = plan.dumps && (plan.rate > 0 || plan.buffer < PAGE);
   return plan.refusals.nowait || !isSpliced || takesParts;
@@ -821,7 +827,8 @@ async function run(given: Plan, world: World): Promise<void> {
     if (i > 20_000) world.fail("the peers come to no end");
   }
   // What is cut off all at once is cut off as by a stop, and no callback hears of it.
-  const seen = isCutOff ? { ...plan, stopAt: 0 } : plan;
+  // So is what a call cuts off that is refused, but it is told.
+  const seen = isCutOff || world.hasRefusedCall ? { ...plan, stopAt: 0 } : plan;
   for (const track of tracks) {
     checkChannel(seen, world, track, isCutOff ? [...byStatus.keys()] : told);
   }
@@ -845,13 +852,16 @@ function forget(tracks: Track[], track: Track): void {
   track.to.writers.length = 0;
 }
 
+/** With so many calls on other threads there may be no thread left: the engine has 24. */
+const MANY_CALLS = 23;
+
 /** Everything waits: there must be no byte that could move. */
 export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
   for (const track of tracks) {
     const { from, to, status, name } = track;
     if (!status) continue;
     // Reading bytes to discard them is not an operation of the channel.
-    const { operations } = to.sinkFault ? status : track;
+    const { operations } = to.sinkFault || world.hasRefusedCall ? status : track;
     if (status.bytes !== track.written || status.operations !== operations) {
       world.fail(
         `${name} says ${status.bytes} bytes in ${status.operations} operations, and had ` +
@@ -861,6 +871,8 @@ export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
     if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
     if (!from.source || !to.sink) continue;
     if (world.isUnderWay(from.source) || world.isUnderWay(to.sink)) continue;
+    // One of those that need a thread can wait for one, until it is heard that another one has it no more.
+    if (world.calls.size >= MANY_CALLS) continue;
     const mask = (wire: Wire) => wire.plan.notes && wire.plan.kind === "tcp" ? ~ERR : ~0;
     const readable = from.source.poll() & mask(from) & (IN | HUP | ERR);
     const writable = to.sink.poll() & mask(to) & (OUT | HUP | ERR);
@@ -877,6 +889,7 @@ export function checkEndIsTold(
   { name, plan, writers, drain, drainEnded }: Wire,
 ): void {
   if (writers.length === 0 || !drain || drainEnded || plan.kind === "dgram") return;
+  if (world.hasRefusedCall) return; // shutdown(2) may have been
   if (writers.some(({ status }) => status?.ended === undefined)) return;
   if ((drain.poll() & (IN | HUP | RDHUP)) === 0) world.fail(`${name}: the end is not told`);
 }
@@ -926,7 +939,7 @@ function compareBytes({ world, name, expected, preface }: Wire, arrived: Uint8Ar
       const next = expected[part];
       if (!next) return -1;
       const count = Math.min(bytes.length, next.length - at);
-      const first = next.source.index * 99_991 + next.at + at;
+      const first = placeOf(next.source.index) + next.at + at;
       for (let i = 0; i < count; i++) {
         if (NOISE[first + i] !== bytes[i]) world.fail(`${name}: byte ${length + i} is another one`);
       }

@@ -49,6 +49,17 @@ export interface Refusals {
   reopensOther: boolean;
   /** How many descriptors epoll takes before the user's limit is reached (ENOSPC); -1: any number. */
   watches: number;
+  /** One kind of call that fails, as its manual page or a filter has it; undefined: none does. */
+  call: RefusedCall | undefined;
+}
+
+/** A call that the system refuses with an errno, once or from then on. */
+export interface RefusedCall {
+  name: "splice" | "read" | "write" | "recv" | "send" | "shutdown" | "close";
+  errno: number;
+  /** How many of them succeed before. */
+  after: number;
+  lasts: boolean;
 }
 
 /** The refusals of a system that refuses nothing. */
@@ -62,6 +73,7 @@ export const NOTHING_REFUSED: Refusals = {
   setFlags: 0,
   reopensOther: false,
   watches: -1,
+  call: undefined,
 };
 
 export const ENOSPC = 28;
@@ -199,6 +211,20 @@ export class World {
   steps = 0;
   /** Whether epoll has taken no more descriptors. */
   hasRefusedToWatch = false;
+  /** How often the kind of call was made that is refused at some time; and whether it was refused. */
+  #ofThatKind = 0;
+  hasRefusedCall = false;
+
+  /** The errno with which a call is refused; 0: it is made. */
+  refusal(name: RefusedCall["name"]): number {
+    const { call } = this.refusals;
+    if (this.isOver || call?.name !== name) return 0;
+    const made = this.#ofThatKind++;
+    if (made < call.after || made > call.after && !call.lasts) return 0;
+    this.hasRefusedCall = true;
+    this.log(() => `${name} is refused: ${call.errno}`);
+    return call.errno;
+  }
 
   constructor(
     choices: ArrayLike<number>,
@@ -467,7 +493,7 @@ export class World {
     this.#table[fd] = undefined;
     this.log(() => `close ${fd} (${entry.description.file.name})`);
     this.release(entry.description);
-    return 0;
+    return -this.refusal("close"); // it is closed all the same (close(2))
   }
 
   /** Somebody else closes a number that the engine was never given, if it is open. */
@@ -541,7 +567,7 @@ export class World {
   splice(fd: number, out: number, length: number): number {
     this.enter();
     const from = this.get(fd, "splice"), to = this.get(out, "splice");
-    const { splice: refused } = this.refusals;
+    const refused = this.refusals.splice || this.refusal("splice");
     let result: number;
     if (refused) result = -refused;
     else {
@@ -579,6 +605,9 @@ export class World {
     const description = this.get(fd, call);
     const { file } = description;
     if (call === "read" ? !description.isReadable : !description.isWritable) return -EBADF;
+    // No pipe fails by itself; and without read(2) and write(2) the runtime could do nothing.
+    const refused = file instanceof Pipe ? 0 : this.refusal(call);
+    if (refused) return -refused;
     let result: number;
     if (nowait && (this.refusals.nowait || !description.isNowait)) result = -EOPNOTSUPP;
     else {
@@ -607,6 +636,7 @@ export class World {
     const description = this.get(fd, call).hold();
     const { file } = description;
     const attempt = () => {
+      if (!(file instanceof Pipe) && this.refusal(call)) return -1;
       const result = call === "read"
         ? file.read(description, bytes)
         : file.write(description, bytes);
