@@ -46,11 +46,17 @@ export function findIfAny<const D extends Deno.ForeignFunction>(
   return look(name, definition);
 }
 
+/** Where functions are that were looked up: each time anew, it would take 270 bytes for good. */
+const addresses = new Map<string, unknown>();
+
 function look<const D extends Deno.ForeignFunction>(name: string, definition: D) {
-  // Looked up as if it were a variable, a function comes as its address, and the
-  // runtime compiles nothing for it.
-  const variable = { type: "pointer", optional: true } as const;
-  const found = Deno.dlopen(LIBRARY, { [name]: variable }).symbols[name];
+  if (!addresses.has(name)) {
+    // Looked up as if it were a variable, a function comes as its address, and the
+    // runtime compiles nothing for it.
+    const variable = { type: "pointer", optional: true } as const;
+    addresses.set(name, Deno.dlopen(LIBRARY, { [name]: variable }).symbols[name]);
+  }
+  const found = addresses.get(name);
   return found
     ? new Deno.UnsafeFnPointer<D>(found as Deno.PointerObject<D>, definition)
     : undefined;

@@ -896,3 +896,16 @@ Deno.test("a Descriptor that is copied can be neither closed nor given to anothe
   ]);
   to.close();
 });
+
+Deno.test("errors leave nothing behind", async () => {
+  const code = `
+    let opened = 0;
+    const { dlopen } = Deno;
+    Deno.dlopen = (...words) => ++opened && dlopen(...words);
+    const fail = () => Descriptor.connect("/nowhere/at all").catch((error) => error.code);
+    const [first, before] = [await fail(), opened];
+    for (let i = 0; i < 100; i++) await fail();
+    say([first, before > 0, opened - before]);
+  `;
+  assertEquals(await said(program(code, {})), [["ENOENT", true, 0]]);
+});
