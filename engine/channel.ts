@@ -485,10 +485,14 @@ export class Channel implements ChannelStatus, Way, Member {
     this.#waitsFor = NOTHING;
     this.#phase = how;
     this.#endedAt = performance.now();
-    if (!wasLingering) this.#report(this.sink.removeWriter(this));
-    this.#report(this.source.removeReader(this));
+    const first = wasLingering ? undefined : this.sink.removeWriter(this);
+    const second = this.source.removeReader(this);
+    this.error ??= first ?? second;
     this.loop.unref();
     this.#host.onEnd(this);
+    // At last, as a callback may throw.
+    this.#report(first);
+    this.#report(second);
   }
 
   #report(error: SystemError | undefined): void {

@@ -832,7 +832,13 @@ export class Service implements ServiceStatus {
 
   #resume(): void {
     this.#isPaused = false;
-    for (const listener of this.#listeners) listener.listen(true);
+    try {
+      for (const listener of this.#listeners) listener.listen(true);
+    } catch (error) {
+      // The user's limit of watched descriptors is reached.
+      if (!(error instanceof SystemError)) throw error;
+      this.pause();
+    }
   }
 
   /** A session has ended. */

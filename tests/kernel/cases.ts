@@ -160,6 +160,13 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
+    "what onError throws of a refused close does not keep the other end open",
+    plan([{ kind: "pipe", pieces: [1] }, {}], [[0, 1]], {
+      throwsAt: 3,
+      refusals: { call: { name: "close", errno: 5, after: 0, lasts: true } },
+    }),
+  ],
+  [
     "channels end if epoll takes no more descriptors, although those that stay cannot be watched",
     plan([{ kind: "tcp" }, { kind: "unix" }], [[1, 0], [0, 0]], {
       stopAt: 0,
@@ -168,13 +175,15 @@ export const CASES: [string, Plan][] = [
   ],
 ];
 
+type Comer = ServePlan["clients"][number];
+
 /** The simplest service for these clients and servers, except for what is given. */
 function servePlan(
-  clients: Partial<WirePlan>[],
-  servers: Partial<WirePlan>[],
+  clients: Partial<Comer>[],
+  servers: Partial<Comer>[],
   { copying, ...more }: Partial<ServePlan> = {},
 ): ServePlan {
-  const comer = (wire: Partial<WirePlan>) => ({ ...WIRE, ...wire, arrivesAt: 0 });
+  const comer = (wire: Partial<Comer>) => ({ ...WIRE, arrivesAt: 0, ...wire });
   return {
     family: "tcp",
     target: "tcp",

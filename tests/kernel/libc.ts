@@ -293,6 +293,7 @@ const NAMES: Record<number, [string, string]> = {
   13: ["EACCES", "Permission denied"],
   22: ["EINVAL", "Invalid argument"],
   24: ["EMFILE", "Too many open files"],
+  28: ["ENOSPC", "No space left on device"],
   32: ["EPIPE", "Broken pipe"],
   38: ["ENOSYS", "Function not implemented"],
   90: ["EMSGSIZE", "Message too long"],

@@ -72,6 +72,12 @@ const MUTANTS: Mutant[] = [
     after: "",
   },
   {
+    name: "an error that is told after the end of its connection",
+    file: "engine/service.ts",
+    before: "if (channel.error) this.onError(channel.error, channel);",
+    after: "",
+  },
+  {
     name: "a connection to the target that is given up and stays open",
     file: "engine/service.ts",
     before: "this.#service.host.loop.forget(fd);\n    libc.close(fd);",

@@ -351,7 +351,8 @@ class Serving {
       const isLate = listening.waiting.length > 0 && service.open < connections &&
         world.entry(LISTENER) !== undefined;
       // After a shortage it tries again, as soon as the event loop has a turn.
-      const isShort = world.now - this.#shortAt < SHORT || world.isTimerDue;
+      const shortAt = Math.max(this.#shortAt, world.refusedToWatchAt);
+      const isShort = world.now - shortAt < SHORT || world.isTimerDue;
       // Those of the other listener count, as long as they wait.
       if (isLate && !isShort && plan.target !== "mate") {
         world.fail("somebody waits to be accepted, and there is room");

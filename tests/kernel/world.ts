@@ -209,8 +209,11 @@ export class World {
   static readonly inert = new Map<number, Description>();
   readonly #inertSources = new Set<number>();
   steps = 0;
-  /** Whether epoll has taken no more descriptors. */
-  hasRefusedToWatch = false;
+  /** When epoll has taken no more descriptors. */
+  refusedToWatchAt = -Infinity;
+  get hasRefusedToWatch(): boolean {
+    return this.refusedToWatchAt >= 0;
+  }
   /** How often the kind of call was made that is refused at some time; and whether it was refused. */
   #ofThatKind = 0;
   hasRefusedCall = false;
@@ -730,7 +733,7 @@ export class World {
     const result = isFull && !description.file.isAlwaysReady
       ? -ENOSPC
       : file.control(op, fd, description, events, data);
-    if (isFull && result < 0) this.hasRefusedToWatch = true;
+    if (isFull && result < 0) this.refusedToWatchAt = this.now;
     this.log(() => `epoll_ctl ${["", "add", "remove", "change"][op]} ${fd} ${events} -> ${result}`);
     return result;
   }
