@@ -3,15 +3,14 @@
  *
  * @module
  */
-import { resolve } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
 import { BINARY, type Copier, DIRECT, limit, others, type Path, PATHS } from "./copiers.ts";
 import { against, filter, isSymmetric, PIPE, PIPELINES, subjects } from "./copiers.ts";
 import { Load } from "./load.ts";
-import { type Amount, type Figures, measure, Progress, type Trial } from "./measure.ts";
+import { type Amount, type Figures, measure, Progress, speed, type Trial } from "./measure.ts";
 import { plot } from "./plot.ts";
-import { comparison, data, failures, isQuiet, machine, markdown } from "./report.ts";
-import { type Table, tables, text } from "./report.ts";
+import { comparison, data, failures, isQuiet, machine } from "./report.ts";
+import { tables, text, write } from "./report.ts";
 
 const TESTS = [{ id: "bulk" }, { id: "both" }, { id: "ping" }, { id: "start" }, { id: "shell" }];
 
@@ -29,7 +28,7 @@ names, and the other copiers that are installed, in turn.
   --also=NAME=WORDS one more copier from standard input to standard output
   --against=WORDS   only another build beside this one: WORDS start it, without pairs
   --json            print the figures as JSON
-  --write           write the tables into doc/performance.md, and bench/results.svg
+  --write           write the tables into doc/performance.md, and bench/performance.svg
   --help            print this text
 
 Exit status: 0 everything was measured, 1 a copier failed,
@@ -46,8 +45,6 @@ const OPTIONS = {
 const GZIPPED = 100e6;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
-
-const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
 function amount(quick: boolean, rounds: number, megabytes: number): Amount {
   const bytes = megabytes * 1e6;
@@ -103,7 +100,7 @@ async function main(args: string[]): Promise<number> {
     if (options.json) print(JSON.stringify(report(figures, much, missing), null, 1) + "\n");
     else print([how + "\n", ...results.map(text)].join("\n"));
     if (options.write && !options.against) {
-      writeTables(how, results, missing, plot(figures, copiers, paths));
+      write("performance", how, results, missing, bars(figures, copiers, paths));
     }
     const wrong = failures(figures);
     for (const line of wrong) say(`bench: ${line}`);
@@ -151,18 +148,16 @@ function report(figures: Figures, much: Amount, missing: string[]): Record<strin
   };
 }
 
-function writeTables(how: string, tables: Table[], missing: string[], image: string): void {
-  const path = `${ROOT}/doc/performance.md`;
-  const text = Deno.readTextFileSync(path);
-  const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
-  if (!marked.test(text)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
-  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
-  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
-  Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
-  Deno.writeTextFileSync(`${ROOT}/bench/results.svg`, image);
-  // As `deno task check` requires.
-  const args = ["fmt", "--quiet", "doc/performance.md", "bench/results.svg"];
-  new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
+/** The throughput in one direction. */
+function bars(figures: Figures, copiers: readonly Copier[], paths: readonly Path[]): string {
+  const rows = copiers.filter((copier) => copier !== DIRECT).map(({ id, title }) => ({
+    title,
+    values: paths.map((path) => figures.value(figures.get("bulk", path.id, id), speed)),
+    isOurs: id === "iocopy" || id === "source",
+    isLimit: id === "limit",
+  }));
+  const title = "Throughput one way, in GB/s (longer is better)";
+  return plot(title, paths.map(({ title }) => title), rows);
 }
 
 function other(words: string): Copier {

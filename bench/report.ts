@@ -1,8 +1,9 @@
 /**
- * Figures as tables, for a terminal and for doc/performance.md, and as data.
+ * Figures as tables, for a terminal and for doc/, and as data.
  *
  * @module
  */
+import { resolve } from "node:path";
 import { BINARY, type Copier, isSymmetric, type Path, PIPE, PIPELINES } from "./copiers.ts";
 import {
   cost,
@@ -191,6 +192,27 @@ export function markdown({ title, columns, rows }: Table): string {
     ...rows.map(strong).map(line),
     "",
   ].join("\n");
+}
+
+/** Writes tables into doc/`name`.md, between its two marks, and a plot as bench/`name`.svg. */
+export function write(
+  name: string,
+  how: string,
+  tables: readonly Table[],
+  missing: readonly string[],
+  image: string,
+): void {
+  const root = resolve(import.meta.dirname ?? ".", "..");
+  const [page, plot] = [`${root}/doc/${name}.md`, `${root}/bench/${name}.svg`];
+  const text = Deno.readTextFileSync(page);
+  const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
+  if (!marked.test(text)) throw new Error(`${page} has no <!-- bench --> ... <!-- /bench -->`);
+  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
+  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
+  Deno.writeTextFileSync(page, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
+  Deno.writeTextFileSync(plot, image);
+  const args = ["fmt", "--quiet", page, plot]; // as `deno task check` requires
+  new Deno.Command(Deno.execPath(), { args, cwd: root }).outputSync();
 }
 
 /** A figure as data. */

@@ -9,7 +9,8 @@ import { parseArgs } from "@std/cli/parse-args";
 import { BINARY, SOURCE } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { median, Progress } from "./measure.ts";
-import { digits, machine, markdown, type Table, text } from "./report.ts";
+import { plot } from "./plot.ts";
+import { digits, machine, type Table, text, write } from "./report.ts";
 
 const HELP = `usage: deno task bench:serving [options]
 
@@ -24,7 +25,7 @@ names, and the other proxies that are installed, in turn.
   --proxies=A,B     only these: iocopy source proxyd haproxy haproxy-mt socat tcpserver
   --churn=N         connections one after the other, by default 20000
   --json            print the figures as JSON
-  --write           write the table into doc/serving.md
+  --write           write the tables into doc/serving.md, and bench/serving.svg
   --help            print this text
 
 Exit status: 0 everything was measured, 1 something failed, 100 wrong use, 111 it could
@@ -35,8 +36,6 @@ const OPTIONS = {
   boolean: ["quick", "json", "write", "help"],
   string: ["rounds", "tests", "proxies", "churn"],
 } as const;
-
-const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
 class WrongUse extends Error {}
 
@@ -578,7 +577,7 @@ async function main(args: string[]): Promise<number> {
   const results = tables(figures, found, much);
   if (options.json) print(JSON.stringify(data(figures, much, missing, wrong), null, 1) + "\n");
   else print([how + "\n", ...results.map(text)].join("\n"));
-  if (options.write) writeTables(how, results, missing);
+  if (options.write) write("serving", how, results, missing, bars(figures, found));
   for (const line of wrong) say(`bench: ${line}`);
   return wrong.length ? 1 : 0;
 }
@@ -590,16 +589,20 @@ function data(figures: Figures, much: Amount, missing: string[], failures: strin
   return { machine: machine(), ...much, missing, failures, proxies };
 }
 
-function writeTables(how: string, tables: Table[], missing: string[]): void {
-  const path = `${ROOT}/doc/serving.md`;
-  const text = Deno.readTextFileSync(path);
-  const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
-  if (!marked.test(text)) throw new Error(`${path} has no <!-- bench --> ... <!-- /bench -->`);
-  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
-  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
-  Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
-  const args = ["fmt", "--quiet", "doc/serving.md"]; // as `deno task check` requires
-  new Deno.Command(Deno.execPath(), { args, cwd: ROOT }).outputSync();
+/** What a service is chosen for. */
+function bars(figures: Figures, all: readonly Proxy[]): string {
+  const columns: [Column, title: string][] = [
+    ["http", "connections/s"],
+    ["kept", "requests/s, kept alive"],
+    ["bulk", "one stream, GB/s"],
+  ];
+  const rows = all.map(({ id, title }) => ({
+    title,
+    values: columns.map(([column]) => median(figures.get(id)?.get(column) ?? [])),
+    isOurs: id === "iocopy" || id === "source",
+  }));
+  const title = "Serving connections (longer is better)";
+  return plot(title, columns.map(([, title]) => title), rows);
 }
 
 function count(option: string, text: unknown, usual: number): number {
