@@ -160,6 +160,13 @@ export const CASES: [string, Plan][] = [
     ),
   ],
   [
+    "the writer of a pipe that grows does not sleep on: it is made to grow twice (CVE-2023-52672)",
+    plan([{ room: 1 }, { kind: "tcp" }], [[0, 1]], {
+      isBusy: true,
+      refusals: { forgetsWriters: true, setFlags: 1 },
+    }),
+  ],
+  [
     "what onError throws of a refused close does not keep the other end open",
     plan([{ kind: "pipe", pieces: [1] }, {}], [[0, 1]], {
       throwsAt: 3,
