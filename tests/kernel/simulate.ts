@@ -776,6 +776,7 @@ async function run(given: Plan, world: World): Promise<void> {
       if (inFlight > plan.buffer && !status.error) {
         world.fail(`${track.name} has ${inFlight} bytes in flight, of ${plan.buffer} at the most`);
       }
+      checkStatus(world, track);
       if (++operations === plan.addsAfter) add();
       callbacks.made();
     },
@@ -852,6 +853,25 @@ function forget(tracks: Track[], track: Track): void {
   track.to.writers.length = 0;
 }
 
+/** What a channel says of itself is so. */
+function checkStatus(world: World, { from, to, status, name, written, operations }: Track): void {
+  if (!status) return;
+  // Reading bytes to discard them is not an operation of the channel.
+  const isDiscarding = to.sinkFault || world.hasRefusedCall;
+  if (status.bytes !== written || !isDiscarding && status.operations !== operations) {
+    world.fail(
+      `${name} says ${status.bytes} bytes in ${status.operations} operations, and had ` +
+        `${written} in ${operations}`,
+    );
+  }
+  const sizeOf = (end: Description | undefined) =>
+    end?.file instanceof Pipe ? end.file.most * PAGE : undefined;
+  const { read, write } = status.pipes;
+  if (read !== sizeOf(from.source) || write !== sizeOf(to.sink)) {
+    world.fail(`${name} says that its pipes hold ${read} and ${write}`);
+  }
+}
+
 /** With so many calls on other threads there may be no thread left: the engine has 24. */
 const MANY_CALLS = 23;
 
@@ -860,14 +880,7 @@ export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
   for (const track of tracks) {
     const { from, to, status, name } = track;
     if (!status) continue;
-    // Reading bytes to discard them is not an operation of the channel.
-    const { operations } = to.sinkFault || world.hasRefusedCall ? status : track;
-    if (status.bytes !== track.written || status.operations !== operations) {
-      world.fail(
-        `${name} says ${status.bytes} bytes in ${status.operations} operations, and had ` +
-          `${track.written} in ${track.operations}`,
-      );
-    }
+    checkStatus(world, track);
     if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
     if (!from.source || !to.sink) continue;
     if (world.isUnderWay(from.source) || world.isUnderWay(to.sink)) continue;
