@@ -17,7 +17,8 @@
  */
 import { Copier, type CopyOptions, type Pair } from "./engine/copier.ts";
 import type { ChannelStatus, End, PipeSizes } from "./engine/channel.ts";
-import type { ServeOptions, ServeTarget, ServiceStatus, SessionStatus } from "./engine/service.ts";
+import type { ServeOptions, ServeTarget, ServiceStatus } from "./engine/service.ts";
+import type { SessionStatus } from "./engine/session.ts";
 import { Descriptor } from "./sys/descriptor.ts";
 import { DescriptorError, SystemError } from "./sys/error.ts";
 import type { Fd, Kind } from "./sys/fd.ts";

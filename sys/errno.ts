@@ -48,3 +48,8 @@ export const ETIMEDOUT = 110;
 export const ECONNREFUSED = 111;
 /** Given up. */
 export const ECANCELED = 125;
+
+/** Whether the system was out of descriptors or memory, so that a later call may succeed. */
+export function isShortage(errno: number): boolean {
+  return errno === EMFILE || errno === ENFILE || errno === ENOBUFS || errno === ENOMEM;
+}

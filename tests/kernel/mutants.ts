@@ -73,13 +73,13 @@ const MUTANTS: Mutant[] = [
   },
   {
     name: "an error that is told after the end of its connection",
-    file: "engine/service.ts",
+    file: "engine/session.ts",
     before: "if (channel.error) this.onError(channel.error, channel);",
     after: "",
   },
   {
     name: "a connection to the target that is given up and stays open",
-    file: "engine/service.ts",
+    file: "engine/session.ts",
     before: "this.#service.host.loop.forget(fd);\n    libc.close(fd);",
     after: "this.#service.host.loop.forget(fd);",
   },

@@ -1,0 +1,86 @@
+import { IN } from "../sys/constants.ts";
+import { EAGAIN, EPERM, isShortage } from "../sys/errno.ts";
+import { UNWATCHED } from "../sys/epoll.ts";
+import { SystemError } from "../sys/error.ts";
+import type { Fd } from "../sys/fd.ts";
+import { accept, isPassing } from "../sys/socket.ts";
+import type { Host } from "./channel.ts";
+import { Connection } from "./endpoint.ts";
+import type { Watcher } from "./loop.ts";
+
+/** How many connections are accepted before others have their turn. */
+const ACCEPTS_PER_TURN = 32;
+
+/** One listening socket. */
+export class Listener implements Watcher {
+  readonly fd: Fd;
+  readonly isUnix: boolean;
+  readonly #host: Host;
+  readonly #connection = new Connection();
+  readonly #onAccepted: (fd: number, peer: string) => void;
+  readonly #mayAccept: () => boolean;
+  readonly #onShort: () => void;
+  #watched = UNWATCHED;
+  #isClosed = false;
+
+  constructor(
+    fd: Fd,
+    host: Host,
+    mayAccept: () => boolean,
+    onAccepted: (fd: number, peer: string) => void,
+    onShort: () => void,
+  ) {
+    this.fd = fd;
+    this.isUnix = fd.isUnix;
+    this.#host = host;
+    this.#mayAccept = mayAccept;
+    this.#onAccepted = onAccepted;
+    this.#onShort = onShort;
+  }
+
+  /** Accepts connections, or leaves those that come to the kernel's queue. */
+  listen(on: boolean): void {
+    const wanted = on && !this.#isClosed ? IN : UNWATCHED;
+    if (wanted === this.#watched) return;
+    this.#host.loop.watch(this.fd.fd, this.#watched, wanted, this);
+    this.#watched = wanted;
+  }
+
+  /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */
+  ready(): void {
+    this.#host.loop.soon(this);
+  }
+
+  run(): void {
+    const { fd } = this.fd;
+    let forbidden = 0;
+    for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
+      if (!this.#mayAccept()) return this.listen(false);
+      // Another process may take the connection before we do. It may put the flag
+      // back as well, when it ends: so it is checked each time.
+      const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
+      if (refused < 0) throw new SystemError("fcntl", fd, refused);
+      const accepted = accept(fd);
+      if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
+      else if (accepted === -EAGAIN) return;
+      else if (isShortage(-accepted)) return this.#onShort();
+      else if (!isPassing(accepted)) throw new SystemError("accept", fd, accepted);
+      // A firewall forbids one connection, a seccomp filter all of them.
+      else if (accepted === -EPERM) forbidden++;
+    }
+    if (forbidden === ACCEPTS_PER_TURN) throw new SystemError("accept", fd, EPERM);
+  }
+
+  /** Puts the flag back that other processes share. */
+  restore(): void {
+    if (!this.#isClosed) this.#connection.restoreNow(this.fd.fd);
+  }
+
+  close(): SystemError | undefined {
+    if (this.#isClosed) return undefined;
+    this.listen(false);
+    this.restore();
+    this.#isClosed = true;
+    return this.fd.tryClose();
+  }
+}

@@ -1,0 +1,439 @@
+/**
+ * One connection of a service: two channels between two sockets that we made.
+ * Until it has both sockets it is watched here; then its channels are copied as
+ * all others are, and call {@linkcode Session.onEnd} when they end.
+ *
+ * @module
+ */
+import { ERR, HUP, OUT, RDHUP } from "../sys/constants.ts";
+import { EAGAIN, ECANCELED, ECONNREFUSED, ETIMEDOUT, isShortage } from "../sys/errno.ts";
+import { UNWATCHED } from "../sys/epoll.ts";
+import { SystemError } from "../sys/error.ts";
+import { Fd } from "../sys/fd.ts";
+import * as libc from "../sys/libc.ts";
+import { Address, connect, setTcpOptions } from "../sys/socket.ts";
+import { Channel, type ChannelStatus, type Host } from "./channel.ts";
+import { Connection, Endpoint } from "./endpoint.ts";
+import type { Watcher } from "./loop.ts";
+import type { Member } from "./members.ts";
+import { proxyHeader } from "./proxy.ts";
+import type { Service } from "./service.ts";
+import type { Target } from "./target.ts";
+
+/** How a connection stands, or ended. */
+export interface SessionStatus {
+  /** Its number in its service, from 1 on. */
+  readonly id: number;
+  /** Who made it: "192.0.2.1:4711"; "unix" for a unix socket. */
+  readonly peer: string;
+  /** With what it is connected; undefined as long as it is not. */
+  readonly target: string | undefined;
+  /** Bytes from the client to the target. */
+  readonly sent: number;
+  /** Bytes from the target to the client. */
+  readonly received: number;
+  /** For how long it has been open, or was, in seconds. */
+  readonly seconds: number;
+  /** How it ended; undefined while it is open. */
+  readonly ended: "eof" | "error" | "stopped" | undefined;
+  /** What went wrong, in words. */
+  readonly error: string | undefined;
+}
+
+/** After so long a call is tried again for which the system had no descriptor or memory. */
+export const SHORTAGE_RETRY_MS = 50;
+
+/** After so long a unix socket is tried again whose queue was full. */
+const QUEUE_RETRY_MS = 5;
+
+const NONE: readonly Address[] = [];
+
+/** One connection: from its acceptance to its end. */
+export class Session implements SessionStatus, Watcher, Host, Member {
+  place = 0;
+  readonly id: number;
+  readonly #service: Service;
+  /** An {@linkcode Address}, packed: there are many sessions. */
+  readonly #peer: string;
+  readonly #client: number;
+  readonly #startedAt = performance.now();
+  #endedAt = 0;
+  /** The socket to the target, while it is being connected. */
+  #connecting = -1;
+  /** The target's addresses, the index of the one that is tried now, and how many were tried. */
+  #tries: readonly Address[] = NONE;
+  #at = 0;
+  #tried = 0;
+  /** Whether the system had no descriptor or memory for the last try. */
+  #isShort = false;
+  #target: Address | string | undefined;
+  /** What a function of the program has given, until it is joined. */
+  #given: Fd | undefined;
+  #sending: Channel | undefined;
+  #receiving: Channel | undefined;
+  #isEnded = false;
+  error: string | undefined;
+  /** Operations at the last check, and since when there were no more. */
+  #moved = 0;
+  #since: number;
+
+  constructor(id: number, service: Service, client: number, peer: string) {
+    this.id = id;
+    this.#service = service;
+    this.#client = client;
+    this.#peer = peer;
+    this.#since = this.#startedAt;
+  }
+
+  get peer(): string {
+    return String(Address.unpack(this.#peer));
+  }
+  get target(): string | undefined {
+    return this.#target?.toString();
+  }
+  get isConnecting(): boolean {
+    return this.#target === undefined;
+  }
+  get sent(): number {
+    return this.#sending?.bytes ?? 0;
+  }
+  get received(): number {
+    return this.#receiving?.bytes ?? 0;
+  }
+  get seconds(): number {
+    return ((this.#endedAt || performance.now()) - this.#startedAt) / 1000;
+  }
+  get ended(): SessionStatus["ended"] {
+    if (!this.#isEnded) return undefined;
+    if (this.error) return "error";
+    return this.#sending?.ended === "stopped" || this.#receiving?.ended === "stopped"
+      ? "stopped"
+      : "eof";
+  }
+
+  // ---- Connecting.
+
+  /** Looks for the target's addresses, and tries one after the other. */
+  connect(target: Target): void {
+    this.#begin(target);
+    if (this.#tries.length > 0) return this.#try();
+    let failed: string | undefined;
+    const found = target.find().then((error) => {
+      failed = error;
+      return 0;
+    });
+    this.#service.host.loop.onThread(found, () => {
+      if (this.#isEnded) return;
+      this.#begin(target);
+      if (failed === undefined) this.#try();
+      else this.fail(`${target}: ${failed}`);
+    });
+  }
+
+  #begin(target: Target): void {
+    this.#tries = target.addresses;
+    this.#at = target.best;
+    this.#since = performance.now();
+  }
+
+  get #address(): Address | undefined {
+    return this.#tries[this.#at];
+  }
+
+  #try(): void {
+    if (this.#isEnded || this.#connecting >= 0 || this.#target !== undefined) return;
+    for (;;) {
+      const address = this.#address;
+      if (!address) return this.fail("the name has no address");
+      const fd = connect(address);
+      this.#setShort(isShortage(-fd));
+      if (fd >= 0) return this.#watch(fd);
+      if (this.#isShort) return this.#tryLater(SHORTAGE_RETRY_MS);
+      if (fd === -EAGAIN) return this.#tryLater(QUEUE_RETRY_MS);
+      if (!this.#failed(-fd)) return;
+    }
+  }
+
+  #watch(fd: number): void {
+    this.#connecting = fd;
+    try {
+      this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
+    }
+  }
+
+  /** As long as it is, no connection is accepted: what becomes free is for this one. */
+  #setShort(isShort: boolean): void {
+    if (isShort === this.#isShort) return;
+    this.#isShort = isShort;
+    this.#service.setShort(isShort);
+  }
+
+  /** Its turn to try again, or the next address. */
+  run(): void {
+    this.#try();
+  }
+
+  /** An address failed. Returns whether there is another one; else it has ended. */
+  #failed(errno: number): boolean {
+    const error = `${this.#address}: ${libc.strerror(errno)}`;
+    this.#at = (this.#at + 1) % this.#tries.length;
+    this.#since = performance.now();
+    if (++this.#tried < this.#tries.length) return true;
+    this.fail(error);
+    return false;
+  }
+
+  #tryLater(milliseconds: number): void {
+    this.#service.host.loop.after(milliseconds, () => {
+      if (this.#isShort) this.#since = performance.now(); // that is not the target's fault
+      this.#try();
+    });
+  }
+
+  /** The socket to the target is connected, or has failed. */
+  ready(events: number): void {
+    const fd = this.#connecting, address = this.#address;
+    if (fd < 0 || !address) return;
+    if (events & (ERR | HUP)) {
+      const error = libc.pendingError(fd);
+      if (error || libc.getpeername(fd) < 0) {
+        this.#dropConnecting();
+        // Its number must not be given away in this round: see Listener.ready.
+        if (this.#failed(error || ECONNREFUSED)) this.#service.host.loop.soon(this);
+        return;
+      }
+    }
+    this.#connecting = -1;
+    this.#service.reached(address);
+    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, OUT);
+  }
+
+  #dropConnecting(): void {
+    const fd = this.#connecting;
+    if (fd < 0) return;
+    this.#connecting = -1;
+    this.#service.host.loop.forget(fd);
+    libc.close(fd);
+  }
+
+  // ---- Copying.
+
+  /** Joins the client with a connected socket of ours. */
+  join(fd: number, isUnix: boolean, target: string): void {
+    this.#joinEnds(new Fd(fd, { isUnix }), target);
+  }
+
+  /** `watched` is what `to` is watched for already. */
+  #joinEnds(to: Fd, target: Address | string, watched = UNWATCHED): void {
+    if (this.#isEnded) return void to.tryClose();
+    const { host, isUnix, options } = this.#service;
+    if (options.proxyProtocol && !this.#sendsHeader(to, options.proxyProtocol)) {
+      if (watched !== UNWATCHED) host.loop.forget(to.fd);
+      to.tryClose();
+      return this.fail(`${target}: the PROXY header was not taken`);
+    }
+    this.#target = target;
+    if (!isUnix) setTcpOptions(this.#client);
+    if (to.kind === "socket" && !to.isUnix) setTcpOptions(to.fd);
+    const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
+    const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
+    this.#sending = new Channel(client, server, this);
+    this.#receiving = new Channel(server, client, this);
+    host.channels.add(this.#sending);
+    host.channels.add(this.#receiving);
+    options.onConnect?.(this, this.#service);
+    try {
+      Channel.begin([this.#sending, this.#receiving]);
+    } catch (error) {
+      // The user's limit of watched descriptors is reached: this connection has ended.
+      if (!(error instanceof SystemError)) throw error;
+    }
+  }
+
+  /** Sends it whole, or fails: half of it would spoil all that follows. It fits, as nothing else was sent yet. */
+  #sendsHeader(to: Fd, version: 1 | 2): boolean {
+    const header = proxyHeader(version, Address.unpack(this.#peer), this.#client);
+    return libc.send(to.fd, header) === header.length;
+  }
+
+  /**
+   * As {@linkcode join}, with what a function of the program gives; in the next round, so that
+   * what a callback throws leaves through the loop.
+   */
+  joinLater(end: Fd): void {
+    if (this.#isEnded) return void end.tryClose();
+    this.#given = end;
+    this.loop.soon({
+      run: () => {
+        this.#given = undefined;
+        this.#joinWith(end);
+      },
+    });
+  }
+
+  #joinWith(end: Fd): void {
+    const isGood = !end.isClosed && end.kind === "socket" && end.isStream && !end.isListening &&
+      !end.isUnconnected;
+    if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
+    if (this.#service.host.loop.watches(end.fd)) {
+      return this.fail(`descriptor ${end.fd} is another connection's`);
+    }
+    this.#joinEnds(end, `descriptor ${end.fd}`);
+  }
+
+  // What its channels see: see Host. Getters, as there are many sessions.
+
+  get loop(): Host["loop"] {
+    return this.#service.host.loop;
+  }
+  get pool(): Host["pool"] {
+    return this.#service.host.pool;
+  }
+  get budget(): Host["budget"] {
+    return this.#service.host.budget;
+  }
+  get rate(): number {
+    return this.#service.host.rate;
+  }
+  get channels(): Host["channels"] {
+    return this.#service.host.channels;
+  }
+  get stopped(): Host["stopped"] {
+    return this.#service.host.stopped;
+  }
+  get onOperation(): Host["onOperation"] {
+    return this.#service.host.onOperation;
+  }
+  get onData(): Host["onData"] {
+    return this.#service.host.onData;
+  }
+
+  onError(error: SystemError, channel: ChannelStatus): void {
+    if (channel.error?.errno === ECANCELED) return;
+    // The numbers of our own descriptors would mean nothing to a reader.
+    const side = (error.syscall === "read") === (channel === this.#sending) ? "client" : "target";
+    this.error ??= `${error.syscall} ${side}: ${libc.strerror(error.errno)}`;
+  }
+
+  onEnd(channel: Channel): void {
+    this.channels.delete(channel);
+    // A channel tells of its error after its end, and with the second one this connection ends.
+    if (channel.error) this.onError(channel.error, channel);
+    if (this.#sending?.ended && this.#receiving?.ended) this.#end();
+  }
+
+  // ---- The end.
+
+  /** Ends it before it was connected. */
+  fail(error: string): void {
+    if (this.#isEnded) return;
+    this.error ??= error;
+    this.#setShort(false);
+    this.#dropConnecting();
+    this.#given?.tryClose();
+    if (!this.#sending) libc.close(this.#client);
+    this.#end();
+  }
+
+  /** Ends it now, whatever it carries. */
+  cut(errno: number, error: string): void {
+    if (!this.#sending) return this.fail(error);
+    this.error ??= error;
+    this.#sending.cut(errno);
+    this.#receiving?.cut(errno);
+  }
+
+  #end(): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#endedAt = performance.now();
+    this.#service.sessionEnded(this);
+  }
+
+  /** Ends it, or its attempt to connect, if one of its times has passed. */
+  look(now: number): void {
+    const { connectTimeout, timeout = 0, halfClosed = 0 } = this.#service.options;
+    const isPast = (time: number) => time > 0 && now - this.#since >= time;
+    if (!this.#sending || !this.#receiving) {
+      if (this.#isShort || this.#service.isMeeting || !isPast(connectTimeout)) return;
+      this.#dropConnecting();
+      if (this.#tries.length === 0) {
+        this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
+      } else if (this.#failed(ETIMEDOUT)) this.#try();
+      return;
+    }
+    const moved = this.#sending.operations + this.#receiving.operations;
+    if (moved !== this.#moved) {
+      this.#moved = moved;
+      this.#since = now;
+    } else if (isPast(timeout)) {
+      this.cut(ETIMEDOUT, `timeout: nothing moved for ${timeout / 1000} s`);
+    } else if ((this.#sending.ended || this.#receiving.ended) && isPast(halfClosed)) {
+      this.cut(ETIMEDOUT, `half-closed: nothing moved for ${halfClosed / 1000} s`);
+    }
+  }
+
+  /** The client's socket, while it waits for another one to come. */
+  get client(): number {
+    return this.#client;
+  }
+
+  /** Gives its client away, to be joined with another one. */
+  giveAway(): number {
+    this.#isEnded = true;
+    return this.#client;
+  }
+}
+
+/** A client that waits for its mate, and is dropped should it go. */
+export class Waiting implements Watcher {
+  readonly session: Session;
+  readonly isUnix: boolean;
+  readonly #onGone: (waiting: Waiting) => void;
+  #watched = RDHUP;
+  readonly #host: Host;
+
+  constructor(session: Session, isUnix: boolean, host: Host, onGone: (waiting: Waiting) => void) {
+    this.session = session;
+    this.isUnix = isUnix;
+    this.#host = host;
+    this.#onGone = onGone;
+    host.loop.watch(session.client, UNWATCHED, this.#watched, this);
+  }
+
+  ready(events: number): void {
+    if (this.#isGone(events)) this.drop();
+    else this.#watch(0);
+  }
+
+  /** Whether its client has gone. */
+  get isGone(): boolean {
+    return this.#isGone(libc.poll(this.session.client, RDHUP));
+  }
+
+  /** Its client has gone, without having met anybody. */
+  drop(): void {
+    this.#onGone(this);
+  }
+
+  // A half-close looks like a close. A client that has sent nothing has gone; one
+  // that has may wait for a reply.
+  #isGone(events: number): boolean {
+    if (events & (ERR | HUP)) return true;
+    return (events & RDHUP) !== 0 && libc.bytesQueued(this.session.client) === 0;
+  }
+
+  #watch(events: number): void {
+    this.#host.loop.watch(this.session.client, this.#watched, events, this);
+    this.#watched = events;
+  }
+
+  /** Watches it no more. */
+  leave(): Session {
+    this.#watch(UNWATCHED);
+    return this.session;
+  }
+}
