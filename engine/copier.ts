@@ -224,7 +224,7 @@ export class Copier implements AsyncDisposable {
     try {
       if (this.#signal?.aborted) abort();
       Channel.begin([...this.#open]);
-      for (const service of this.#services) service.begin(this.#host);
+      for (const service of this.#services) service.begin(this.#host, this.#services);
       if (this.#isDrained) this.drain();
       if (this.#stop) this.#beginToStop(this.#stop);
       await this.#loop.run();

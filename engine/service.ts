@@ -53,7 +53,7 @@ export interface ServeOptions {
   timeout?: number;
   /** The same, once one of its two directions has ended. */
   halfClosed?: number;
-  /** Ends the service when there was no connection for so long. */
+  /** Ends the service when the program that it belongs to had no connection for so long. */
   exitIdle?: number;
   /** Names the client to the target, by the PROXY protocol of that version. */
   proxyProtocol?: 1 | 2;
@@ -105,7 +105,10 @@ export class Service implements ServiceStatus {
   #often = MAX_CHECK_MS;
   #willLook = false;
   #stopLooking: (() => void) | undefined;
+  /** When the last connection ended. */
   #idleSince = 0;
+  /** All that run together, this one too. */
+  #all: readonly Service[] = [this];
 
   /**
    * What comes to `listener` is joined with `target`. Throws a
@@ -166,9 +169,10 @@ export class Service implements ServiceStatus {
     return this.#sessions.size;
   }
 
-  /** Begins to listen. */
-  begin(host: Host): void {
+  /** Begins to listen, together with `all`. */
+  begin(host: Host, all: readonly Service[]): void {
     this.#host = host;
+    this.#all = all;
     libc.compileForServing();
     const limit = raiseDescriptorLimit();
     const free = libc.fcntl(this.#listener.fd, F_DUPFD_CLOEXEC);
@@ -220,15 +224,28 @@ export class Service implements ServiceStatus {
       session.look(now);
       isTimed ||= Boolean(timeout || halfClosed) || session.isConnecting && !this.isMeeting;
     }
-    if (this.#sessions.size > 0) this.#idleSince = now;
-    else if (exitIdle > 0 && now - this.#idleSince >= exitIdle) this.#endUnlessAsked();
+    if (exitIdle > 0 && this.#isIdle(now - exitIdle)) this.#endUnlessAsked(exitIdle);
     if (isTimed || exitIdle > 0) this.#lookLater();
   }
 
+  /**
+   * Whether nothing was open since then, in other services and plain pairs either:
+   * while one of them keeps the program, nobody else would accept what comes here.
+   */
+  #isIdle(since: number): boolean {
+    return this.host.channels.size === 0 &&
+      this.#all.every((service) => service.open === 0 && service.#idleSince <= since);
+  }
+
   /** A connection may have come at the last moment. */
-  #endUnlessAsked(): void {
-    for (const listener of this.#listeners) listener.run();
-    if (this.#sessions.size === 0) this.drain();
+  #endUnlessAsked(exitIdle: number): void {
+    for (const service of this.#all) {
+      for (const listener of service.#listeners) listener.run();
+    }
+    if (this.#all.some((service) => service.open > 0)) return;
+    for (const service of this.#all) {
+      if (service.options.exitIdle === exitIdle) service.drain();
+    }
   }
 
   #accepted(client: number, peer: string, side: number): void {
@@ -322,6 +339,7 @@ export class Service implements ServiceStatus {
   /** A session has ended. */
   sessionEnded(session: Session): void {
     this.#sessions.delete(session);
+    this.#idleSince = performance.now();
     this.sent += session.sent;
     this.received += session.received;
     if (session.error) this.errors++;

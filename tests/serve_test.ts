@@ -314,6 +314,35 @@ Deno.test("--exit-idle ends it without connections", async () => {
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
 });
 
+Deno.test("--exit-idle counts from the end of the last connection, however short it was", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const { listener, port } = serving();
+  using running = iocopy(`--exit-idle=2 3 127.0.0.1:${to}`, { 3: listener });
+  assertEquals(await ask(port, "first"), "first");
+  await new Promise((resolve) => setTimeout(resolve, 1400));
+  assertEquals(await ask(port, "second"), "second");
+  const asked = performance.now();
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  const idle = performance.now() - asked;
+  assert(idle > 1000, `it ended ${idle} ms after a connection`);
+  target.close();
+});
+
+Deno.test("--exit-idle: a service listens on while another one has a connection", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const [idle, busy] = [serving(), serving()];
+  const args = `--exit-idle=0.2 3 127.0.0.1:${to} 4 127.0.0.1:${to}`;
+  using running = iocopy(args, { 3: idle.listener, 4: busy.listener });
+  const client = await Deno.connect({ hostname: "127.0.0.1", port: busy.port });
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  assertEquals(await ask(idle.port, "still served"), "still served");
+  client.close();
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  target.close();
+});
+
 Deno.test("SIGHUP stops accepting at once, and connections end by themselves", async () => {
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
