@@ -339,11 +339,15 @@ class Serving {
         callbacks.made();
       },
     });
-    const timers = [world.setTimer(() => copier.drain(), plan.drainAt, false)];
-    if (copying.stopAt >= 0 && plan.copying.stopAt >= 0) {
-      timers.push(
-        world.setTimer(() => copier.stop(copying.grace, "enough"), copying.stopAt, false),
-      );
+    const timers: number[] = [];
+    const drain = () => copier.drain();
+    const stop = () => copier.stop(copying.grace, "enough");
+    // Some are drained or stopped before they run.
+    if (plan.drainAt === 0 && connections === 1) drain();
+    else timers.push(world.setTimer(drain, plan.drainAt, false));
+    if (plan.copying.stopAt === 0) stop();
+    else if (plan.copying.stopAt > 0) {
+      timers.push(world.setTimer(stop, plan.copying.stopAt, false));
     }
     world.onIdle = () => {
       checkProgress(copying, world, [...this.#tracks.values()]);
