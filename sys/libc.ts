@@ -314,8 +314,13 @@ export function timerfdSettime(fd: number, nanoseconds: number): number {
 
 // ---- Descriptors.
 
-/** fcntl(2). */
+/** fcntl(2), which never says ENOENT: that is the runtime's clock, as in {@linkcode moved}. */
 export function fcntl(fd: number, command: number, argument = 0): number {
+  const result = fcntlOnce(fd, command, argument);
+  return result === -ENOENT ? fcntlOnce(fd, command, argument) : result;
+}
+
+function fcntlOnce(fd: number, command: number, argument: number): number {
   return checked(hot ? hot.fcntl(fd, command, argument) : cold.fcntl(fd, command, argument));
 }
 

@@ -618,6 +618,26 @@ Deno.test(
   },
 );
 
+Deno.test(
+  needing(["strace"], "the errno that the runtime's clock leaves is not taken for fcntl's"),
+  async () => {
+    await inFolder(async (folder) => {
+      const path = `${folder}/file`;
+      Deno.writeTextFileSync(path, "all of it");
+      const [stdout, output] = pipe();
+      const [strace = "", ...words] = injecting("fcntl:error=ENOENT:when=1");
+      using running = iocopy("7 1", { 7: open(path, O_RDONLY), 1: output }, {
+        command: [strace, "-P", path, ...words],
+      });
+      const arrived = await stdout.readAll();
+      const { code, stderr } = await running.outcome;
+      assertEquals([code, stderr], [0, ""]);
+      assertEquals(new TextDecoder().decode(arrived), "all of it");
+      stdout.close();
+    });
+  },
+);
+
 Deno.test("no descriptor left for a pipe of its own: it copies through memory", async () => {
   const content = noise(500_000);
   let well = 0;
