@@ -31,7 +31,7 @@ export class Target {
       return;
     }
     const [, bracketed, plain = "", digits = ""] =
-      /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^:[\]\s]+)):(\d+)$/.exec(text) ?? [];
+      /^(?:\[([0-9a-fA-F:.]+(?:%[^\]\s]+)?)\]|([^:[\]\s]+)):(\d+)$/.exec(text) ?? [];
     const port = digits.length > 5 ? NaN : Number(digits);
     if (!bracketed && !plain) {
       throw new RangeError(
@@ -43,10 +43,12 @@ export class Target {
     }
     this.#host = bracketed ?? plain;
     this.#port = port;
-    const address = numericAddress(this.#host, port);
-    if (bracketed && address?.version !== 6) {
+    const [numbers = ""] = this.#host.split("%");
+    if (bracketed && numericAddress(numbers, port)?.version !== 6) {
       throw new RangeError(`${JSON.stringify(text)}: the brackets do not contain an IPv6 address`);
     }
+    // A name, or an IPv6 address of one interface: "fe80::1%eth0" is getaddrinfo(3)'s to know.
+    const address = numericAddress(this.#host, port);
     if (!address) return;
     this.#addresses = [address];
     this.#foundAt = Infinity;

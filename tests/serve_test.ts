@@ -71,7 +71,8 @@ Deno.test("targets: a path, an abstract name, IPv6, a name of several addresses"
     echo(target);
     const six = listenTcp(0, "::1");
     echo(six.target);
-    for (const to of [path, `localhost:${port}`, `[::1]:${six.port}`]) {
+    const sixes = [`[::1]:${six.port}`, `[::1%1]:${six.port}`]; // 1 is the index of lo
+    for (const to of [path, `localhost:${port}`, ...sixes]) {
       await withService(() => `3 ${to}`, async (port) => {
         assertEquals(await ask(port, "hello"), "hello", to);
       });
