@@ -16,6 +16,7 @@ const PACKAGES: Record<string, string> = {
   ab: "apache2-utils",
   cc: "gcc",
   chroot: "coreutils",
+  "dpkg-deb": "dpkg",
   hexdump: "bsdextrautils",
   inetd: "openbsd-inetd",
   nginx: "nginx-light",
