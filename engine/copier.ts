@@ -7,7 +7,7 @@
  * @module
  */
 import type { Descriptor } from "../sys/descriptor.ts";
-import type { SystemError } from "../sys/error.ts";
+import { DescriptorError, type SystemError } from "../sys/error.ts";
 import { PipeBudget } from "./budget.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Endpoints } from "./endpoint.ts";
@@ -187,6 +187,9 @@ export class Copier implements AsyncDisposable {
       throw new Error("this Copier runs already, or has ended");
     }
     const service = new Service(listener, target, options);
+    const fds = [...this.#services, service].flatMap(({ descriptors }) => descriptors);
+    const twice = fds.find((fd, at) => fds.indexOf(fd) !== at);
+    if (twice !== undefined) throw new DescriptorError(`descriptor ${twice} is served twice`);
     this.#services.push(service);
     return service;
   }

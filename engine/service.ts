@@ -140,6 +140,11 @@ export class Service implements ServiceStatus {
       : String(target);
   }
 
+  /** The descriptors that it listens at. */
+  get descriptors(): number[] {
+    return this.#mate ? [this.#listener.fd, this.#mate.fd] : [this.#listener.fd];
+  }
+
   /** What it shares with the copying it belongs to. */
   get host(): Host {
     if (!this.#host) throw new Error("the service has not begun");

@@ -467,6 +467,8 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["9 127.0.0.1:22", /^iocopy: descriptor 9 is not open/],
     ["0 3", /^iocopy: descriptor 3 is a listening socket/],
     ["3 1", /^iocopy: descriptor 3 is a listening socket/],
+    ["3 3", /^iocopy: descriptor 3 is served twice/],
+    ["3 127.0.0.1:22 3 127.0.0.1:23", /^iocopy: descriptor 3 is served twice/],
     ["-c 0 3 127.0.0.1:22", /^iocopy: --connections: "0" is not a whole number/],
     ["--proxy-protocol=3 3 127.0.0.1:22", /^iocopy: --proxy-protocol: "3" is not version 1 or 2/],
     [`3 /${"x".repeat(200)}`, /the path of a socket has at most 107 bytes/],
