@@ -165,6 +165,9 @@ type Fate = typeof Fate[keyof typeof Fate];
 /** The name of a wait for anything at all. */
 const EPOLL = "poll of epoll";
 
+/** For so many turns of the event loop the exhaustive search puts off what is ready. */
+const MOST_PUT_OFF = 1;
+
 /** After so many calls without any progress the engine is taken to spin. */
 const MOST_CALLS = 600, MOST_CALLS_EACH = 6;
 
@@ -181,6 +184,8 @@ export class World {
   /** So many decisions are made; what comes after them is the dullest. */
   readonly #depth: number;
   #turns = 0;
+  /** How often in a row the event loop had something to do, and it was put off. */
+  #putOff = 0;
   /** For the exhaustive search: how many ways each decision had. */
   decisions: { made: number; of: number }[] | undefined;
   readonly actors: Actor[] = [];
@@ -262,7 +267,7 @@ export class World {
 
   /** A number below `ways`; 0 is the simplest choice. */
   choose(ways: number): number {
-    if (ways <= 1) return 0;
+    if (ways <= 1 || this.decisions && !this.areChoicesLeft) return 0;
     const made = (this.#choices[this.#next++] ?? 0) % ways;
     this.decisions?.push({ made, of: ways });
     return made;
@@ -419,8 +424,11 @@ export class World {
         due.callback();
       });
     }
-    const chosen = this.choose(ready.length + 1);
+    // In the exhaustive search nothing waits for ever, as there would be no end of schedules.
+    const mayWait = !this.decisions || this.#putOff < MOST_PUT_OFF;
+    const chosen = this.choose(ready.length + (mayWait ? 1 : 0));
     const happens = ready[chosen];
+    this.#putOff = happens || ready.length === 0 ? 0 : this.#putOff + 1;
     if (happens) {
       this.happened();
       return happens();
