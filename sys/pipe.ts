@@ -6,6 +6,7 @@
  */
 import { F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
 import { EAGAIN } from "./errno.ts";
+import { SystemError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import * as libc from "./libc.ts";
 
@@ -116,12 +117,16 @@ export class Pipe {
     return result;
   }
 
-  /** Takes everything out, for a descriptor that refuses splice(2). */
+  /**
+   * Takes everything out, for a descriptor that refuses splice(2). Throws a
+   * {@linkcode SystemError} where read(2) is refused, too: to try again would be for ever.
+   */
   takeOut(): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(this.held);
     while (this.held > 0) {
       const result = libc.read(this.#reading, bytes.subarray(bytes.length - this.held));
       if (result > 0) this.held -= result;
+      else if (result !== -EAGAIN) throw new SystemError("read", this.#reading, result);
     }
     return bytes;
   }

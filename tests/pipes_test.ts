@@ -1,8 +1,9 @@
 /** How pipes grow: inherited ones, and those of the process. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { PipeBudget } from "../engine/budget.ts";
 import { Loop } from "../engine/loop.ts";
 import { BufferPool } from "../engine/pool.ts";
+import { SystemError } from "../sys/error.ts";
 import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
 import { COMMAND, start } from "./harness.ts";
@@ -92,6 +93,16 @@ Deno.test("a busy channel gets a large pipe, whichever pipe of the process it is
   for (const pipe of large) pipe?.close();
   pool.close();
   loop.close();
+});
+
+Deno.test("a pipe of the process that cannot be read is an error, not tried for ever", {
+  sanitizeResources: false, // sys/ never unloads the C library
+}, () => {
+  const pipe = Pipe.open(SYSTEMS);
+  if (!pipe) throw new Error("no pipe");
+  pipe.held = 1;
+  pipe.close();
+  assertThrows(() => pipe.takeOut(), SystemError, "Bad file descriptor");
 });
 
 Deno.test("setting the capacity of a pipe again wakes a writer that waits", async () => {
