@@ -27,7 +27,8 @@ function order(what: number, at: number, length: number): Uint8Array<ArrayBuffer
 }
 
 function listenTcp(port = 0): { target: Deno.TcpListener; port: number } {
-  const target = Deno.listen({ hostname: "127.0.0.1", port });
+  // As many as come at once: what finds the queue full is reset, in the end.
+  const target = Deno.listen({ hostname: "127.0.0.1", port, tcpBacklog: 4096 });
   return { target, port: target.addr.port };
 }
 
