@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { EAGAIN, EINTR, ENOENT } from "./errno.ts";
 
 /** The C library, by the name that it has on every Linux that Deno runs on. */
 export const LIBRARY = "libc.so.6";
@@ -98,4 +99,22 @@ export function errno(): number {
 /** Turns C's -1 into the negative errno. To be called on the result at once. */
 export function checked(result: number): number {
   return result < 0 ? -errno() : result;
+}
+
+/** So often ENOENT is taken for another call's: see {@linkcode moved}. */
+const OTHERS_ENOENT = 16;
+let othersErrors = 0;
+
+/**
+ * As {@linkcode checked}, for what moves bytes or accepts connections: interrupted
+ * before it did is as good as not ready. So is ENOENT at first: between the call and this line the
+ * runtime may start its clock, for which it looks for files that are not there
+ * (/sys/devices/system/cpu/cpu0/tsc_freq_khz). It does so once; a file of FUSE
+ * may say it for ever.
+ */
+export function moved(result: number): number {
+  if (result >= 0) return result;
+  const error = errno();
+  if (error === ENOENT) return othersErrors++ < OTHERS_ENOENT ? -EAGAIN : -ENOENT;
+  return error === EINTR ? -EAGAIN : -error;
 }

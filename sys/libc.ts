@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { EAGAIN, EINTR, EINVAL, ENOENT } from "./errno.ts";
+import { EINVAL, ENOENT } from "./errno.ts";
 import {
   F_GETFD,
   F_GETSIG,
@@ -16,7 +16,7 @@ import {
   O_NONBLOCK,
   SO_ERROR,
 } from "./constants.ts";
-import { checked, errno, find, findIfAny, lazily, LIBRARY, onThread } from "./ffi.ts";
+import { checked, errno, find, findIfAny, lazily, LIBRARY, moved, onThread } from "./ffi.ts";
 
 /** The calls of each tick. They are looked up at first, and compiled once it pays: see {@linkcode compile}. */
 const cold = {
@@ -101,24 +101,6 @@ const thread = {
   usleep: onThread("usleep", "u32"),
   write: onThread("write", "i32", "buffer", "u32"),
 };
-
-/** So often ENOENT is taken for another call's: see {@linkcode moved}. */
-const OTHERS_ENOENT = 16;
-let othersErrors = 0;
-
-/**
- * As {@linkcode checked}, for what moves bytes: interrupted before any moved is
- * as good as not ready. So is ENOENT at first: between the call and this line the
- * runtime may start its clock, for which it looks for files that are not there
- * (/sys/devices/system/cpu/cpu0/tsc_freq_khz). It does so once; a file of FUSE
- * may say it for ever.
- */
-function moved(result: number): number {
-  if (result >= 0) return result;
-  const error = errno();
-  if (error === ENOENT) return othersErrors++ < OTHERS_ENOENT ? -EAGAIN : -ENOENT;
-  return error === EINTR ? -EAGAIN : -error;
-}
 
 // ---- Moving bytes.
 
@@ -474,8 +456,13 @@ export function bytesQueued(fd: number): number {
   return result < 0 ? result : count[0] ?? 0;
 }
 
-/** shutdown(2): `how` is SHUT_RD or SHUT_WR. */
+/** shutdown(2): `how` is SHUT_RD or SHUT_WR. Asked again where it says ENOENT, as {@linkcode fcntl} is. */
 export function shutdown(fd: number, how: number): number {
+  const result = shutdownOnce(fd, how);
+  return result === -ENOENT ? shutdownOnce(fd, how) : result;
+}
+
+function shutdownOnce(fd: number, how: number): number {
   return checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how));
 }
 

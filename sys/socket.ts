@@ -8,9 +8,9 @@
  * @module
  */
 import { AF_UNIX, SOCK_STREAM } from "./constants.ts";
-import { EAGAIN, EINPROGRESS, EINTR, ENOTSOCK } from "./errno.ts";
+import { EAGAIN, EINPROGRESS, EINTR, ENOENT, ENOTSOCK } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
-import { errno, find, LIBRARY } from "./ffi.ts";
+import { errno, find, LIBRARY, moved } from "./ffi.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
 function compiled() {
@@ -186,8 +186,8 @@ function toAddress(): Address {
  */
 export function accept(listener: number): { fd: number; peer: string } | number {
   length[0] = MAX_ADDRESS_BYTES;
-  const fd = calls().accept4(listener, room, length, NEW_SOCKET);
-  if (fd < 0) return -errno();
+  const fd = moved(calls().accept4(listener, room, length, NEW_SOCKET));
+  if (fd < 0) return fd;
   // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)).
   const bytes = room[0] === AF_INET
     ? ofIPv4
@@ -207,7 +207,9 @@ export function connect(address: Address): number {
   if (fd < 0) return -errno();
   if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
   const error = errno();
-  if (error === EINPROGRESS || error === EINTR) return fd;
+  // ENOENT is a unix socket's: of others it is the runtime's clock, as in {@linkcode moved}.
+  const isLost = error === ENOENT && address.bytes[0] !== AF_UNIX;
+  if (error === EINPROGRESS || error === EINTR || isLost) return fd;
   find("close", { parameters: ["i32"], result: "i32" }).call(fd);
   return -error;
 }

@@ -3,7 +3,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
 import { accepted, deaf, type End, O_RDONLY, open, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
-import { inFolder, iocopy, within } from "./probe.ts";
+import { inFolder, injecting, iocopy, within } from "./probe.ts";
+import { needing } from "./programs.ts";
 
 const decoder = new TextDecoder();
 
@@ -454,6 +455,26 @@ Deno.test("an error of the direction that ends last is told with the end of the 
   ]);
   target.close();
 });
+
+Deno.test(
+  needing(["strace"], "the errno that the runtime's clock leaves is not taken for accept's"),
+  async () => {
+    const { target, port: to } = listenTcp();
+    echo(target);
+    // The call that finds nobody waiting, after each of the first connections; and connect.
+    const lost = injecting("accept4:error=ENOENT:when=2..6+2", "connect:error=ENOENT:when=2");
+    const { listener, port } = serving();
+    using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command: lost });
+    for (const text of ["one", "two", "three"]) {
+      const isSent = text !== "two"; // whose connect was made by nobody
+      assertEquals(await ask(port, text), isSent ? text : "", text);
+    }
+    running.kill("SIGHUP");
+    const { code } = await running.outcome;
+    assertEquals(code, 0);
+    target.close();
+  },
+);
 
 Deno.test("wrong use of a target is one line and 100, before anything is accepted", async () => {
   const lines: [string, RegExp][] = [
