@@ -55,6 +55,11 @@ const NARROW = 50;
 function isNarrow({ room }: WirePlan): boolean {
   return room % 5 === 0;
 }
+
+function keepsMessages(kind: Kind): boolean {
+  return kind === "seqpacket" || kind === "dgram";
+}
+
 const scratch = new Uint8Array(1 << 18);
 
 /** A wire at one end of channels, with the engine's side and the peer's side. */
@@ -110,7 +115,7 @@ export class Wire {
     return this.source !== undefined && this.source === this.sink;
   }
   get isMessages(): boolean {
-    return this.plan.kind === "seqpacket" || this.plan.kind === "dgram";
+    return keepsMessages(this.plan.kind);
   }
 
   /** Makes the descriptors that a channel reads or writes. */
@@ -587,6 +592,7 @@ function wiresOf(plan: Plan, world: World): Wire[] {
     ...plan.wires.flatMap(({ kind, room, roomBack, reads }) =>
       kind === "pipe" ? reads : [...reads, room, roomBack]
     ),
+    ...plan.wires.some((wire) => keepsMessages(wire.kind) && isNarrow(wire)) ? [NARROW] : [],
   );
   return plan.wires.map((wire, i) => {
     const some = smallest < 4096 ? wire.pieces.slice(0, FEW) : wire.pieces;
