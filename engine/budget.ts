@@ -67,6 +67,6 @@ export class PipeBudget {
 
   /** A pipe that has grown by so many bytes is closed. */
   giveBack(bytes: number): void {
-    this.#left += Math.max(0, bytes);
+    this.#left += bytes;
   }
 }

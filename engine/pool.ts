@@ -48,7 +48,11 @@ export class BufferPool {
   takePipe(isBusy = false): Pipe | undefined {
     this.#taken++;
     const pipe = this.#pipes.pop() ?? this.#openPipe();
-    if (isBusy && pipe) pipe.size += this.#budget.grow(pipe.writing, pipe.size);
+    if (isBusy && pipe) {
+      const more = this.#budget.grow(pipe.writing, pipe.size);
+      pipe.size += more;
+      pipe.grown += more;
+    }
     return pipe;
   }
 
@@ -79,7 +83,7 @@ export class BufferPool {
   }
 
   #closePipe(pipe: Pipe): void {
-    this.#budget.giveBack(pipe.size - DEFAULT_PIPE_BYTES);
+    this.#budget.giveBack(pipe.grown);
     this.#open--;
     pipe.close();
   }

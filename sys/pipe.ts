@@ -73,6 +73,8 @@ export class Pipe {
   held = 0;
   /** How much it holds, in bytes. */
   size: number;
+  /** By how much that was made more since it was opened. */
+  grown = 0;
   /** The number to write to it by, which is also the one to resize it by. */
   readonly writing: number;
   readonly #reading: number;

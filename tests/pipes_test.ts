@@ -95,6 +95,22 @@ Deno.test("a busy channel gets a large pipe, whichever pipe of the process it is
   loop.close();
 });
 
+Deno.test("a small pipe that has grown gives back what it took of the budget", {
+  sanitizeResources: false, // sys/ never unloads the C library
+}, () => {
+  const budget = new PipeBudget(LARGE), loop = new Loop(5);
+  const pool = new BufferPool(LARGE, loop, budget);
+  const full = Array.from({ length: 64 }, () => pool.takePipe());
+  for (let i = 0; i < 200; i++) {
+    const small = pool.takePipe(true);
+    assertEquals(small?.size, LARGE);
+    if (small) small.held = 1; // so it is closed when it is given back
+    if (small) pool.givePipe(small);
+  }
+  for (const pipe of full) pipe?.close();
+  loop.close();
+});
+
 Deno.test("a pipe of the process that cannot be read is an error, not tried for ever", {
   sanitizeResources: false, // sys/ never unloads the C library
 }, () => {
