@@ -5,7 +5,7 @@
  */
 import { parseArgs } from "@std/cli/parse-args";
 import { BINARY, type Copier, DIRECT, limit, others, type Path, PATHS } from "./copiers.ts";
-import { against, filter, isSymmetric, PIPE, PIPELINES, subjects } from "./copiers.ts";
+import { against, filter, isOurs, isSymmetric, PIPE, PIPELINES, subjects } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { type Amount, type Figures, measure, Progress, speed, type Trial } from "./measure.ts";
 import { plot } from "./plot.ts";
@@ -153,7 +153,7 @@ function bars(figures: Figures, copiers: readonly Copier[], paths: readonly Path
   const rows = copiers.filter((copier) => copier !== DIRECT).map(({ id, title }) => ({
     title,
     values: paths.map((path) => figures.value(figures.get("bulk", path.id, id), speed)),
-    isOurs: id === "iocopy" || id === "source",
+    isOurs: isOurs(id),
     isLimit: id === "limit",
   }));
   const title = "Throughput one way, in GB/s (longer is better)";

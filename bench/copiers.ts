@@ -108,6 +108,11 @@ export function against(words: string): Copier {
   return subject("against", words, words.split(" "));
 }
 
+/** Whether an id is that of iocopy, compiled or from source. */
+export function isOurs(id: string): boolean {
+  return id === "iocopy" || id === "source";
+}
+
 /** limit.c. */
 export function limit(program: string): Copier {
   return subject("limit", "C, splice(2) alone", [program]);

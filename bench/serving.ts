@@ -6,7 +6,7 @@
  */
 import { resolve } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
-import { BINARY, SOURCE } from "./copiers.ts";
+import { BINARY, isOurs, SOURCE } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { median, Progress } from "./measure.ts";
 import { plot } from "./plot.ts";
@@ -599,7 +599,7 @@ function bars(figures: Figures, all: readonly Proxy[]): string {
   const rows = all.map(({ id, title }) => ({
     title,
     values: columns.map(([column]) => median(figures.get(id)?.get(column) ?? [])),
-    isOurs: id === "iocopy" || id === "source",
+    isOurs: isOurs(id),
   }));
   const title = "Serving connections (longer is better)";
   return plot(title, columns.map(([, title]) => title), rows);
