@@ -228,14 +228,13 @@ export function accepted(listener: End): End {
   return new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)));
 }
 
-/** A socket that listens, and never answers: its queue is full. */
-export async function deaf(port: number): Promise<Disposable> {
-  const address = new Uint8Array(16);
-  new DataView(address.buffer).setUint16(2, port);
-  const listener = listenAt(address, 0);
+/** A socket that listens, and never answers: its queue is full; and its port. */
+export async function deaf(): Promise<Disposable & { port: number }> {
+  const { listener, port } = serving(0);
   // In a queue for none there is room for one (listen(2)): what comes then is dropped.
   const first = await Deno.connect({ hostname: "127.0.0.1", port });
   return {
+    port,
     [Symbol.dispose]: () => {
       first.close();
       listener.close();

@@ -26,6 +26,20 @@ function listenTcp(port = 0, hostname = "127.0.0.1"): { target: Deno.TcpListener
   return { target, port: target.addr.port };
 }
 
+/** One port at two addresses: at 127.0.0.1 nobody answers, at 127.0.0.2 `target` listens. */
+async function twins() {
+  for (;;) {
+    const dead = await deaf();
+    try {
+      return { dead, ...listenTcp(dead.port, "127.0.0.2") };
+    } catch (error) {
+      dead[Symbol.dispose]();
+      // Somebody else has that port there: take another one.
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
+}
+
 /** Sends `text` and the end of file to a port; returns what comes back. */
 async function ask(port: number, text: string): Promise<string> {
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -289,9 +303,9 @@ Deno.test({
     inFolder(async (folder) => {
       const hosts = `${folder}/hosts`;
       await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
-      const { target, port: to } = listenTcp(0, "127.0.0.2");
+      const { dead, target, port: to } = await twins();
+      using _dead = dead;
       echo(target);
-      using _dead = await deaf(to);
       const { listener, port } = serving();
       const args = `--connect-timeout=1 3 twins:${to}`;
       using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
