@@ -8,6 +8,7 @@ import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE } from "../sys/errno.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
 import type { PipeBudget } from "./budget.ts";
+import { Coalescing, REST_MICROSECONDS } from "./coalescing.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { Member, Members } from "./members.ts";
@@ -113,8 +114,8 @@ const MAX_STALLS = 1000;
  */
 const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 
-/** Reads until it is asked again whether a channel is busy, as there may be room for larger pipes by then. */
-const READS_UNTIL_RECHECK = 4096;
+/** So often a channel is found busy until its pipes are to grow again, as there may be room for that by then. */
+const CHECKS_UNTIL_GROWTH = 64;
 
 /** Errors of one call, which say nothing of the connection's other direction. */
 const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
@@ -146,6 +147,10 @@ export class Channel implements ChannelStatus, Way, Member {
   #reads = 0;
   #bytesThen = 0;
   #then = 0;
+  /** How often it is to be found busy before its pipes are to grow. */
+  #checksUntilGrowth = 1;
+  /** From when it was first found busy. */
+  #coalescing: Coalescing | undefined;
   /** How much may be read at this time; undefined where there is no rate. */
   readonly #pace: Pace | undefined;
   readonly #host: Host;
@@ -245,37 +250,48 @@ export class Channel implements ChannelStatus, Way, Member {
     let more = route.held > 0;
     const isAlone = this.#host.channels.size <= 2; // it has at most its other direction beside it
     const enough = isAlone ? Infinity : this.bytes + BYTES_PER_STEP;
+    let length = 0;
     for (let times = 0; times < READS_PER_STEP; times++) {
       if (route.held === 0) {
         const most = this.#pace ? this.#pace.allows(this.pool.size) : this.pool.size;
         if (most === 0) return this.#pause();
-        const length = route.fill(most);
+        length = route.fill(most);
         if (length <= 0) return this.#stalled(READ, length);
         this.#count("read", this.rfd, length);
         this.#pace?.spend(length);
-        if (++this.#reads === BUSY.reads) this.#growIfBusy();
+        if (++this.#reads === BUSY.reads) this.#checkIfBusy();
         more = length >= LARGE_READ_BYTES && route.triesAgain;
       }
-      const length = route.drain();
+      length = route.drain();
       if (length <= 0) return this.#stalled(WRITE, length);
       this.bytes += length;
       this.#count("write", this.wfd, length);
       if (route.held > 0) return this.#wait(WRITE, true);
       if (!more || this.bytes >= enough || this.#host.stopped) break;
     }
+    if (isAlone && this.#coalescing?.restsAfter(length)) libc.pause(REST_MICROSECONDS);
     this.#wait(route.waitsFor, true);
   }
 
-  #growIfBusy(): void {
-    const now = performance.now();
-    const isBusy = this.bytes - this.#bytesThen >= BUSY.bytes &&
-      now - this.#then <= BUSY.milliseconds;
+  #checkIfBusy(): void {
+    const now = performance.now(), bytes = this.bytes - this.#bytesThen;
+    const isBusy = bytes >= BUSY.bytes && now - this.#then <= BUSY.milliseconds;
     this.#reads = 0;
     this.#bytesThen = this.bytes;
     this.#then = now;
     this.#route.setBusy(isBusy);
-    if (!isBusy) return;
-    this.#reads = -READS_UNTIL_RECHECK;
+    if (!isBusy) return this.#coalescing?.stop();
+    if (--this.#checksUntilGrowth === 0) this.#growPipes();
+    const { source, sink } = this;
+    this.#coalescing ??= new Coalescing();
+    this.#coalescing.observe(
+      bytes / BUSY.reads,
+      Math.min(source.pipeSize ?? 0, sink.pipeSize ?? Infinity),
+    );
+  }
+
+  #growPipes(): void {
+    this.#checksUntilGrowth = CHECKS_UNTIL_GROWTH;
     const { budget } = this.#host;
     // What is written first: were it left small, enlarging the other would gain nothing.
     this.sink.grow(budget);

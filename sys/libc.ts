@@ -92,6 +92,7 @@ const c = {
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
   timerfd_create: lazily("timerfd_create", "i32", "i32"),
   timerfd_settime: lazily("timerfd_settime", "i32", "i32", "buffer", "pointer"),
+  usleep: lazily("usleep", "u32"),
   write: lazily("write", "i32", "buffer", "u32"),
 };
 
@@ -246,6 +247,11 @@ export function openAmong(first: number, count: number): number[] {
  */
 export async function rest(): Promise<void> {
   await thread.usleep(1);
+}
+
+/** Does nothing on this thread for so long (usleep(3)), and a little longer: the timer slack of prctl(2). */
+export function pause(microseconds: number): void {
+  c.usleep(microseconds);
 }
 
 /** An epoll(7) instance. */

@@ -1,6 +1,7 @@
 /** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals, assertThrows } from "@std/assert";
 import { PipeBudget } from "../engine/budget.ts";
+import { Coalescing } from "../engine/coalescing.ts";
 import { Loop } from "../engine/loop.ts";
 import { BufferPool } from "../engine/pool.ts";
 import { SystemError } from "../sys/error.ts";
@@ -151,6 +152,59 @@ Deno.test(needing(["strace"], "so each inherited pipe is enlarged twice"), async
     assertEquals(ofOthers, [[1, LARGE], [1, LARGE], [0, LARGE], [0, LARGE]]);
   });
 });
+
+// ---- Rests of a busy channel.
+
+Deno.test("a busy channel rests after small reads, and only while that makes them larger", () => {
+  const coalescing = new Coalescing();
+  const observe = (bytes: number, windows = 1, pipeBytes = LARGE) => {
+    for (let i = 0; i < windows; i++) coalescing.observe(bytes, pipeBytes);
+    return [coalescing.restsAfter(4096), coalescing.restsAfter(65536)];
+  };
+  assertEquals(observe(8192, 1, SYSTEMS), [false, false], "a small pipe is full too soon");
+  assertEquals(observe(8192, 64), [true, false]);
+  assertEquals(observe(12288), [true, false], "half as large again is enough");
+  assertEquals(observe(12287), [false, false], "the rests gain too little");
+  assertEquals(observe(8192, 61), [false, false], "that stands for some time");
+  assertEquals(observe(8192), [true, false], "and is tried again");
+  assertEquals(observe(100_000, 63), [true, false]);
+  assertEquals(observe(100_000), [false, false], "without rests it is measured anew");
+  assertEquals(observe(100_000, 65), [false, false], "large reads need none");
+  assertEquals(observe(8192, 64), [true, false]);
+  coalescing.stop();
+  assertEquals(coalescing.restsAfter(4096), false);
+});
+
+Deno.test(
+  needing(["strace"], "a writer that waits for an answer is not slowed by rests"),
+  async () => {
+    await inFolder(async (folder) => {
+      const trace = `${folder}/trace`, message = new Uint8Array(8192);
+      // So many trips that the rests are tried once, and then no more.
+      const TRIPS = 64 * 16;
+      let rests = 0;
+      const busy = async () => {
+        while (rests === 0) { // the channel was not quick enough to be busy
+          const [input, stdin] = pipe();
+          const [stdout, output] = pipe();
+          const command = ["strace", "-f", "-o", trace, "-e", "trace=clock_nanosleep", ...COMMAND];
+          using running = iocopy("0 1", { 0: input, 1: output }, { command });
+          for (let i = 0; i < TRIPS; i++) {
+            await stdin.write(message);
+            assertEquals((await stdout.readExactly(message.length)).length, message.length);
+          }
+          stdin.close();
+          assertEquals((await running.outcome).code, 0);
+          stdout.close();
+          rests = (await Deno.readTextFile(trace)).match(/nanosleep\(.*tv_nsec=50000\}/g)?.length ??
+            0;
+        }
+      };
+      await within("a busy channel", busy());
+      assertEquals(rests, 64);
+    });
+  },
+);
 
 // ---- Other programs of the same user. Root has no limit, so the test becomes an unused user.
 

@@ -142,6 +142,10 @@ export function openAmong(first: number, count: number): number[] {
 export async function rest(): Promise<void> {
   await world.sleep(0.1);
 }
+export function pause(microseconds: number): void {
+  world.enter();
+  world.now += microseconds / 1000;
+}
 export function epollCreate(): number {
   return world.epollCreate();
 }
@@ -333,6 +337,7 @@ const seam: typeof real = {
   pollOnThread,
   openAmong,
   rest,
+  pause,
   epollCreate,
   epollControl,
   epollWait,
