@@ -212,24 +212,23 @@ export class Channel implements ChannelStatus, Way, Member {
   /**
    * Channels take their places at their endpoints, and wait to read: first all
    * the one, then the other, so that each descriptor is watched once for all of
-   * them. Throws a {@linkcode SystemError} where the system refuses to watch one;
-   * then all of these have ended, with that error.
+   * them. Returns the error where the system refuses to watch one; then all of
+   * these have ended, with that error. It is no exception, as what a callback throws
+   * is one, and may be of the same class.
    */
-  static begin(channels: readonly Channel[]): void {
+  static begin(channels: readonly Channel[]): SystemError | undefined {
     for (const channel of channels) channel.#enter();
+    for (const channel of channels) if (channel.#host.stopped) channel.#end("stopped");
     try {
-      for (const channel of channels) channel.#wait(READ);
-      for (const channel of channels) channel.#watchSink();
+      for (const channel of channels) if (channel.#isOpen) channel.#wait(READ);
+      for (const channel of channels) if (channel.#isOpen) channel.sink.rearm();
     } catch (error) {
-      const cause = error instanceof SystemError ? error : ECANCELED;
-      for (const channel of channels) channel.cut(cause);
-      throw error;
+      // Nothing of the program is called in there.
+      if (!(error instanceof SystemError)) throw error;
+      for (const channel of channels) channel.cut(error);
+      return error;
     }
-  }
-
-  /** Watches for the death of who reads the sink, unless it has ended: it does so at once while all are stopped. */
-  #watchSink(): void {
-    if (this.#phase === "open") this.sink.rearm();
+    return undefined;
   }
 
   #enter(): void {
@@ -475,11 +474,11 @@ export class Channel implements ChannelStatus, Way, Member {
     if (this.#route.held === 0 && this.#route.isUnderWay) this.#end("stopped");
   }
 
-  /** Ends it now, with an error for its status alone: `onError` is not called. */
+  /** Ends it now, with an error for its status alone: `onError` is not called, whatever is refused meanwhile. */
   cut(cause: number | SystemError): void {
     if (this.ended) return;
     this.error ??= typeof cause === "number" ? new SystemError("read", this.rfd, cause) : cause;
-    this.#end("error");
+    this.#end("error", false);
   }
 
   /** Gives up what it still holds. */
@@ -487,7 +486,7 @@ export class Channel implements ChannelStatus, Way, Member {
     if (!this.ended) this.#fail("write", ECANCELED);
   }
 
-  #end(how: End): void {
+  #end(how: End, isTold = true): void {
     if (this.ended) return;
     const wasLingering = this.#phase === "lingering";
     if (how === "stopped" && !wasLingering) {
@@ -506,6 +505,7 @@ export class Channel implements ChannelStatus, Way, Member {
     this.error ??= first ?? second;
     this.loop.unref();
     this.#host.onEnd(this);
+    if (!isTold) return;
     // At last, as a callback may throw.
     this.#report(first);
     this.#report(second);

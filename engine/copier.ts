@@ -167,7 +167,8 @@ export class Copier implements AsyncDisposable {
     }
     const channels = this.#make(pairs);
     if (this.#phase === "running") {
-      Channel.begin(channels);
+      const refused = Channel.begin(channels);
+      if (refused) throw refused;
       this.#loop.wake();
     }
     return channels;
@@ -226,7 +227,8 @@ export class Copier implements AsyncDisposable {
     this.#signal?.addEventListener("abort", abort);
     try {
       if (this.#signal?.aborted) abort();
-      Channel.begin([...this.#open]);
+      const refused = Channel.begin([...this.#open]);
+      if (refused) throw refused;
       for (const service of this.#services) service.begin(this.#host, this.#services);
       if (this.#isDrained) this.drain();
       if (this.#stop) this.#beginToStop(this.#stop);

@@ -245,12 +245,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     host.channels.add(this.#sending);
     host.channels.add(this.#receiving);
     options.onConnect?.(this, this.#service);
-    try {
-      Channel.begin([this.#sending, this.#receiving]);
-    } catch (error) {
-      // The user's limit of watched descriptors is reached: this connection has ended.
-      if (!(error instanceof SystemError)) throw error;
-    }
+    // Where the user's limit of watched descriptors is reached, this connection has ended now.
+    Channel.begin([this.#sending, this.#receiving]);
   }
 
   /** Sends it whole, or fails: half of it would spoil all that follows. It fits, as nothing else was sent yet. */

@@ -174,6 +174,14 @@ export const CASES: [string, Plan][] = [
     }),
   ],
   [
+    "what onError throws of a refused close ends the other channels silently",
+    plan([{ kind: "tcp" }, {}], [[0, 1], [0, 0]], {
+      stopAt: 1,
+      throwsAt: 0,
+      refusals: { call: { name: "close", errno: 5, after: 0, lasts: true } },
+    }),
+  ],
+  [
     "channels end if epoll takes no more descriptors, although those that stay cannot be watched",
     plan([{ kind: "tcp" }, { kind: "unix" }], [[1, 0], [0, 0]], {
       stopAt: 0,
@@ -227,6 +235,13 @@ export const SERVE_CASES: [string, ServePlan][] = [
     servePlan([{ diesAfter: 0 }], [{}, { pieces: [1], diesAfter: 1 }], {
       target: "mate",
       copying: plan([{}], [[0, 0]], { throwsAt: 5, refusals: { nowait: true } }),
+    }),
+  ],
+  [
+    "what onEnd throws is not taken for epoll's error, because of which the connection ends",
+    servePlan([{}], [{}], {
+      target: "function",
+      copying: plan([{}], [[0, 0]], { throwsAt: 2, refusals: { watches: 1 } }),
     }),
   ],
   [

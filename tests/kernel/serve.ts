@@ -250,7 +250,7 @@ class Serving {
     const begin = Channel.begin;
     Channel.begin = (channels) => {
       for (const channel of channels) this.#track(channel);
-      begin.call(Channel, channels);
+      return begin.call(Channel, channels);
     };
     try {
       await this.#run();
