@@ -249,7 +249,7 @@ export class BetweenSockets extends ThroughPipe {
       this.#isLarge = length >= SMALL_BYTES;
       return length;
     }
-    const length = libc.receive(this.#from.fd, passage, Math.min(most, SMALL_BYTES));
+    const length = libc.recv(this.#from.fd, passage, 0, Math.min(most, SMALL_BYTES));
     this.#isLarge = length === SMALL_BYTES;
     if (length > 0) this.#passing = length;
     return length;
@@ -258,13 +258,13 @@ export class BetweenSockets extends ThroughPipe {
   override drain(): number {
     const { fd } = this.#to;
     if (this.#passing > 0) {
-      const length = this.#passing, sent = libc.transmit(fd, passage, length);
+      const length = this.#passing, sent = libc.send(fd, passage, length);
       this.#passing = 0;
       if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
       return sent;
     }
     if (this.#left.length === 0) return super.drain();
-    const sent = libc.transmit(fd, this.#left, this.#left.length);
+    const sent = libc.send(fd, this.#left);
     if (sent > 0) this.#left = this.#left.slice(sent);
     return sent;
   }
@@ -292,8 +292,9 @@ export class ThroughMemory implements Route {
   protected readonly sink: Fd;
   readonly #way: Way;
   #memory: Uint8Array<ArrayBuffer> | undefined;
-  /** What is held, in order. */
+  /** What is held: the first {@linkcode held} bytes of it, as a view for each read would be garbage. */
   #content: Uint8Array<ArrayBuffer> = empty;
+  held = 0;
   /** What the call on another thread returned, {@linkcode UNDER_WAY} until it has; undefined where there is none. */
   #call: number | undefined;
   /**
@@ -312,10 +313,6 @@ export class ThroughMemory implements Route {
     this.#doubt = doubt;
   }
 
-  get held(): number {
-    return this.#content.length;
-  }
-
   get isUnderWay(): boolean {
     return this.#call !== undefined;
   }
@@ -327,18 +324,19 @@ export class ThroughMemory implements Route {
   /** Takes over bytes that were read elsewhere, be they more than the room. */
   hold(bytes: Uint8Array<ArrayBuffer>): void {
     this.#content = bytes;
+    this.held = bytes.length;
   }
 
   fill(most: number): number {
-    const { source } = this;
+    const { source } = this, room = this.room();
     // Of a record what there is no room for is lost, whatever the rate allows.
-    const room = source.keepsRecords ? this.room() : this.room().subarray(0, most);
+    const length = source.keepsRecords ? room.length : Math.min(most, room.length);
     if (source.kind === "pipe" && most < PACKET && !this.isUnderWay) {
-      const length = this.#takePart(room);
-      if (length !== undefined) return this.filled(length);
+      const part = this.#takePart(room, length);
+      if (part !== undefined) return this.filled(part);
     }
     return this.filled(
-      source.mayBlock ? this.#onThread(() => source.readOnThread(room)) : source.tryRead(room),
+      source.mayBlock ? this.#readOnThread(room, length) : source.tryRead(room, length),
     );
   }
 
@@ -346,11 +344,11 @@ export class ThroughMemory implements Route {
    * Reads a part of what may be a packet, of which read(2) would drop the rest:
    * splice(2) leaves it where it is. Undefined where splice(2) is refused.
    */
-  #takePart(room: Uint8Array<ArrayBuffer>): number | undefined {
+  #takePart(room: Uint8Array<ArrayBuffer>, most: number): number | undefined {
     const { pool } = this.#way;
     const pipe = pool.takePipe();
     if (!pipe) return undefined;
-    const length = pipe.fill(this.source, room.length);
+    const length = pipe.fill(this.source, most);
     if (length > 0) room.set(pipe.takeOut());
     pool.givePipe(pipe);
     return length < 0 && length !== -EAGAIN ? undefined : length;
@@ -358,15 +356,26 @@ export class ThroughMemory implements Route {
 
   drain(): number {
     const { sink } = this;
-    const content = this.#content;
     const length = sink.mayBlock
-      ? this.#onThread(() => sink.writeOnThread(content, this.#mostOnThread))
+      ? this.#writeOnThread()
       : sink.isStream || !this.source.isStream
-      ? sink.tryWrite(content)
+      ? sink.tryWrite(this.#content, this.held)
       : this.#sendPart();
     const result = length === 0 ? -EAGAIN : this.#settled(length);
-    if (result > 0) this.#content = content.subarray(result);
+    if (result > 0) {
+      if (result < this.held) this.#content = this.#content.subarray(result);
+      this.held -= result;
+    }
     return result;
+  }
+
+  #readOnThread(room: Uint8Array<ArrayBuffer>, length: number): number {
+    return this.#onThread(() => this.source.readOnThread(room.subarray(0, length)));
+  }
+
+  #writeOnThread(): number {
+    const content = this.#content.subarray(0, this.held);
+    return this.#onThread(() => this.sink.writeOnThread(content, this.#mostOnThread));
   }
 
   /** A record is written whole; for anything else the default does. */
@@ -377,10 +386,10 @@ export class ThroughMemory implements Route {
   /** Sends of a stream, which has no messages of its own, as much as one message takes. */
   #sendPart(): number {
     for (;;) {
-      const part = this.#content.subarray(0, this.#longest);
-      const length = this.sink.tryWrite(part);
-      if (length !== -EMSGSIZE || part.length === 1) return length;
-      this.#longest = part.length >> 1;
+      const part = Math.min(this.held, this.#longest);
+      const length = this.sink.tryWrite(this.#content, part);
+      if (length !== -EMSGSIZE || part === 1) return length;
+      this.#longest = part >> 1;
     }
   }
 
@@ -408,8 +417,9 @@ export class ThroughMemory implements Route {
   protected filled(length: number): number {
     const result = this.#settled(length);
     if (result > 0) {
-      this.#content = this.room().subarray(0, result);
-      this.#way.onData?.(this.#content);
+      this.#content = this.room();
+      this.held = result;
+      this.#way.onData?.(this.#content.subarray(0, result));
     }
     return result;
   }
@@ -429,6 +439,7 @@ export class ThroughMemory implements Route {
     if (this.#memory) this.#way.pool.giveMemory(this.#memory);
     this.#memory = undefined;
     this.#content = empty;
+    this.held = 0;
   }
 }
 

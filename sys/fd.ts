@@ -197,13 +197,13 @@ export class Fd {
   }
 
   /**
-   * Reads without waiting: how many bytes, 0 at the end, or a negative errno,
+   * Reads `most` bytes without waiting: how many, 0 at the end, or a negative errno,
    * -EAGAIN where it would wait. Not for one that {@linkcode mayBlock}.
    */
-  tryRead(bytes: Uint8Array<ArrayBuffer>): number {
-    if (this.kind === "socket") return libc.recv(this.io, bytes);
-    if (this.kind !== "pipe") return libc.read(this.io, bytes);
-    const length = this.#unlessRefused(libc.readNow(this.io, bytes));
+  tryRead(bytes: Uint8Array<ArrayBuffer>, most: number = bytes.length): number {
+    if (this.kind === "socket") return libc.recv(this.io, bytes, 0, most);
+    if (this.kind !== "pipe") return libc.read(this.io, bytes, most);
+    const length = this.#unlessRefused(libc.readNow(this.io, bytes, most));
     return length === 0 ? this.#endOfPipe() : length;
   }
 
@@ -239,13 +239,13 @@ export class Fd {
   }
 
   /**
-   * Writes without waiting: how many bytes, or a negative errno, -EAGAIN where
-   * it would wait. Not for one that {@linkcode mayBlock}.
+   * Writes the first `length` bytes without waiting: how many, or a negative errno,
+   * -EAGAIN where it would wait. Not for one that {@linkcode mayBlock}.
    */
-  tryWrite(bytes: Uint8Array<ArrayBuffer>): number {
-    if (this.kind === "socket") return libc.send(this.io, bytes);
-    if (this.kind !== "pipe") return libc.write(this.io, bytes);
-    return this.#unlessRefused(libc.writeNow(this.io, bytes));
+  tryWrite(bytes: Uint8Array<ArrayBuffer>, length: number = bytes.length): number {
+    if (this.kind === "socket") return libc.send(this.io, bytes, length);
+    if (this.kind !== "pipe") return libc.write(this.io, bytes, length);
+    return this.#unlessRefused(libc.writeNow(this.io, bytes, length));
   }
 
   // Linux before 6.4 cannot be told not to wait on a pipe by the call alone, and

@@ -43,23 +43,23 @@ export function splice(from: number, to: number, length: number): number {
   return world.splice(from, to, length);
 }
 
-function asBytes(bytes: BufferSource): Uint8Array {
+function asBytes(bytes: BufferSource, length = bytes.byteLength): Uint8Array {
   return ArrayBuffer.isView(bytes)
-    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    : new Uint8Array(bytes);
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, length)
+    : new Uint8Array(bytes, 0, length);
 }
 
-export function read(fd: number, bytes: BufferSource): number {
-  return world.transfer("read", fd, asBytes(bytes), false);
+export function read(fd: number, bytes: BufferSource, length?: number): number {
+  return world.transfer("read", fd, asBytes(bytes, length), false);
 }
-export function write(fd: number, bytes: BufferSource): number {
-  return world.transfer("write", fd, asBytes(bytes), false);
+export function write(fd: number, bytes: BufferSource, length?: number): number {
+  return world.transfer("write", fd, asBytes(bytes, length), false);
 }
-export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
-  return world.transfer("read", fd, bytes, true);
+export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>, length?: number): number {
+  return world.transfer("read", fd, asBytes(bytes, length), true);
 }
-export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
-  return world.transfer("write", fd, bytes, true);
+export function writeNow(fd: number, bytes: Uint8Array<ArrayBuffer>, length?: number): number {
+  return world.transfer("write", fd, asBytes(bytes, length), true);
 }
 export function readOnThread(fd: number, bytes: BufferSource): Promise<number> {
   return world.transferOnThread("read", fd, asBytes(bytes));
@@ -68,8 +68,14 @@ export function writeOnThread(fd: number, bytes: BufferSource): Promise<number> 
   return world.transferOnThread("write", fd, asBytes(bytes));
 }
 
-export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
+export function recv(
+  socket: number,
+  all: Uint8Array<ArrayBuffer>,
+  flags = 0,
+  most = all.length,
+): number {
   world.enter();
+  const bytes = all.subarray(0, most);
   world.use(bytes);
   const description = world.get(socket, "recv");
   const { file } = description;
@@ -97,8 +103,13 @@ export function recv(socket: number, bytes: Uint8Array<ArrayBuffer>, flags = 0):
   return result;
 }
 
-export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
+export function send(
+  socket: number,
+  all: Uint8Array<ArrayBuffer>,
+  length = all.length,
+): number {
   world.enter();
+  const bytes = all.subarray(0, length);
   world.use(bytes);
   const description = world.get(socket, "send");
   const { file } = description;
@@ -116,13 +127,6 @@ export function send(socket: number, bytes: Uint8Array<ArrayBuffer>): number {
   world.log(() => `send ${socket} (${file.name}) ${bytes.length} -> ${result}`);
   world.moved(file, "to", result);
   return result;
-}
-
-export function receive(socket: number, bytes: Uint8Array<ArrayBuffer>, length: number): number {
-  return recv(socket, bytes.subarray(0, length));
-}
-export function transmit(socket: number, bytes: Uint8Array<ArrayBuffer>, length: number): number {
-  return send(socket, bytes.subarray(0, length));
 }
 
 // ---- Waiting.
@@ -329,8 +333,6 @@ const seam: typeof real = {
   hasNoWrite,
   recv,
   send,
-  receive,
-  transmit,
   readOnThread,
   writeOnThread,
   poll,
