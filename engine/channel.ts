@@ -334,9 +334,10 @@ export class Channel implements ChannelStatus, Way, Member {
       const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
       // Where poll(2) says otherwise now, another reader was quicker each time. Else
       // splice(2) may be what fails, and if it is not in use, epoll is wrong.
-      if (waitsAt.isReadyNow(this.#route.waitsFor) && !this.#fallBack(EAGAIN)) {
-        waitsAt.makeEdgeTriggered();
-      }
+      const { waitsFor } = this.#route;
+      const ready = waitsAt.readiness(waitsFor);
+      if (ready < 0) return this.#fail(waitsFor === READ ? "read" : "write", ready);
+      if (ready > 0 && !this.#fallBack(EAGAIN)) waitsAt.makeEdgeTriggered();
     }
     this.#wait(this.#route.waitsFor);
   }
@@ -391,6 +392,7 @@ export class Channel implements ChannelStatus, Way, Member {
     const route = this.#route;
     if (!this.#isOpen || route.held > 0) return;
     const events = libc.poll(fd.io, 0);
+    if (events < 0) return this.#fail("write", events);
     if (!(events & (ERR | HUP))) return; // the event has passed
     if (connection && !(events & HUP)) {
       // ERR without an error is an error queue, of which the endpoint takes care.
@@ -398,7 +400,9 @@ export class Channel implements ChannelStatus, Way, Member {
       if (!connection.error) return;
     }
     // Reading decides: at the end of file nothing is lost, and that is no error.
-    if (!route.isUnderWay && this.source.isReadyNow(READ)) {
+    const ready = route.isUnderWay ? 0 : this.source.readiness(READ);
+    if (ready < 0) return this.#fail("read", ready);
+    if (ready > 0) {
       this.#pace?.allowOne();
       this.run();
       // The error of a refused datagram shows once only: the next one is sent.

@@ -64,14 +64,14 @@ export class Endpoint implements Watcher {
     this.connection = connection;
     this.#loop = loop;
     this.#onClose = onClose;
-    if (fd.kind === "pipe") this.pipeSize = pipeSize(fd.fd);
+    if (fd.kind === "pipe") this.pipeSize = knownSize(fd);
   }
 
   /** Makes it hold more, where it is a pipe and that can be. */
   grow(budget: PipeBudget): void {
     if (this.pipeSize === undefined) return;
     this.#grown += budget.growShared(this.fd.fd);
-    this.pipeSize = pipeSize(this.fd.fd);
+    this.pipeSize = knownSize(this.fd);
   }
 
   /** By how many bytes it has grown, which its budget gets back when it is closed. */
@@ -114,14 +114,17 @@ export class Endpoint implements Watcher {
 
   /** Closes the number after its last user; `error` is what went wrong before. */
   #leave(error: SystemError | undefined): SystemError | undefined {
-    const isUsed = this.#readers.length + this.#writers.length > 0;
-    if (isUsed || !this.fd.isOurs) this.#rearmForOthers();
-    else this.#loop.forget(this.fd.fd);
-    if (isUsed) return error;
-    this.connection?.restore(this.fd.fd);
+    if (this.#readers.length + this.#writers.length > 0) {
+      this.#rearmForOthers();
+      return error;
+    }
+    if (this.fd.isOurs) this.#loop.forget(this.fd.fd);
+    else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io, this.#watched);
+    this.#watched = UNWATCHED;
+    const kept = this.connection?.restore(this.fd.fd);
     this.#onClose(this);
     const lost = this.fd.tryClose();
-    return error ?? lost;
+    return error ?? lost ?? kept;
   }
 
   // ---- Readiness.
@@ -149,10 +152,10 @@ export class Endpoint implements Watcher {
     return this.#edge !== 0;
   }
 
-  /** Whether poll(2) says that it is ready for `direction` now. */
-  isReadyNow(direction: number): boolean {
+  /** More than 0 if poll(2) says that it is ready for `direction` now; a negative errno where that is refused. */
+  readiness(direction: number): number {
     const events = libc.poll(this.fd.io, direction === READ ? IN : OUT);
-    return (this.connection ? events & ~ERR : events) !== 0;
+    return events > 0 && this.connection ? events & ~ERR : events;
   }
 
   /** Has each change reported once, as epoll keeps reporting what is not so. */
@@ -168,19 +171,21 @@ export class Endpoint implements Watcher {
     // A descriptor that is written to is watched at all times: its reader may die.
     const wanted = events || this.#writers.length ? events | this.#edge : UNWATCHED;
     if (wanted === this.#watched) return;
-    this.isAlwaysReady = !this.#loop.watch(this.fd.io, this.#watched, wanted, this);
+    const { io, kind } = this.fd;
+    const mayBeRefused = kind === "file" || kind === "device";
+    this.isAlwaysReady = !this.#loop.watch(io, this.#watched, wanted, this, mayBeRefused);
     this.#watched = wanted;
   }
 
   /**
    * As {@linkcode rearm}, on leaving: who leaves has to end, whatever the system refuses. Who
-   * stays rearms by itself before it waits, and hears of it then.
+   * stays and is not watched yet rearms by itself before it waits, and hears of it then.
    */
   #rearmForOthers(): void {
     try {
       this.rearm();
     } catch (error) {
-      if (!(error instanceof SystemError)) throw error;
+      if (this.#watched !== UNWATCHED || !(error instanceof SystemError)) this.#loop.fail(error);
     }
   }
 
@@ -205,10 +210,18 @@ export class Endpoint implements Watcher {
   /** An ERR that remains once the pending error was read is a socket's error queue, and would be reported for ever. */
   #stillHasErrors(): void {
     const isUsed = this.#readers.length + this.#writers.length > 0;
-    if (!isUsed || !this.connection || libc.poll(this.fd.io, 0) !== ERR) return;
-    this.fd.emptyErrorQueue();
-    if (libc.poll(this.fd.io, 0) === ERR) this.makeEdgeTriggered();
+    if (!isUsed || !this.connection) return;
+    const events = libc.poll(this.fd.io, 0);
+    if (events === ERR) this.fd.emptyErrorQueue();
+    // Refused, poll(2) cannot say that it remains: nobody is to be kept awake by it.
+    if (events < 0 || events === ERR && libc.poll(this.fd.io, 0) === ERR) this.makeEdgeTriggered();
   }
+}
+
+/** How much a pipe holds; undefined where the system refuses to say. */
+function knownSize({ fd }: Fd): number | undefined {
+  const size = pipeSize(fd);
+  return size >= 0 ? size : undefined;
 }
 
 const NONE: readonly Channel[] = [];
@@ -287,20 +300,23 @@ export class Connection {
   makeNonBlocking(fd: number): number {
     const flags = libc.fcntl(fd, F_GETFL);
     if (flags < 0 || flags & O_NONBLOCK) return flags;
-    this.#wasBlocking = true;
-    return libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    const result = libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    if (result >= 0) this.#wasBlocking = true;
+    return result;
   }
 
-  /** Puts the flag back, which other processes share, once no channel uses it. */
-  restore(fd: number): void {
-    if (!this.isUsed) this.restoreNow(fd);
+  /** Puts the flag back, which other processes share, once no channel uses it; the error where that failed. */
+  restore(fd: number): SystemError | undefined {
+    return this.isUsed ? undefined : this.restoreNow(fd);
   }
 
-  restoreNow(fd: number): void {
-    if (!this.#wasBlocking) return;
+  /** Puts it back, whoever uses it. */
+  restoreNow(fd: number): SystemError | undefined {
+    if (!this.#wasBlocking) return undefined;
     this.#wasBlocking = false;
     const flags = libc.fcntl(fd, F_GETFL);
-    if (flags >= 0) libc.fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    const result = flags < 0 ? flags : libc.fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    return result < 0 ? new SystemError("fcntl", fd, result) : undefined;
   }
 }
 

@@ -78,7 +78,8 @@ export class Listener implements Watcher {
 
   close(): SystemError | undefined {
     if (this.#isClosed) return undefined;
-    this.listen(false);
+    this.#host.loop.unwatch(this.fd.fd, this.#watched);
+    this.#watched = UNWATCHED;
     this.restore();
     this.#isClosed = true;
     return this.fd.tryClose();

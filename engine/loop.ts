@@ -13,6 +13,7 @@
  * @module
  */
 import { Epoll, UNWATCHED } from "../sys/epoll.ts";
+import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
 
 /** What is called when a descriptor is ready, with a sum of IN, OUT, ERR and HUP. */
@@ -63,6 +64,8 @@ export class Loop {
   #threads = 0;
   #rounds = 0;
   #isClosed = false;
+  /** What the system has refused, where it could not be told at once. */
+  #failure: SystemError | undefined;
   /** Whether the event loop has its turn next; at first at once: the caller has more to do. */
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
@@ -74,10 +77,38 @@ export class Loop {
     this.#beforeWait = beforeWait;
   }
 
-  /** Watches `fd` for `after` in place of `before`. Returns false where it is always ready. */
-  watch(fd: number, before: number, after: number, watcher: Watcher): boolean {
+  /**
+   * Watches `fd` for `after` in place of `before`. Returns false where it is always ready, as
+   * only one that `mayBeRefused` can be. Throws as {@linkcode Epoll.watch} does.
+   */
+  watch(
+    fd: number,
+    before: number,
+    after: number,
+    watcher: Watcher,
+    mayBeRefused = false,
+  ): boolean {
     this.#watchers[fd] = after === UNWATCHED ? undefined : watcher;
-    return this.#epoll.watch(fd, before, after);
+    return this.#epoll.watch(fd, before, after, mayBeRefused);
+  }
+
+  /** Watches `fd` no more, whatever the system refuses: who leaves has to end. */
+  unwatch(fd: number, before: number): void {
+    this.#watchers[fd] = undefined;
+    try {
+      this.#epoll.watch(fd, before, UNWATCHED);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /**
+   * Ends it with the error of a {@linkcode watch} or an alarm that was refused to who could not be
+   * told: what goes on being reported although nobody waits for it would keep the loop awake.
+   */
+  fail(error: unknown): void {
+    if (!(error instanceof SystemError)) throw error;
+    this.#failure ??= error;
   }
 
   /** Whether somebody watches `fd`. */
@@ -133,12 +164,21 @@ export class Loop {
     });
   }
 
-  /** Ends the wait, so that what has changed meanwhile is seen. */
+  /**
+   * Ends the wait, so that what has changed meanwhile is seen. Whoever calls may be no part of
+   * the loop: it is {@linkcode run} that rejects where the system refuses.
+   */
   wake(): void {
-    if (!this.#isClosed) this.#epoll.alarm(0);
+    if (this.#isClosed) return;
+    try {
+      this.#epoll.alarm(0);
+    } catch (error) {
+      this.fail(error);
+      this.#epoll.ring();
+    }
   }
 
-  /** Runs until nobody needs it. */
+  /** Runs until nobody needs it. Rejects with a {@linkcode SystemError} where the system refuses to wait. */
   async run(): Promise<void> {
     while (this.#refs > 0) {
       const pause = this.#runRounds();
@@ -153,6 +193,7 @@ export class Loop {
   /** Some rounds; where the event loop has to have its turn, what to await meanwhile. */
   #runRounds(): Promise<void> | undefined {
     for (let i = 0; i < ROUNDS_PER_CALL && this.#refs > 0; i++) {
+      if (this.#failure) throw this.#failure;
       if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
       const busy = this.#beforeWait?.();
       if (busy) return busy;

@@ -6,6 +6,7 @@
  */
 import { F_DUPFD_CLOEXEC } from "../sys/constants.ts";
 import type { Descriptor } from "../sys/descriptor.ts";
+import { ENOSPC, isShortage } from "../sys/errno.ts";
 import { DescriptorError, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
@@ -335,8 +336,8 @@ export class Service implements ServiceStatus {
     try {
       for (const listener of this.#listeners) listener.listen(true);
     } catch (error) {
-      // The user's limit of watched descriptors is reached.
-      if (!(error instanceof SystemError)) throw error;
+      // The user's limit of watched descriptors is reached, or memory is short.
+      if (!(error instanceof SystemError && isPassing(error.errno))) throw error;
       this.pause();
     }
   }
@@ -391,6 +392,11 @@ export class Service implements ServiceStatus {
       if (session.target === undefined) session.fail("stopped");
     }
   }
+}
+
+/** Whether epoll_ctl(2) may succeed at another time. */
+function isPassing(errno: number): boolean {
+  return errno === ENOSPC || isShortage(errno);
 }
 
 function toListener(listener: number | Fd): Fd {

@@ -230,10 +230,11 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #joinEnds(to: Fd, target: Address | string, watched = UNWATCHED): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
-    if (options.proxyProtocol && !this.#sendsHeader(to, options.proxyProtocol)) {
+    const refused = options.proxyProtocol && this.#sendHeader(to, options.proxyProtocol);
+    if (refused) {
       if (watched !== UNWATCHED) host.loop.forget(to.fd);
       to.tryClose();
-      return this.fail(`${target}: the PROXY header was not taken`);
+      return this.fail(`${target}: ${refused}`);
     }
     this.#target = target;
     if (!isUnix) setTcpOptions(this.#client);
@@ -249,10 +250,19 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     Channel.begin([this.#sending, this.#receiving]);
   }
 
-  /** Sends it whole, or fails: half of it would spoil all that follows. It fits, as nothing else was sent yet. */
-  #sendsHeader(to: Fd, version: 1 | 2): boolean {
-    const header = proxyHeader(version, Address.unpack(this.#peer), this.#client);
-    return libc.send(to.fd, header) === header.length;
+  /**
+   * Sends it whole: half of it would spoil all that follows. It fits, as nothing else was sent
+   * yet. Returns in words why it was not sent.
+   */
+  #sendHeader(to: Fd, version: 1 | 2): string | undefined {
+    try {
+      const header = proxyHeader(version, Address.unpack(this.#peer), this.#client);
+      if (libc.send(to.fd, header) === header.length) return undefined;
+      return "the PROXY header was not taken";
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      return `the PROXY header needs ${error.syscall}: ${libc.strerror(error.errno)}`;
+    }
   }
 
   /**
@@ -271,9 +281,15 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   #joinWith(end: Fd): void {
-    const isGood = !end.isClosed && end.kind === "socket" && end.isStream && !end.isListening &&
-      !end.isUnconnected;
-    if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
+    try {
+      const isGood = !end.isClosed && end.kind === "socket" && end.isStream && !end.isListening &&
+        !end.isUnconnected;
+      if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      end.tryClose();
+      return this.fail(error.message);
+    }
     if (this.#service.host.loop.watches(end.fd)) {
       return this.fail(`descriptor ${end.fd} is another connection's`);
     }
@@ -429,7 +445,8 @@ export class Waiting implements Watcher {
 
   /** Watches it no more. */
   leave(): Session {
-    this.#watch(UNWATCHED);
+    this.#host.loop.unwatch(this.session.client, this.#watched);
+    this.#watched = UNWATCHED;
     return this.session;
   }
 }

@@ -80,8 +80,10 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const fd = connect(where);
     const refused = (errno: number) => new SystemError(`connect to ${address}`, undefined, errno);
     if (fd < 0) throw refused(fd);
-    while (await libc.pollOnThread(fd, OUT, -1) === 0); // a signal came
-    const error = libc.pendingError(fd);
+    // A signal comes, or the wait is refused, as it is on this thread then.
+    let ready;
+    do ready = await waited(fd, OUT); while (ready === 0);
+    const error = ready < 0 ? -ready : libc.pendingError(fd);
     if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
     libc.close(fd);
     throw refused(error);
@@ -112,7 +114,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     for (;;) {
       const result = libc.read(this.fd, p as Uint8Array<ArrayBuffer>);
       if (result !== -EAGAIN) return this.#length("read", result, p);
-      libc.poll(this.fd, IN, -1);
+      this.#checked("poll", libc.poll(this.fd, IN, -1));
     }
   }
 
@@ -140,9 +142,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
   async #ready(events: number): Promise<number> {
     const bell = this.#bell ??= libc.timerfdCreate(); // poll(2) ignores a negative one
     this.#waiting++;
-    const ready = await libc.pollOnThread(this.fd, events, -1, bell);
+    const ready = await waited(this.fd, events, bell);
     if (--this.#waiting === 0 && this.isClosed) libc.close(bell);
-    return ready;
+    return this.isClosed ? 0 : this.#checked("poll", ready);
   }
 
   /** As {@linkcode write}, waiting on this thread. */
@@ -151,7 +153,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     for (;;) {
       const result = libc.write(this.fd, p as Uint8Array<ArrayBuffer>);
       if (result !== -EAGAIN) return this.#checked("write", result);
-      libc.poll(this.fd, OUT, -1);
+      this.#checked("poll", libc.poll(this.fd, OUT, -1));
     }
   }
 
@@ -394,6 +396,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
   }
+}
+
+/** Waits on another thread. Results as of poll(2) on this one, which says why, should it be refused. */
+async function waited(fd: number, events: number, bell = -1): Promise<number> {
+  const ready = await libc.pollOnThread(fd, events, -1, bell);
+  return ready < 0 ? libc.poll(fd, events) : ready;
 }
 
 function addressOf(text: string): Address {

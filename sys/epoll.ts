@@ -5,8 +5,8 @@
  * @module
  */
 import * as libc from "./libc.ts";
-import { EDGE, IN } from "./constants.ts";
-import { ENOENT, EPERM } from "./errno.ts";
+import { EDGE, IN, OUT } from "./constants.ts";
+import { EBADF, EINTR, ENOENT, EPERM } from "./errno.ts";
 import { SystemError } from "./error.ts";
 
 /** The most events that one wait returns; the others come with the next. */
@@ -26,44 +26,58 @@ export const UNWATCHED: number = -1;
 
 /** The descriptors that are watched, and the wait. */
 export class Epoll {
-  readonly #epoll = opened("epoll_create1", libc.epollCreate());
+  readonly #epoll: number;
   /** The alarm's descriptor, by which its event is known. */
-  readonly timer: number = opened("timerfd_create", libc.timerfdCreate());
+  readonly timer: number;
+  /** A pipe that stands in for an alarm that is refused. */
+  readonly #bell = new Int32Array([-1, -1]);
   readonly #events = new Int32Array(MAX_EVENTS * WORDS);
   readonly #event = new Int32Array(WORDS);
 
+  /** Throws a {@linkcode SystemError} where the system refuses one of its descriptors; then it has none. */
   constructor() {
-    // Edge-triggered, so that nobody has to read how often it has expired.
-    this.watch(this.timer, UNWATCHED, IN | EDGE);
+    this.#epoll = opened("epoll_create1", libc.epollCreate());
+    this.timer = libc.timerfdCreate();
+    try {
+      opened("timerfd_create", this.timer);
+      // Edge-triggered, so that nobody has to read how often it has expired.
+      this.watch(this.timer, UNWATCHED, IN | EDGE);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   /**
    * Changes what is watched for on a descriptor from `before` to `after`: a sum
    * of IN, OUT and EDGE, 0 for errors and hang-ups alone (they always show), or
    * {@linkcode UNWATCHED}. Returns false where epoll refuses the descriptor, as
-   * it does a regular file, which is always ready. Throws a
-   * {@linkcode SystemError} where there is no memory, or the user's limit of
-   * watched descriptors is reached.
+   * it does a regular file, which is always ready: only one that `mayBeRefused`. Throws a
+   * {@linkcode SystemError} where there is no memory, the user's limit of
+   * watched descriptors is reached, or a filter refuses the call.
    */
-  watch(fd: number, before: number, after: number): boolean {
+  watch(fd: number, before: number, after: number, mayBeRefused = false): boolean {
     if (before === after) return true;
     const operation = before === UNWATCHED ? ADD : after === UNWATCHED ? REMOVE : CHANGE;
     this.#event[0] = after;
     this.#event[DATA] = fd;
     const result = libc.epollControl(this.#epoll, operation, fd, this.#event);
-    // Adding never gives ENOENT: then errno was lost to the runtime (see libc.ts).
-    if (result === -EPERM || operation === ADD && result === -ENOENT) return false;
-    if (result < 0) throw new SystemError("epoll_ctl", fd, result);
-    return true;
+    if (result >= 0) return true;
+    if (operation === ADD && result === -EPERM && mayBeRefused) return false;
+    // What is closed already is watched no more.
+    if (operation === REMOVE && (result === -ENOENT || result === -EBADF)) return true;
+    throw new SystemError("epoll_ctl", fd, result);
   }
 
   /**
    * Waits on this thread, `milliseconds` at most (-1: no limit). Returns how many
    * descriptors are ready, for {@linkcode descriptor} and {@linkcode events};
-   * -EINTR where a signal came.
+   * -EINTR where a signal came. Throws a {@linkcode SystemError} where that is refused.
    */
   wait(milliseconds: number): number {
-    return libc.epollWait(this.#epoll, this.#events, MAX_EVENTS, milliseconds);
+    const count = libc.epollWait(this.#epoll, this.#events, MAX_EVENTS, milliseconds);
+    if (count < 0 && count !== -EINTR) throw new SystemError("epoll_wait", undefined, count);
+    return count;
   }
 
   /** The descriptor of the `index`th event of the last wait. */
@@ -79,10 +93,12 @@ export class Epoll {
   /**
    * Waits on another thread until something is ready, which the next
    * {@linkcode wait} returns. By poll(2), as epoll_wait(2) would consume the events
-   * that are reported once only (EDGE).
+   * that are reported once only (EDGE). Rejects with a {@linkcode SystemError} where it is refused.
    */
   async waitOnThread(): Promise<void> {
-    await libc.pollOnThread(this.#epoll, IN, -1);
+    if (await libc.pollOnThread(this.#epoll, IN, -1) >= 0) return;
+    const result = libc.poll(this.#epoll, IN); // a signal came, or it fails here as well
+    if (result < 0) throw new SystemError("poll", undefined, result);
   }
 
   /**
@@ -95,10 +111,19 @@ export class Epoll {
     if (result < 0) throw new SystemError("timerfd_settime", undefined, result);
   }
 
-  /** Gives both descriptors back. */
+  /** Ends this wait and all others, where no alarm can: an empty pipe is always ready to be written. */
+  ring(): void {
+    const [reading = -1] = this.#bell;
+    if (reading >= 0 || libc.pipe2(this.#bell) < 0) return;
+    const [, writing = -1] = this.#bell;
+    this.#event[0] = OUT;
+    this.#event[DATA] = writing;
+    libc.epollControl(this.#epoll, ADD, writing, this.#event);
+  }
+
+  /** Gives its descriptors back. */
   close(): void {
-    libc.close(this.timer);
-    libc.close(this.#epoll);
+    for (const fd of [...this.#bell, this.timer, this.#epoll]) if (fd >= 0) libc.close(fd);
   }
 }
 

@@ -22,6 +22,10 @@ export const EBUSY = 16;
 export const EINVAL = 22;
 /** No number is left for this process. */
 export const EMFILE = 24;
+/** No room is left: on a disk, or for one more descriptor that a user's epoll watches. */
+export const ENOSPC = 28;
+/** What is no terminal, or knows no such ioctl(2). */
+export const ENOTTY = 25;
 /** Nobody will read it. */
 export const EPIPE = 32;
 /** The kernel has no such call. */

@@ -37,7 +37,7 @@ import {
   SO_TYPE,
   SOCK_STREAM,
 } from "./constants.ts";
-import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPIPE } from "./errno.ts";
+import { EAGAIN, EBADF, EMSGSIZE, ENOTCONN, ENOTTY, EOPNOTSUPP, EPIPE } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
 
@@ -121,7 +121,8 @@ export class Fd {
     // Taken for messages, what a stream has more than the buffer would be dropped.
     this.isStream = !isSocket ||
       mustSucceed("getsockopt", fd, libc.getsockopt(fd, SO_TYPE)) === SOCK_STREAM;
-    this.isUnix = isSocket && libc.getsockopt(fd, SO_DOMAIN) === AF_UNIX;
+    this.isUnix = isSocket &&
+      mustSucceed("getsockopt", fd, libc.getsockopt(fd, SO_DOMAIN)) === AF_UNIX;
     this.#isTerminalSlave = this.kind === "terminal" &&
       !(status.major === PTMX.major && status.minor === PTMX.minor);
     this.mayBlock = this.kind === "terminal" ||
@@ -160,7 +161,8 @@ export class Fd {
 
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */
   get isListening(): boolean {
-    return this.kind === "socket" && libc.getsockopt(this.fd, SO_ACCEPTCONN) === 1;
+    if (this.kind !== "socket") return false;
+    return mustSucceed("getsockopt", this.fd, libc.getsockopt(this.fd, SO_ACCEPTCONN)) === 1;
   }
 
   /**
@@ -172,7 +174,7 @@ export class Fd {
     if (this.kind !== "socket" || this.isOurs) return false;
     if (libc.getpeername(this.fd) !== -ENOTCONN) return false;
     if (!this.isStream) return true;
-    const events = libc.poll(this.fd, RDHUP);
+    const events = mustSucceed("poll", this.fd, libc.poll(this.fd, RDHUP));
     return (events & HUP) !== 0 && (events & RDHUP) === 0;
   }
 
@@ -184,8 +186,9 @@ export class Fd {
    */
   openAgain(): void {
     if (!this.#isTerminalSlave || this.io !== this.fd) return;
-    const access = libc.fcntl(this.fd, F_GETFL) & O_ACCMODE;
-    const again = libc.openAgain(this.fd, access | O_NONBLOCK | O_NOCTTY);
+    const access = libc.fcntl(this.fd, F_GETFL);
+    if (access < 0) return;
+    const again = libc.openAgain(this.fd, access & O_ACCMODE | O_NONBLOCK | O_NOCTTY);
     if (again < 0) return;
     const status = libc.statx(again);
     if (typeof status === "number" || status.identity !== this.identity) {
@@ -219,7 +222,8 @@ export class Fd {
   // A FIFO that nobody has opened for writing yet reads as if it were at its
   // end. One that writers have left says so (pipe(7), poll(2)).
   #endOfPipe(): number {
-    return libc.poll(this.io, IN) === HUP ? 0 : -EAGAIN;
+    const events = libc.poll(this.io, IN);
+    return events === HUP ? 0 : Math.min(events, 0) || -EAGAIN;
   }
 
   /**
@@ -233,8 +237,12 @@ export class Fd {
     if (length !== 0) return length;
     // Only a SEQPACKET connection has an end, which reads as 0 as well; it has
     // come when the peer has gone and nothing is queued any more.
-    const isOver = (libc.poll(this.io, RDHUP) & (RDHUP | HUP)) !== 0;
-    if (!isOver || libc.bytesQueued(this.io) > 0) return 0;
+    const events = libc.poll(this.io, RDHUP);
+    if (events < 0) return events;
+    if (!(events & (RDHUP | HUP))) return 0;
+    const queued = libc.bytesQueued(this.io);
+    if (queued > 0) return 0;
+    if (queued < 0 && queued !== -ENOTTY) return queued; // what else is queued would be lost
     return libc.recv(this.io, bytes.subarray(0, 1), MSG_PEEK) === 0 ? undefined : 0;
   }
 
@@ -275,7 +283,8 @@ export class Fd {
     if (this.#closed) return -EBADF; // the number may be another file's by now
     // errno stayed on the other thread. Tried again here the call gives it, and
     // where it has passed nothing is lost.
-    return libc.poll(this.io, IN) ? libc.read(this.io, bytes) : -EAGAIN;
+    const ready = libc.poll(this.io, IN);
+    return ready > 0 ? libc.read(this.io, bytes) : ready || -EAGAIN;
   }
 
   /** Writes at most `most` bytes of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */
@@ -287,7 +296,8 @@ export class Fd {
     if (result >= 0) return result;
     if (this.#closed) return -EBADF;
     const again = bytes.subarray(0, 1); // one byte fits where poll says ready
-    return libc.poll(this.io, OUT) ? libc.write(this.io, again) : -EAGAIN;
+    const ready = libc.poll(this.io, OUT);
+    return ready > 0 ? libc.write(this.io, again) : ready || -EAGAIN;
   }
 
   /** Shuts one direction of a socket down for all who hold it (SHUT_RD or SHUT_WR); the error where that failed. */
@@ -324,16 +334,15 @@ export class Fd {
       if (duplicate >= 0) result = libc.close(duplicate);
     }
     const duplicates = this.#duplicates();
-    let isFree = false;
-    if (inert === undefined || inert < 0) {
-      inert = libc.epollCreate();
-      // No number is left for it: this one is, once it is closed.
-      isFree = inert < 0;
-      if (isFree) libc.close(this.fd);
-      if (isFree) inert = libc.epollCreate();
+    if (inert === undefined || inert < 0) inert = libc.epollCreate();
+    let replaced = inert < 0 ? inert : libc.dup3(inert, this.fd);
+    if (replaced < 0) {
+      // No number is left for it, or it cannot be copied: closed, this number is the lowest.
+      result = Math.min(result, libc.close(this.fd));
+      replaced = libc.epollCreate();
     }
-    for (const fd of duplicates) libc.dup3(inert, fd);
-    return Math.min(result, isFree ? inert : libc.dup3(inert, this.fd), 0);
+    for (const fd of duplicates) result = Math.min(result, libc.dup3(replaced, fd));
+    return Math.min(result, replaced, 0);
   }
 
   /** The runtime's duplicates of this one. */
@@ -352,7 +361,7 @@ export class Fd {
   #isDuplicatedAs(fd: number): boolean {
     if (libc.fcntl(fd, F_GETFD) !== FD_CLOEXEC) return false;
     const status = libc.statx(fd);
-    if (typeof status === "number" || status.identity !== this.identity) return false;
+    if (typeof status !== "number" && status.identity !== this.identity) return false;
     return libc.isDuplicate(this.fd, fd);
   }
 }

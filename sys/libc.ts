@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { EINVAL, ENOENT } from "./errno.ts";
+import { EINTR, EINVAL, ENOENT } from "./errno.ts";
 import {
   F_GETFD,
   F_GETSIG,
@@ -252,17 +252,26 @@ const pollfd = new Int32Array(2);
 /**
  * Which of `events` hold, and ERR and HUP: now, or once `milliseconds` have
  * passed (-1: no limit; the thread does nothing else meanwhile) (poll(2)). 0 for
- * none, and where a signal came: a negative errno would be read as events.
+ * none, and where a signal came. Where the call is refused the negative errno: to take
+ * that for none would be to wait for ever.
  */
 export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
-  return c.poll(pollfd, 1n, milliseconds) > 0 ? revents(pollfd) : 0;
+  const result = pollOnce(milliseconds);
+  // It never says ENOENT: that is the runtime's clock, as in {@linkcode moved}.
+  return result === -ENOENT ? pollOnce(milliseconds) : result;
+}
+
+function pollOnce(milliseconds: number): number {
+  const result = checked(c.poll(pollfd, 1n, milliseconds));
+  return result > 0 ? revents(pollfd) : result === -EINTR ? 0 : result;
 }
 
 /**
  * As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1:
- * for ever), and no longer than until `bell`, if there is one, can be read.
+ * for ever), and no longer than until `bell`, if there is one, can be read. -1 where a
+ * signal came, or it is refused, for no reason that is known: ask again here.
  */
 export async function pollOnThread(
   fd: number,
@@ -274,7 +283,7 @@ export async function pollOnThread(
   const ready = await thread.poll(descriptors, 2n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
-  return ready > 0 ? revents(descriptors) : 0;
+  return ready > 0 ? revents(descriptors) : ready;
 }
 
 /**
@@ -312,8 +321,21 @@ export function epollCreate(): number {
   return checked(c.epoll_create1(O_CLOEXEC));
 }
 
-/** epoll_ctl(2): `operation` is 1 to add, 2 to remove, 3 to change. */
+/**
+ * epoll_ctl(2): `operation` is 1 to add, 2 to remove, 3 to change. Asked again where it
+ * says ENOENT, as {@linkcode fcntl} is.
+ */
 export function epollControl(
+  epoll: number,
+  operation: number,
+  fd: number,
+  event: Int32Array<ArrayBuffer>,
+): number {
+  const result = epollControlOnce(epoll, operation, fd, event);
+  return result === -ENOENT ? epollControlOnce(epoll, operation, fd, event) : result;
+}
+
+function epollControlOnce(
   epoll: number,
   operation: number,
   fd: number,
@@ -324,18 +346,19 @@ export function epollControl(
   );
 }
 
-/** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. */
+/** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. ENOENT is as good as EINTR here. */
 export function epollWait(
   epoll: number,
   events: Int32Array<ArrayBuffer>,
   most: number,
   milliseconds: number,
 ): number {
-  return checked(
+  const result = checked(
     hot
       ? hot.epoll_wait(epoll, events, most, milliseconds)
       : cold.epoll_wait(epoll, events, most, milliseconds),
   );
+  return result === -ENOENT ? -EINTR : result;
 }
 
 /** A descriptor that becomes readable at a time that is set (timerfd_create(2)). */
@@ -497,13 +520,21 @@ export function getsockopt(fd: number, option: number): number {
   return result < 0 ? result : optionValue[0] ?? 0;
 }
 
-/** The pending error (SO_ERROR), which reading it clears; 0 for none. */
+/**
+ * The pending error (SO_ERROR), which reading it clears; 0 for none. Where the system refuses
+ * to tell, the errno of that: to take it for none would be to lose one.
+ */
 export function pendingError(socket: number): number {
-  return Math.max(0, getsockopt(socket, SO_ERROR));
+  return Math.abs(getsockopt(socket, SO_ERROR));
 }
 
-/** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). */
+/** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). Asked again where it says ENOENT. */
 export function getpeername(socket: number): number {
+  const result = getpeernameOnce(socket);
+  return result === -ENOENT ? getpeernameOnce(socket) : result;
+}
+
+function getpeernameOnce(socket: number): number {
   return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
 }
 

@@ -82,7 +82,7 @@ export class Pipe {
   private constructor(reading: number, writing: number, size: number) {
     this.#reading = reading;
     this.writing = writing;
-    this.size = pipeSize(writing);
+    this.size = Math.max(0, pipeSize(writing)); // unknown where the system refuses to say
     // Less than asked for is slower, not wrong: users have a limit (pipe(7)).
     const resized = size === this.size ? 0 : resizePipe(writing, size);
     if (resized > 0) this.size = resized;

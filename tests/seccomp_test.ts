@@ -50,6 +50,7 @@ const CALLS = {
   ioctl: [16, 29],
   kcmp: [312, 272],
   pipe2: [293, 59],
+  poll: [7, 73], // ppoll on aarch64
   preadv2: [327, 286],
   read: [0, 63],
   pwritev2: [328, 287],
@@ -141,6 +142,29 @@ for (const call of ["getpeername", "ioctl", "kcmp", "pipe2", "preadv2", "pwritev
     await Promise.all(Object.values(CHANNELS).map((make) => copies(make, command)));
   });
 }
+
+Deno.test(
+  needing(
+    ["python3"],
+    "poll is refused: everything arrives, and nothing waits for ever for an end",
+  ),
+  async () => {
+    const ENOMEM = 12; // with any other errno the runtime itself does not start
+    const command = without("poll", ENOMEM);
+    const others = Object.values(CHANNELS).filter((make) => make !== toFile);
+    await Promise.all(others.map((make) => copies(make, command)));
+    // Here the end of a pipe cannot be proved, and a line says so.
+    await inFolder(async (folder) => {
+      const [from, source, sink, to] = toFile(folder);
+      using running = iocopy("3 4", { 3: source, 4: sink }, { command });
+      await from.write("all");
+      from.close();
+      await endsWith(running, 111, "iocopy: read 3: Cannot allocate memory\n");
+      assertEquals(new TextDecoder().decode(await to.readAll()), "all");
+      to.close();
+    });
+  },
+);
 
 const F_GETFD = 1, F_GETFL = 3, F_SETFL = 4;
 

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Plan, ServePlan, WirePlan } from "./plan.ts";
-import { NOTHING_REFUSED } from "./world.ts";
+import { type CallName, NOTHING_REFUSED } from "./world.ts";
 
 const WIRE: WirePlan = {
   kind: "pipe",
@@ -55,6 +55,18 @@ export function plan(
 
 /** More of what has to be read on other threads than there are threads for it. */
 const DEVICES = 30;
+
+/** From that call on, or once, the system refuses calls of one kind with that errno. */
+function refused(
+  name: CallName,
+  errno: number,
+  after = 0,
+  lasts = true,
+): Partial<Plan["refusals"]> {
+  return { call: { name, errno, after, lasts } };
+}
+
+const EPERM = 1, ENOMEM = 12, ENOSYS = 38;
 
 export const CASES: [string, Plan][] = [
   [
@@ -182,6 +194,109 @@ export const CASES: [string, Plan][] = [
     }),
   ],
   [
+    "poll(2) is refused: the end of a pipe is not awaited for ever",
+    plan([{ pieces: [1] }, { kind: "tcp" }], [[0, 1]], { refusals: refused("poll", ENOMEM) }),
+  ],
+  [
+    "poll(2) is refused: the end of messages is not taken for empty ones",
+    plan([{ kind: "seqpacket", pieces: [1] }, {}], [[0, 1]], { refusals: refused("poll", EPERM) }),
+  ],
+  [
+    "poll(2) is refused: a sink that has hung up keeps nobody awake",
+    plan([{ pauses: [1500] }, { kind: "unix", diesAfter: 0 }], [[0, 1]], {
+      refusals: refused("poll", EPERM),
+    }),
+  ],
+  [
+    "poll(2) is refused: a write that has failed on another thread is not made for ever",
+    plan([{ pieces: [5] }, { kind: "terminal", room: 1, diesAfter: 1 }], [[0, 1]], {
+      refusals: { reopen: 13, ...refused("poll", EPERM) },
+    }),
+  ],
+  [
+    "poll(2) is refused: an error queue keeps nobody awake",
+    plan([{ pauses: [1500] }, { kind: "tcp", notes: 1 }], [[0, 1]], {
+      refusals: refused("poll", EPERM),
+    }),
+  ],
+  [
+    "epoll_ctl(2) is refused: a pipe is not taken for what is always ready",
+    plan([{ pauses: [1500] }, {}], [[0, 1]], { refusals: refused("epoll_ctl", EPERM, 1) }),
+  ],
+  [
+    "epoll_ctl(2) is refused for the alarm: what was opened is closed",
+    plan([{}, {}], [[0, 1]], { refusals: refused("epoll_ctl", ENOMEM) }),
+  ],
+  [
+    "epoll_ctl(2) is refused: what nobody waits for any more keeps nobody awake",
+    plan([{ kind: "tcp", pieces: [2] }, { kind: "unix", room: 1, roomBack: 1, reads: [1] }], [[
+      0,
+      1,
+    ]], {
+      stopAt: 7,
+      isStandard: true,
+      refusals: { shortOfNumbers: true, ...refused("epoll_ctl", EPERM, 2) },
+    }),
+  ],
+  [
+    "epoll_wait(2) is refused: it does not wait for ever",
+    plan([{ pieces: [1] }, {}], [[0, 1]], { refusals: refused("epoll_wait", ENOSYS, 2) }),
+  ],
+  [
+    "timerfd_create(2) is refused: what was opened is closed",
+    plan([{}, {}], [[0, 1]], { refusals: refused("timerfd_create", ENOMEM) }),
+  ],
+  [
+    "timerfd_settime(2) is refused: who stops it hears nothing of that, and the wait ends",
+    plan([{ kind: "tcp", pauses: [3000] }, {}], [[0, 1]], {
+      stopAt: 1001,
+      yieldAfter: 5,
+      refusals: refused("timerfd_settime", EPERM, 1),
+    }),
+  ],
+  [
+    "getsockopt(2) is refused: a reset is not taken for the quiet end of its reader",
+    plan([{ pieces: [7], pauses: [0, 20] }, { kind: "tcp", roomBack: 3, diesAfter: 4 }], [[0, 1]], {
+      refusals: refused("getsockopt", EPERM, 3),
+    }),
+  ],
+  [
+    "ioctl(2) is refused: an empty message is not taken for the end",
+    plan([{ kind: "seqpacket", pieces: [0, 0, 3], room: 9 }, { kind: "tcp" }], [[0, 1]], {
+      refusals: refused("ioctl", EPERM),
+    }),
+  ],
+  [
+    "fcntl(2) is refused: a flag that is not put back is told of",
+    plan([{ kind: "tcp", pieces: [1], isShared: true }, {}], [[0, 1]], {
+      refusals: refused("F_SETFL", EPERM, 1),
+    }),
+  ],
+  [
+    "fcntl(2) is refused: flags that are not known are not put back silently",
+    plan([{ kind: "unix", room: 1 }, { kind: "unix", isShared: true }], [[1, 0]], {
+      refusals: refused("F_GETFL", EPERM, 3, false),
+    }),
+  ],
+  [
+    "fcntl(2) is refused: the size of a pipe is not known",
+    plan([{ pieces: [1] }, {}], [[0, 1]], { refusals: refused("F_GETPIPE_SZ", EPERM) }),
+  ],
+  [
+    "dup3(2) is refused: standard numbers are closed all the same",
+    plan([{ pieces: [1] }, {}], [[0, 1]], {
+      isStandard: true,
+      refusals: refused("dup3", EPERM),
+    }),
+  ],
+  [
+    "statx(2) is refused: the runtime's duplicates are found all the same",
+    plan([{ pieces: [1] }, {}, { pauses: [1500] }, {}], [[0, 1], [2, 3]], {
+      isStandard: true,
+      refusals: refused("statx", EPERM, 4),
+    }),
+  ],
+  [
     "channels end if epoll takes no more descriptors, although those that stay cannot be watched",
     plan([{ kind: "tcp" }, { kind: "unix" }], [[1, 0], [0, 0]], {
       stopAt: 0,
@@ -235,6 +350,34 @@ export const SERVE_CASES: [string, ServePlan][] = [
     servePlan([{ diesAfter: 0 }], [{}, { pieces: [1], diesAfter: 1 }], {
       target: "mate",
       copying: plan([{}], [[0, 0]], { throwsAt: 5, refusals: { nowait: true } }),
+    }),
+  ],
+  [
+    "getsockname(2) is refused: the PROXY header cannot be made, and nothing stays open",
+    servePlan([{}], [{}], {
+      proxyProtocol: 1,
+      copying: plan([{}], [[0, 0]], { refusals: refused("getsockname", EPERM, 1) }),
+    }),
+  ],
+  [
+    "getsockopt(2) is refused: what a function gives is closed, and the others go on",
+    servePlan([{}], [{}], {
+      target: "function",
+      copying: plan([{}], [[0, 0]], { refusals: refused("getsockopt", EPERM, 4, false) }),
+    }),
+  ],
+  [
+    "epoll_ctl(2) is refused: a service that can accept no more ends",
+    servePlan([{}, { arrivesAt: 30 }], [{}], {
+      connections: 1,
+      copying: plan([{}], [[0, 0]], { refusals: refused("epoll_ctl", EPERM, 4) }),
+    }),
+  ],
+  [
+    "epoll_ctl(2) is refused: a service that ends closes all that it has",
+    servePlan([{}], [{}], {
+      target: "mate",
+      copying: plan([{}], [[0, 0]], { refusals: refused("epoll_ctl", ENOMEM, 3) }),
     }),
   ],
   [

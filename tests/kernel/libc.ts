@@ -79,13 +79,13 @@ export function recv(
   world.use(bytes);
   const description = world.get(socket, "recv");
   const { file } = description;
+  const refused = world.refusal("recv");
+  if (refused) return -refused;
   if (flags & MSG_ERRQUEUE) {
     const result = file instanceof StreamSocket ? file.takeNote() : -EAGAIN;
     world.log(() => `recv ${socket} of the error queue -> ${result}`);
     return result;
   }
-  const refused = world.refusal("recv");
-  if (refused) return -refused;
   const keep = (flags & MSG_PEEK) !== 0;
   const fate = world.fate();
   let result: number;
@@ -192,7 +192,8 @@ export function pipe2(ends: Int32Array<ArrayBuffer>): number {
 }
 export function openAgain(fd: number, flags: number): number {
   world.enter();
-  if (world.refusals.reopen) return -world.refusals.reopen;
+  const refused = world.refusals.reopen || world.refusal("open");
+  if (refused) return -refused;
   const { file } = world.refusals.reopensOther
     ? { file: new Device("another terminal", true, 1) }
     : world.get(fd, "open");
@@ -200,7 +201,7 @@ export function openAgain(fd: number, flags: number): number {
 }
 export function isDuplicate(one: number, other: number): boolean {
   world.enter();
-  return world.get(one, "kcmp") === world.get(other, "kcmp");
+  return !world.refusal("kcmp") && world.get(one, "kcmp") === world.get(other, "kcmp");
 }
 export type Status = real.Status;
 export function statxInto(_fd: number, _buffer: DataView<ArrayBuffer>): number {
@@ -209,11 +210,15 @@ export function statxInto(_fd: number, _buffer: DataView<ArrayBuffer>): number {
 export function statx(fd: number): Status | number {
   world.enter();
   const { file } = world.get(fd, "statx");
+  const refused = world.refusal("statx");
+  if (refused) return -refused;
   const { mode, major, minor, size, inode } = file;
   return { mode, major, minor, size, identity: `0:0:${inode}` };
 }
 export function lseek(fd: number, offset: number | bigint, whence: number): number {
   const description = world.get(fd, "lseek");
+  const refused = world.refusal("lseek");
+  if (refused) return -refused;
   if (!(description.file instanceof RegularFile)) return -29; // ESPIPE
   if (whence === 0) description.position = Number(offset);
   return description.position;
@@ -223,7 +228,7 @@ export function offset(fd: number): number {
 }
 export function isatty(fd: number): boolean {
   const { file } = world.get(fd, "isatty");
-  return file instanceof Device && file.isTerminal;
+  return !world.refusal("isatty") && file instanceof Device && file.isTerminal;
 }
 
 // ---- Sockets.
@@ -232,6 +237,11 @@ export function getsockopt(fd: number, option: number): number {
   world.enter();
   const { file } = world.get(fd, "getsockopt");
   const isStream = file instanceof StreamSocket;
+  const refused = world.refusal("getsockopt");
+  if (refused) {
+    if (option === SO_ERROR && isStream && file.pending) world.unheard.add(file);
+    return -refused;
+  }
   if (!(isStream || file instanceof MessageSocket || file instanceof Listening)) return -ENOTSOCK;
   switch (option) {
     case SO_TYPE:
@@ -251,11 +261,13 @@ export function getsockopt(fd: number, option: number): number {
   return -EINVAL;
 }
 export function pendingError(socket: number): number {
-  return Math.max(0, getsockopt(socket, SO_ERROR));
+  return Math.abs(getsockopt(socket, SO_ERROR));
 }
 export function getpeername(socket: number): number {
   world.enter();
   const { file } = world.get(socket, "getpeername");
+  const refused = world.refusal("getpeername");
+  if (refused) return -refused;
   if (!(file instanceof StreamSocket || file instanceof MessageSocket)) return -ENOTSOCK;
   return file.isConnected ? 0 : -ENOTCONN;
 }
@@ -268,6 +280,8 @@ export function hasNoWrite(_fd: number): boolean {
 export function bytesQueued(fd: number): number {
   world.enter();
   const { file } = world.get(fd, "ioctl");
+  const refused = world.refusal("ioctl");
+  if (refused) return -refused;
   if (file instanceof MessageSocket) {
     return file.type === 5
       ? file.queue.reduce((sum, message) => sum + message.length, 0)

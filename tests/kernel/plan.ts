@@ -9,7 +9,7 @@
  * @module
  */
 import fc from "fast-check";
-import type { RefusedCall } from "./world.ts";
+import type { CallName, RefusedCall } from "./world.ts";
 
 export type Kind =
   | "pipe"
@@ -195,23 +195,52 @@ const WIRE: fc.Arbitrary<WirePlan> = fc.record({
 /** The errors that a call can fail with, according to its manual page or because of a filter. */
 const REFUSED = [1, 13, 38, 22, 12, 9, 29, 95];
 
-/** The errors of each call, according to its manual page or because of a filter: EPERM and EACCES. */
-const ERRORS: Record<RefusedCall["name"], number[]> = {
-  splice: [1, 13, 9, 12, 22, 29, 38],
+/** The errors of a filter: EPERM, EACCES, ENOSYS. */
+const OF_FILTERS = [1, 13, 38];
+
+/** The errors of each call, according to its manual page or because of a filter. */
+const ERRORS: Record<CallName, number[]> = {
+  splice: [...OF_FILTERS, 9, 12, 22, 29],
   read: [5, 21],
   write: [5, 27, 28, 122],
-  recv: [1, 13, 12, 104, 110, 113],
-  send: [1, 13, 12, 32, 104, 105, 110, 113],
-  shutdown: [1, 13, 22, 107],
+  preadv2: [...OF_FILTERS, 22, 95],
+  pwritev2: [...OF_FILTERS, 22, 95],
+  recv: [...OF_FILTERS, 12, 104, 110, 113],
+  send: [...OF_FILTERS, 12, 32, 104, 105, 110, 113],
+  shutdown: [...OF_FILTERS, 22, 107],
   close: [5, 28, 122],
+  poll: [...OF_FILTERS, 12, 22],
+  epoll_create1: [...OF_FILTERS, 12, 23, 24],
+  epoll_ctl: [...OF_FILTERS, 12, 22, 28, 40],
+  epoll_wait: [...OF_FILTERS, 9, 22],
+  timerfd_create: [...OF_FILTERS, 12, 19, 22, 23, 24],
+  timerfd_settime: [...OF_FILTERS, 9, 22, 125],
+  F_GETFD: [...OF_FILTERS, 9],
+  F_GETFL: [...OF_FILTERS, 9],
+  F_SETFL: [...OF_FILTERS, 9],
+  F_DUPFD_CLOEXEC: [...OF_FILTERS, 22, 24],
+  F_GETPIPE_SZ: [...OF_FILTERS, 9],
+  F_SETPIPE_SZ: [...OF_FILTERS, 12, 16, 22],
+  dup3: [...OF_FILTERS, 4, 9, 16, 24],
+  pipe2: [...OF_FILTERS, 22, 23, 24],
+  open: [...OF_FILTERS, 2, 6, 12, 16, 23, 24, 40],
+  kcmp: OF_FILTERS,
+  statx: [...OF_FILTERS, 2, 9, 12],
+  lseek: [...OF_FILTERS, 22, 29, 75],
+  isatty: [...OF_FILTERS, 25],
+  getsockopt: [...OF_FILTERS, 9, 12, 22, 88, 92],
+  setsockopt: [...OF_FILTERS, 12, 22, 92],
+  getsockname: [...OF_FILTERS, 105],
+  getpeername: [...OF_FILTERS, 22, 105],
+  ioctl: [...OF_FILTERS, 22, 25],
 };
 
 const CALL: fc.Arbitrary<RefusedCall> = fc.oneof(
-  ...(Object.keys(ERRORS) as RefusedCall["name"][]).map((name) =>
+  ...(Object.keys(ERRORS) as CallName[]).map((name) =>
     fc.record({
       name: fc.constant(name),
       errno: fc.constantFrom(...ERRORS[name]),
-      after: fc.nat(6),
+      after: fc.oneof(fc.nat(6), fc.nat(60), fc.nat(1000)),
       lasts: fc.boolean(),
     })
   ),
@@ -237,7 +266,7 @@ export const PLAN: fc.Arbitrary<Plan> = fc.record({
     reopensOther: rarely(false, true),
     watches: seldom(-1, fc.nat(6)),
     call: fc.oneof(
-      { weight: 12, arbitrary: fc.constant(undefined) },
+      { weight: 8, arbitrary: fc.constant(undefined) },
       { weight: 1, arbitrary: CALL },
     ),
   }),

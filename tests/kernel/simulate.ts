@@ -4,9 +4,15 @@
  *
  * @module
  */
-import { type ChannelStatus, Copier, SystemError } from "../../engine.ts";
+import {
+  type ChannelStatus,
+  Copier,
+  type CopyOptions,
+  DescriptorError,
+  SystemError,
+} from "../../engine.ts";
 import { ERR, HUP, IN, O_APPEND, OUT, RDHUP, SOCK_SEQPACKET } from "../../sys/constants.ts";
-import { EAGAIN, ECONNREFUSED } from "../../sys/errno.ts";
+import { EAGAIN, EBADF, ECONNREFUSED } from "../../sys/errno.ts";
 import {
   Description,
   Device,
@@ -19,7 +25,7 @@ import {
 } from "./kernel.ts";
 import { enterWorld } from "./libc.ts";
 import type { Kind, Plan, WirePlan } from "./plan.ts";
-import { type Actor, ENOSPC, Violation, World } from "./world.ts";
+import { type Actor, type CallName, ENOSPC, Violation, World } from "./world.ts";
 
 // ---- Bytes of which no two pieces are equal.
 
@@ -542,6 +548,8 @@ export async function inWorld(
     ...options.depth !== undefined && { depth: options.depth },
   });
   if (options.depth !== undefined) world.decisions = [];
+  // Who is told once only must not be interrupted, which Linux does to no call that does not wait.
+  world.mayInterrupt = plan.refusals.call?.name !== "poll";
   enterWorld(world);
   const restoreClock = takeClock(world);
   try {
@@ -674,7 +682,8 @@ export class Callbacks {
       await drive(world, running);
     } catch (error) {
       const isWatch = (errno: number) => world.hasRefusedToWatch && errno === ENOSPC;
-      const isRefused = error instanceof SystemError && (isWatch(error.errno) || mayRefuse(error));
+      const isRefused = error instanceof SystemError &&
+        (isWatch(error.errno) || world.isRefusal(error) || mayRefuse(error));
       if (!isRefused && error !== this.#thrown) throw error;
       return true;
     }
@@ -689,8 +698,7 @@ async function run(given: Plan, world: World): Promise<void> {
   const pairs = channelsOf(plan, wires);
   if (pairs.length === 0) return;
   const tracks = pairs.map(([from, to]) => new Track(from, to));
-  // Who is told once only must not be interrupted, which Linux does to no call that does not wait.
-  world.mayInterrupt = plan.wires.every(({ kind, notes }) => kind !== "tcp" || notes === 0);
+  world.mayInterrupt &&= plan.wires.every(({ kind, notes }) => kind !== "tcp" || notes === 0);
   world.mostIdleRounds = 6 * (tracks.length + 1);
   for (const track of tracks) {
     track.from.make(true);
@@ -739,7 +747,7 @@ async function run(given: Plan, world: World): Promise<void> {
   const byStatus = new Map<ChannelStatus, Track>();
   const told: ChannelStatus[] = [];
   const callbacks = new Callbacks(plan, world);
-  let operations = 0;
+  let operations = 0, isToldOfFlags = false;
   let later = plan.addsAfter < 0 ? undefined : separate(tracks);
   const pairOf = ({ from, to }: Track) => [from.readFd, to.writeFd] as const;
   const know = (status: ChannelStatus, track: Track) => {
@@ -753,16 +761,22 @@ async function run(given: Plan, world: World): Promise<void> {
       const [status] = copier.add([pairOf(later)]);
       if (status) know(status, later);
     } catch (error) {
-      const isRefused = error instanceof SystemError && world.hasRefusedToWatch;
-      if (error instanceof Violation || !isRefused && plan.stopAt < 0) throw error;
-      if (!isRefused) return; // it is being stopped, and has not taken them
+      const isWatch = error instanceof SystemError && error.syscall === "epoll_ctl" &&
+        world.hasRefusedToWatch;
+      if (error instanceof Violation) throw error;
+      if (!isWatch) {
+        // It is being stopped, or the system refuses to say what they are: it has not taken them.
+        if (plan.stopAt < 0 && !isRefusedToLook(world, error)) throw error;
+        for (const fd of pairOf(later)) world.get(fd, "a close by who was given it");
+        return;
+      }
       forget(tracks, later);
     }
     later = undefined;
   };
   const controller = new AbortController();
   const first = tracks.filter((track) => track !== later);
-  const copier = new Copier(first.map(pairOf), {
+  const options: CopyOptions = {
     buffer: plan.buffer,
     rate: plan.rate,
     yieldAfter: plan.yieldAfter,
@@ -789,12 +803,23 @@ async function run(given: Plan, world: World): Promise<void> {
       if (++operations === plan.addsAfter) add();
       callbacks.made();
     },
-    onError: (_error, status) => {
+    onError: (error, status) => {
       told.push(status);
+      isToldOfFlags ||= error.syscall === "fcntl";
       callbacks.made();
     },
     ...plan.dumps && { onData: () => callbacks.made() },
-  });
+  };
+  let copier: Copier;
+  try {
+    copier = new Copier(first.map(pairOf), options);
+  } catch (error) {
+    if (!isRefusedToLook(world, error)) throw error;
+    // Then nothing was opened, closed or changed.
+    if (world.leaks.length !== before.length) world.fail(`${world.leaks} are open`);
+    checkFlags(world, before);
+    return;
+  }
   copier.channels.forEach((status, i) => {
     const track = first[i];
     if (track) know(status, track);
@@ -826,12 +851,10 @@ async function run(given: Plan, world: World): Promise<void> {
   for (const fd of world.leaks) world.fail(`${fd} is not closed`);
   world.clearTimer(stopping);
   if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
-  for (const { description, flags } of before) {
-    if (description.references > 0 && description.flags !== flags) {
-      world.fail(`${description.file.name} has the flags ${description.flags}, and had ${flags}`);
-    }
-  }
+  if (!isToldOfFlags && !isCutOff) checkFlags(world, before);
   world.isOver = true;
+  // What the system has not let the engine replace ends with the process at the latest.
+  if (world.hasRefusedCall) { for (const fd of [8, 9]) world.takeBack(fd); }
   for (const description of kept) description.release();
   for (let i = 0; world.step() || world.passTime(); i++) {
     if (i > 20_000) world.fail("the peers come to no end");
@@ -840,9 +863,25 @@ async function run(given: Plan, world: World): Promise<void> {
   // So is what a call cuts off that is refused, but it is told.
   const seen = isCutOff || world.hasRefusedCall ? { ...plan, stopAt: 0 } : plan;
   for (const track of tracks) {
+    if (plan.stopAt < 0 && !isCutOff) checkHangUp(world, track);
     checkChannel(seen, world, track, isCutOff ? [...byStatus.keys()] : told);
   }
   for (const wire of wires) checkWire(seen, world, wire);
+}
+
+/** Whether the system refuses to say what a descriptor is, or to wait at all. */
+export function isRefusedToLook(world: World, error: unknown): boolean {
+  // EBADF says of a number that it is not open.
+  const isNone = error instanceof DescriptorError && world.refusals.call?.errno === EBADF;
+  return world.hasRefusedCall && (isNone || error instanceof SystemError && world.isRefusal(error));
+}
+
+function checkFlags(world: World, before: { description: Description; flags: number }[]): void {
+  for (const { description, flags } of before) {
+    if (description.references > 0 && description.flags !== flags) {
+      world.fail(`${description.file.name} has the flags ${description.flags}, and had ${flags}`);
+    }
+  }
 }
 
 /** The last channel, if it has its wires for itself and there are others. */
@@ -876,7 +915,10 @@ function checkStatus(world: World, { from, to, status, name, written, operations
   const sizeOf = (end: Description | undefined) =>
     end?.file instanceof Pipe ? end.file.most * PAGE : undefined;
   const { read, write } = status.pipes;
-  if (read !== sizeOf(from.source) || write !== sizeOf(to.sink)) {
+  const mayBeUnknown = world.refusals.call?.name === "F_GETPIPE_SZ";
+  const isTrue = (size: number | undefined, end: Description | undefined) =>
+    size === sizeOf(end) || mayBeUnknown && size === undefined;
+  if (!isTrue(read, from.source) || !isTrue(write, to.sink)) {
     world.fail(`${name} says that its pipes hold ${read} and ${write}`);
   }
 }
@@ -905,13 +947,17 @@ export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
   }
 }
 
+/** What the engine tells an end by; and what finds and replaces the runtime's duplicates of a standard number. */
+const TELLS_ENDS: readonly CallName[] = ["shutdown", "dup3", "epoll_create1", "F_GETFD", "kcmp"];
+
 /** Everybody waits: who reads what all its channels have left has to know that it is at its end. */
 export function checkEndIsTold(
   world: World,
   { name, plan, writers, drain, drainEnded }: Wire,
 ): void {
   if (writers.length === 0 || !drain || drainEnded || plan.kind === "dgram") return;
-  if (world.hasRefusedCall) return; // shutdown(2) may have been
+  const { call } = world.refusals;
+  if (world.hasRefusedCall && call && TELLS_ENDS.includes(call.name)) return;
   if (writers.some(({ status }) => status?.ended === undefined)) return;
   if ((drain.poll() & (IN | HUP | RDHUP)) === 0) world.fail(`${name}: the end is not told`);
 }
@@ -942,6 +988,15 @@ export function checkChannel(plan: Plan, world: World, track: Track, told: Chann
   }
   if (ended === "hangup" && track.read !== track.written && !error) {
     world.fail(`${name} hung up with ${track.read - track.written} bytes lost, and says nothing`);
+  }
+}
+
+/** What is refused is no peer that has gone. */
+function checkHangUp(world: World, { from, to, status, name }: Track): void {
+  const isSilent = status?.ended === "hangup" && !status.error;
+  if (isSilent && !from.sourceFault && !to.sinkFault) world.fail(`${name} hung up without a cause`);
+  if (isSilent && to.sink && world.unheard.has(to.sink.file)) {
+    world.fail(`${name} hung up, and there is an error that was not told`);
   }
 }
 

@@ -5,6 +5,7 @@
  * @module
  */
 import * as real from "../../sys/socket.ts";
+import { SystemError } from "../../sys/error.ts";
 import type { World } from "./world.ts";
 
 export type Address = real.Address;
@@ -62,11 +63,14 @@ export function listen(_address: Address, _waiting: number): number {
 export function localAddress(fd: number): Address {
   world.enter();
   world.get(fd, "getsockname");
+  const refused = world.refusal("getsockname");
+  if (refused) throw new SystemError("getsockname", fd, refused);
   return new Address(new Uint8Array([2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]));
 }
 export function setTcpOptions(fd: number): void {
   world.enter();
   world.get(fd, "setsockopt");
+  world.refusal("setsockopt"); // which nobody hears of
 }
 export function raiseDescriptorLimit(): number {
   return 1024;

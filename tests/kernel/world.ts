@@ -53,9 +53,58 @@ export interface Refusals {
   call: RefusedCall | undefined;
 }
 
+/** The calls that can be refused, as their errors name them; those of fcntl(2) by their command. */
+export type CallName =
+  | "splice"
+  | "read"
+  | "write"
+  | "preadv2"
+  | "pwritev2"
+  | "recv"
+  | "send"
+  | "shutdown"
+  | "close"
+  | "poll"
+  | "epoll_create1"
+  | "epoll_ctl"
+  | "epoll_wait"
+  | "timerfd_create"
+  | "timerfd_settime"
+  | "F_GETFD"
+  | "F_GETFL"
+  | "F_SETFL"
+  | "F_DUPFD_CLOEXEC"
+  | "F_GETPIPE_SZ"
+  | "F_SETPIPE_SZ"
+  | "dup3"
+  | "pipe2"
+  | "open"
+  | "kcmp"
+  | "statx"
+  | "lseek"
+  | "isatty"
+  | "getsockopt"
+  | "setsockopt"
+  | "getsockname"
+  | "getpeername"
+  | "ioctl";
+
+/** Those without which everything goes on as if nothing were refused, but for its speed. */
+const UNNEEDED: readonly CallName[] = [
+  "preadv2",
+  "pwritev2",
+  "F_GETPIPE_SZ",
+  "F_SETPIPE_SZ",
+  "pipe2",
+  "open",
+  "isatty",
+  "setsockopt",
+  "getpeername",
+];
+
 /** A call that the system refuses with an errno, once or from then on. */
 export interface RefusedCall {
-  name: "splice" | "read" | "write" | "recv" | "send" | "shutdown" | "close";
+  name: CallName;
   errno: number;
   /** How many of them succeed before. */
   after: number;
@@ -162,6 +211,16 @@ interface Alarm {
 export const Fate = { Nothing: 0, Interrupted: 1, Short: 2 } as const;
 type Fate = typeof Fate[keyof typeof Fate];
 
+/** The commands of fcntl(2) that can be refused. */
+const COMMANDS: Record<number, CallName> = {
+  [F_GETFD]: "F_GETFD",
+  [F_GETFL]: "F_GETFL",
+  [F_SETFL]: "F_SETFL",
+  [F_DUPFD_CLOEXEC]: "F_DUPFD_CLOEXEC",
+  [F_GETPIPE_SZ]: "F_GETPIPE_SZ",
+  [F_SETPIPE_SZ]: "F_SETPIPE_SZ",
+};
+
 /** The name of a wait for anything at all. */
 const EPOLL = "poll of epoll";
 
@@ -213,25 +272,39 @@ export class World {
   /** Descriptions that replace closed ones: see sys/fd.ts. */
   static readonly inert = new Map<number, Description>();
   readonly #inertSources = new Set<number>();
+  /** Standard numbers that the engine has closed: the next descriptor gets the lowest. */
+  readonly #freed = new Set<number>();
   steps = 0;
   /** When epoll has taken no more descriptors. */
   refusedToWatchAt = -Infinity;
   get hasRefusedToWatch(): boolean {
     return this.refusedToWatchAt >= 0;
   }
+  /** Sockets whose pending error was asked for, and the system refused to tell it. */
+  readonly unheard = new Set<File>();
   /** How often the kind of call was made that is refused at some time; and whether it was refused. */
   #ofThatKind = 0;
   hasRefusedCall = false;
 
   /** The errno with which a call is refused; 0: it is made. */
-  refusal(name: RefusedCall["name"]): number {
+  refusal(name: CallName): number {
     const { call } = this.refusals;
     if (this.isOver || call?.name !== name) return 0;
+    // What stands in for an alarm needs a pipe, and to be watched.
+    const { shortOfNumbers, watches } = this.refusals;
+    if (name === "timerfd_settime" && (shortOfNumbers || watches >= 0)) return 0;
     const made = this.#ofThatKind++;
     if (made < call.after || made > call.after && !call.lasts) return 0;
-    this.hasRefusedCall = true;
+    if (!UNNEEDED.includes(name)) this.hasRefusedCall = true;
     this.log(() => `${name} is refused: ${call.errno}`);
     return call.errno;
+  }
+
+  /** Whether an error tells of the call that is refused. */
+  isRefusal({ syscall, errno }: { syscall: string; errno: number }): boolean {
+    const { call } = this.refusals;
+    if (!this.hasRefusedCall || call?.errno !== errno) return false;
+    return syscall === (call.name.startsWith("F_") ? "fcntl" : call.name);
   }
 
   constructor(
@@ -471,6 +544,11 @@ export class World {
   }
 
   #lowest(): number {
+    for (const fd of this.#freed) {
+      this.#freed.delete(fd);
+      this.#inertSources.add(fd); // it is never closed again
+      return fd;
+    }
     if (!this.#reusesNumbers) {
       while (this.#table[this.#nextNumber]) this.#nextNumber++;
       return this.#nextNumber++;
@@ -502,6 +580,7 @@ export class World {
     if (!entry) this.fail(`close of ${fd}, which is closed`);
     if (!entry.isEngines) this.fail(`close of ${fd}, which is the runtime's`);
     this.#table[fd] = undefined;
+    if (fd < 3) this.#freed.add(fd);
     this.log(() => `close ${fd} (${entry.description.file.name})`);
     this.release(entry.description);
     return -this.refusal("close"); // it is closed all the same (close(2))
@@ -527,13 +606,15 @@ export class World {
     this.enter();
     const source = this.#table[from];
     if (!source) this.fail(`dup3 of ${from}, which is closed`);
+    this.#inertSources.add(from);
+    const refused = this.refusal("dup3");
+    if (refused) return -refused;
     const before = this.#table[to];
     this.#table[to] = {
       description: source.description.hold(),
       flags: FD_CLOEXEC,
       isEngines: false,
     };
-    this.#inertSources.add(from);
     this.log(() => `dup3 ${from} ${to}`);
     if (before) this.release(before.description);
     return to;
@@ -555,7 +636,7 @@ export class World {
     this.calls.clear();
     for (const fd of this.#inertSources) {
       const entry = this.#table[fd];
-      if (entry) World.inert.set(fd, entry.description);
+      if (entry && fd > 2) World.inert.set(fd, entry.description);
     }
   }
 
@@ -617,7 +698,11 @@ export class World {
     const { file } = description;
     if (call === "read" ? !description.isReadable : !description.isWritable) return -EBADF;
     // No pipe fails by itself; and without read(2) and write(2) the runtime could do nothing.
-    const refused = file instanceof Pipe ? 0 : this.refusal(call);
+    const refused = nowait
+      ? this.refusal(call === "read" ? "preadv2" : "pwritev2")
+      : file instanceof Pipe
+      ? 0
+      : this.refusal(call);
     if (refused) return -refused;
     let result: number;
     if (nowait && (this.refusals.nowait || !description.isNowait)) result = -EOPNOTSUPP;
@@ -675,7 +760,8 @@ export class World {
   poll(fd: number, events: number): number {
     this.enter();
     if (this.isHostile && this.isUnlucky) this.step();
-    const result = this.get(fd, "poll").poll() & (events | 8 | 16);
+    const refused = this.refusal("poll");
+    const result = -refused || this.get(fd, "poll").poll() & (events | 8 | 16);
     this.log(() => `poll ${fd} ${events} -> ${result}`);
     return result;
   }
@@ -689,11 +775,13 @@ export class World {
       return description.poll() & (events | 8 | 16);
     };
     const isEpoll = description.file instanceof EpollFile;
+    const refused = this.refusal("poll");
     const call = new Call(this, isEpoll ? EPOLL : `poll ${fd}`, () => {
+      if (refused) return -1;
       const result = ready();
       return result === 0 && this.now < wakesAt ? undefined : result;
     }, { held: description, wakesAt });
-    call.canReturn = () => ready() !== 0 || this.now >= wakesAt;
+    call.canReturn = () => refused > 0 || ready() !== 0 || this.now >= wakesAt;
     return this.#begin(call);
   }
 
@@ -709,11 +797,15 @@ export class World {
 
   epollCreate(): number {
     this.enter();
+    const refused = this.refusal("epoll_create1");
+    if (refused) return -refused;
     return this.install(new Description(new EpollFile("epoll"), 2));
   }
 
   timerCreate(): number {
     this.enter();
+    const refused = this.refusal("timerfd_create");
+    if (refused) return -refused;
     const timer = new Timer("timer");
     this.#timers.push(timer);
     return this.install(new Description(timer, 2, 0o4000));
@@ -723,6 +815,8 @@ export class World {
     this.enter();
     const { file } = this.get(fd, "timerfd_settime");
     if (!(file instanceof Timer)) return -EINVAL;
+    const refused = this.refusal("timerfd_settime");
+    if (refused) return -refused;
     file.set(this.now + milliseconds);
     return 0;
   }
@@ -735,6 +829,11 @@ export class World {
   epollControl(epoll: number, op: number, fd: number, events: number, data: number): number {
     this.enter();
     const file = this.#epoll(epoll), description = this.get(fd, "epoll_ctl");
+    const refused = this.refusal("epoll_ctl");
+    if (refused) {
+      this.refusedToWatchAt = this.now;
+      return -refused;
+    }
     const { watches } = this.refusals;
     // The alarm is the first of them.
     const isFull = op === 1 && watches >= 0 && file.watches.length > watches;
@@ -749,6 +848,8 @@ export class World {
   epollWait(epoll: number, events: Int32Array, most: number, milliseconds: number): number {
     this.enter();
     const file = this.#epoll(epoll);
+    const refused = this.refusal("epoll_wait");
+    if (refused) return -refused;
     // A call on another thread takes time; the engine sees its result after an alarm.
     if (this.idleRounds > 2 && this.calls.size > 0) this.now += 0.25;
     this.#ring();
@@ -798,6 +899,9 @@ export class World {
     if (!entry) return command === F_GETFD ? -EBADF : this.fail(`fcntl of ${fd}, which is closed`);
     const { description } = entry;
     const { file } = description;
+    const name = COMMANDS[command];
+    const refused = name ? this.refusal(name) : 0;
+    if (refused) return -refused;
     switch (command) {
       case F_GETFD:
         return entry.flags;
@@ -831,6 +935,8 @@ export class World {
 
   pipe2(ends: Int32Array): number {
     this.enter();
+    const refused = this.refusal("pipe2");
+    if (refused) return -refused;
     if (this.refusals.shortOfNumbers) return -EMFILE;
     const pipe = new Pipe("pipe of the engine's");
     if (this.refusals.shortOfPipes) pipe.most = 2;
