@@ -7,6 +7,7 @@ import {
   IN,
   O_NONBLOCK,
   OUT,
+  RDHUP,
   SHUT_RD,
   SHUT_WR,
 } from "../sys/constants.ts";
@@ -39,6 +40,8 @@ export class Endpoint implements Watcher {
   #grown = 0;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
+  /** Whether its peer sends no more: the rest, and the end, are there already. Of sockets of ours alone it is known. */
+  isEnding = false;
   readonly #loop: Loop;
   readonly #onClose: (endpoint: Endpoint) => void;
   /** Made anew at each change: an array that has grown has room for 17, and a served connection has four. */
@@ -167,7 +170,8 @@ export class Endpoint implements Watcher {
   /** Watches for what its channels wait for, and for its end. */
   rearm(): void {
     if (this.isAlwaysReady) return;
-    const events = (this.#reading ? IN : 0) | (this.#writing ? OUT : 0);
+    const input = this.fd.isOurs ? IN | RDHUP : IN;
+    const events = (this.#reading ? input : 0) | (this.#writing ? OUT : 0);
     // A descriptor that is written to is watched at all times: its reader may die.
     const wanted = events || this.#writers.length ? events | this.#edge : UNWATCHED;
     if (wanted === this.#watched) return;
@@ -191,13 +195,14 @@ export class Endpoint implements Watcher {
 
   /** As the loop calls it. By indices, as an iterator would be garbage at each turn until V8 has optimized this. */
   ready(events: number): void {
+    if (events & RDHUP) this.isEnding = true;
     if (events & ~OUT) {
       const readers = this.#readers;
       for (let i = 0; i < readers.length; i++) {
         if (readers[i]?.waitsFor === READ) readers[i]?.run();
       }
     }
-    if (events & ~IN) {
+    if (events & ~(IN | RDHUP)) {
       const writers = this.#writers;
       for (let i = 0; i < writers.length; i++) {
         if (writers[i]?.waitsFor === WRITE) writers[i]?.run();

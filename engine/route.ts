@@ -63,6 +63,8 @@ export interface Way extends Task {
   readonly sink: Endpoint;
   readonly pool: BufferPool;
   readonly loop: Loop;
+  /** Whether it reads on at once after a read that found something: what is sent then may wait for the rest. */
+  readonly readsOn: boolean;
   /** Sees the bytes of each read, where somebody wants to. */
   readonly onData: ((bytes: Uint8Array) => void) | undefined;
 }
@@ -147,7 +149,7 @@ const empty = new Uint8Array(0);
 
 /** Two splices, through a pipe of ours. */
 export class ThroughPipe implements Route {
-  readonly #way: Way;
+  protected readonly way: Way;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
   #isBusy = false;
@@ -156,7 +158,7 @@ export class ThroughPipe implements Route {
   pipeSize: number | undefined;
 
   constructor(way: Way) {
-    this.#way = way;
+    this.way = way;
   }
 
   // Getters, as there are many of them where connections are served.
@@ -182,10 +184,10 @@ export class ThroughPipe implements Route {
   }
 
   fill(most: number): number {
-    const { fd, connection, isEdgeTriggered } = this.#way.source;
+    const { fd, connection, isEdgeTriggered } = this.way.source;
     const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
     if (refused < 0) return refused;
-    const pipe = this.#pipe ??= this.#way.pool.takePipe(this.#isBusy);
+    const pipe = this.#pipe ??= this.way.pool.takePipe(this.#isBusy);
     if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
     this.pipeSize = pipe.size || undefined;
     const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
@@ -194,7 +196,7 @@ export class ThroughPipe implements Route {
   }
 
   drain(): number {
-    const { fd, connection } = this.#way.sink;
+    const { fd, connection } = this.way.sink;
     const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
     if (refused < 0) return refused;
     return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
@@ -209,7 +211,7 @@ export class ThroughPipe implements Route {
   }
 
   release(): void {
-    if (this.#pipe) this.#way.pool.givePipe(this.#pipe);
+    if (this.#pipe) this.way.pool.givePipe(this.#pipe);
     this.#pipe = undefined;
   }
 }
@@ -258,7 +260,7 @@ export class BetweenSockets extends ThroughPipe {
   override drain(): number {
     const { fd } = this.#to;
     if (this.#passing > 0) {
-      const length = this.#passing, sent = libc.send(fd, passage, length);
+      const length = this.#passing, sent = libc.send(fd, passage, length, this.way.readsOn);
       this.#passing = 0;
       if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
       return sent;

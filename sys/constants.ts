@@ -89,6 +89,8 @@ export const AF_INET6 = 10;
 
 /** For recv(2) and send(2): do not wait. */
 export const MSG_DONTWAIT = 0x40;
+/** The next bytes follow at once: a part of a packet waits for them. */
+export const MSG_MORE = 0x8000;
 /** Return the length of the whole message, even if it did not fit. */
 export const MSG_TRUNC = 0x20;
 /** Leave what is received where it is. */

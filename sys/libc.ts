@@ -12,6 +12,7 @@ import {
   F_SETSIG,
   IN,
   MSG_DONTWAIT,
+  MSG_MORE,
   O_CLOEXEC,
   O_NONBLOCK,
   SO_ERROR,
@@ -219,11 +220,11 @@ export function send(
   socket: number,
   bytes: Uint8Array<ArrayBuffer>,
   length: number = bytes.length,
+  isMoreToCome = false,
 ): number {
+  const flags = isMoreToCome ? MSG_DONTWAIT | MSG_MORE : MSG_DONTWAIT;
   return moved(
-    memory
-      ? memory.send(socket, bytes, length, MSG_DONTWAIT)
-      : slow().send(socket, bytes, length, MSG_DONTWAIT),
+    memory ? memory.send(socket, bytes, length, flags) : slow().send(socket, bytes, length, flags),
   );
 }
 

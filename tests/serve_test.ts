@@ -3,8 +3,9 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
 import { accepted, deaf, type End, O_RDONLY, open, pipe, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
-import { inFolder, injecting, iocopy, within } from "./probe.ts";
+import { inFolder, injecting, iocopy, stateOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
 const decoder = new TextDecoder();
 
@@ -244,6 +245,72 @@ for (const version of [1, 2]) {
     });
     target.close();
   });
+}
+
+Deno.test("a reply and the end of file that follows it leave in one packet", KEEPS, async () => {
+  const { Descriptor } = await import("../engine.ts");
+  const { target, port: to } = listenTcp();
+  const { listener, port } = serving();
+  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
+  using client = await Descriptor.connect(`127.0.0.1:${port}`);
+  const server = await within("a connection", target.accept());
+  running.kill("SIGSTOP");
+  while (stateOf(running.pid) !== "T") await pause();
+  await writeAll(server, "reply");
+  server.close();
+  const before = packetsIn(client.fd);
+  running.kill("SIGCONT");
+  const bytes = new Uint8Array(9);
+  assertEquals(await within("the reply", client.read(bytes)), 5);
+  assertEquals(await within("the end", client.read(bytes)), null);
+  assertEquals(packetsIn(client.fd) - before, 1);
+  client.close();
+  running.kill("SIGHUP");
+  assertEquals((await running.outcome).code, 0);
+  target.close();
+});
+
+/** How many packets a TCP socket has received (struct tcp_info). */
+function packetsIn(fd: number): number {
+  const IPPROTO_TCP = 6, TCP_INFO = 11, SEGS_IN = 140;
+  const info = new DataView(new ArrayBuffer(256)), length = new Uint32Array([info.byteLength]);
+  const parameters = ["i32", "i32", "i32", "buffer", "buffer"] as const;
+  const libc = Deno.dlopen("libc.so.6", { getsockopt: { parameters, result: "i32" } });
+  assertEquals(libc.symbols.getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, length), 0);
+  libc.close();
+  return info.getUint32(SEGS_IN, true);
+}
+
+Deno.test("after a while TCP connections have keepalive, on both sides", async () => {
+  const { target, port: to } = listenTcp();
+  await withService(() => `3 127.0.0.1:${to}`, async (port) => {
+    const client = await Deno.connect({ hostname: "127.0.0.1", port });
+    const server = await target.accept();
+    // From the service's sides to the others.
+    const both = [[port, portOf(client.localAddr)], [portOf(server.remoteAddr), to]] as const;
+    for (const [from, peer] of both) {
+      await within(
+        "keepalive",
+        (async () => {
+          while (!isKeptAlive(from, peer)) await pause(50);
+        })(),
+      );
+    }
+    client.close();
+    server.close();
+  });
+  target.close();
+});
+
+function portOf(address: Deno.Addr): number {
+  return (address as Deno.NetAddr).port;
+}
+
+/** Whether a timer runs for a TCP connection that is no retransmission: 02 in /proc/net/tcp (proc(5)). */
+function isKeptAlive(from: number, to: number): boolean {
+  const hex = (port: number) => `[0-9A-F]{8}:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  const line = new RegExp(`: ${hex(from)} ${hex(to)} 01 [0-9A-F]{8}:[0-9A-F]{8} 02:`);
+  return line.test(Deno.readTextFileSync("/proc/net/tcp"));
 }
 
 Deno.test("--timeout and --half-closed end a silent connection, and no other", async () => {
