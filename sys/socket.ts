@@ -243,11 +243,16 @@ function set(fd: number, level: number, option: number): void {
   calls().setsockopt(fd, level, option, one, 4);
 }
 
-/** What a TCP connection of ours gets: small pieces go at once, and a peer that has vanished is found (tcp(7)). */
-export function setTcpOptions(fd: number): void {
-  const SOL_SOCKET = 1, SO_KEEPALIVE = 9, IPPROTO_TCP = 6, TCP_NODELAY = 1;
-  set(fd, SOL_SOCKET, SO_KEEPALIVE);
+/** Has small pieces of a TCP connection go at once (tcp(7)). */
+export function setNoDelay(fd: number): void {
+  const IPPROTO_TCP = 6, TCP_NODELAY = 1;
   set(fd, IPPROTO_TCP, TCP_NODELAY);
+}
+
+/** Has the kernel find out that the peer of a TCP connection has vanished (tcp(7)). */
+export function setKeepAlive(fd: number): void {
+  const SOL_SOCKET = 1, SO_KEEPALIVE = 9;
+  set(fd, SOL_SOCKET, SO_KEEPALIVE);
 }
 
 /** How many descriptors the process may have: the soft limit, raised to the hard one where it was less (getrlimit(2)). */
