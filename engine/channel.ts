@@ -154,7 +154,7 @@ export class Channel implements ChannelStatus, Way, Member {
   /** How much may be read at this time; undefined where there is no rate. */
   readonly #pace: Pace | undefined;
   readonly #host: Host;
-  readonly #startedAt = performance.now();
+  readonly #startedAt: number;
   #endedAt = 0;
 
   /** The channel from `source` to `sink`. */
@@ -162,6 +162,7 @@ export class Channel implements ChannelStatus, Way, Member {
     this.source = source;
     this.sink = sink;
     this.#host = host;
+    this.#startedAt = host.loop.time;
     this.#pace = host.rate > 0 ? new Pace(host.rate) : undefined;
     this.onData = host.onData && ((bytes) => host.onData?.(this, bytes));
     this.#route = bestRoute(this);
@@ -511,7 +512,7 @@ export class Channel implements ChannelStatus, Way, Member {
     if (this.#waitsFor === WRITE) this.sink.awaitNothing(WRITE);
     this.#waitsFor = NOTHING;
     this.#phase = how;
-    this.#endedAt = performance.now();
+    this.#endedAt = this.loop.time;
     const first = wasLingering ? undefined : this.sink.removeWriter(this);
     const second = this.source.removeReader(this);
     this.error ??= first ?? second;

@@ -85,12 +85,12 @@ export class Endpoint implements Watcher {
   // ---- Joining and leaving.
 
   addReader(channel: Channel): void {
-    this.#readers = this.#readers.concat(channel);
+    this.#readers = withAlso(this.#readers, channel);
     this.connection?.addReader();
   }
 
   addWriter(channel: Channel): void {
-    this.#writers = this.#writers.concat(channel);
+    this.#writers = withAlso(this.#writers, channel);
     this.connection?.addWriter();
   }
 
@@ -232,6 +232,11 @@ function knownSize({ fd }: Fd): number | undefined {
 const NONE: readonly Channel[] = [];
 
 function nothing(): void {}
+
+/** By hand, as `concat` takes 0.1 us, four times for each served connection. */
+function withAlso(channels: readonly Channel[], channel: Channel): readonly Channel[] {
+  return channels.length === 0 ? [channel] : [...channels, channel];
+}
 
 function without(channels: readonly Channel[], channel: Channel): readonly Channel[] {
   return channels.length === 1 ? NONE : channels.filter((other) => other !== channel);

@@ -70,6 +70,8 @@ export class Loop {
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
   #idle = false;
+  /** When this round began, once somebody has asked; NaN outside of a round. */
+  #time = NaN;
 
   /** `yieldAfter` in milliseconds; `beforeWait` is called before each wait, and what it returns is awaited. */
   constructor(yieldAfter: number, beforeWait?: () => Promise<void> | undefined | void) {
@@ -165,6 +167,16 @@ export class Loop {
   }
 
   /**
+   * The time, as `performance.now()` has it at the first question of each round: asked
+   * seven times for each served connection, it takes 0.1 us (`deno task bench:serving
+   * --tests=http`).
+   */
+  get time(): number {
+    if (this.#time === 0) this.#time = performance.now();
+    return this.#time || performance.now();
+  }
+
+  /**
    * Ends the wait, so that what has changed meanwhile is seen. Whoever calls may be no part of
    * the loop: it is {@linkcode run} that rejects where the system refuses.
    */
@@ -198,8 +210,10 @@ export class Loop {
       const busy = this.#beforeWait?.();
       if (busy) return busy;
       const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
+      this.#time = 0;
       for (let i = 0; i < count; i++) this.#dispatch(i);
       if (this.#tasks.length > 0) this.#runTasks();
+      this.#time = NaN;
       // A signal ends the wait too, with -EINTR.
       if (!this.#yieldDue && count >= 0) continue;
       const wait = this.#idle && count > 0 && this.#refs > 0;

@@ -345,7 +345,7 @@ export class Service implements ServiceStatus {
   /** A session has ended. */
   sessionEnded(session: Session): void {
     this.#sessions.delete(session);
-    this.#idleSince = performance.now();
+    this.#idleSince = this.host.loop.time;
     this.sent += session.sent;
     this.received += session.received;
     if (session.error) this.errors++;

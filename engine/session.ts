@@ -56,7 +56,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   /** An {@linkcode Address}, packed: there are many sessions. */
   readonly #peer: string;
   readonly #client: number;
-  readonly #startedAt = performance.now();
+  readonly #startedAt: number;
   #endedAt = 0;
   /** The socket to the target, while it is being connected. */
   #connecting = -1;
@@ -83,7 +83,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#service = service;
     this.#client = client;
     this.#peer = peer;
-    this.#since = this.#startedAt;
+    this.#since = this.#startedAt = service.host.loop.time;
   }
 
   get peer(): string {
@@ -134,7 +134,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #begin(target: Target): void {
     this.#tries = target.addresses;
     this.#at = target.best;
-    this.#since = performance.now();
+    this.#since = this.loop.time;
   }
 
   get #address(): Address | undefined {
@@ -364,7 +364,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
-    this.#endedAt = performance.now();
+    this.#endedAt = this.loop.time;
     this.#service.sessionEnded(this);
   }
 

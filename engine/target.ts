@@ -61,9 +61,8 @@ export class Target {
 
   /** The addresses, where they are known; a name is asked again after a while, and the old ones serve meanwhile. */
   get addresses(): readonly Address[] {
-    if (performance.now() - this.#foundAt > ADDRESSES_VALID_MS && this.#addresses.length > 0) {
-      void this.find();
-    }
+    const mayChange = this.#foundAt !== Infinity && this.#addresses.length > 0;
+    if (mayChange && performance.now() - this.#foundAt > ADDRESSES_VALID_MS) void this.find();
     return this.#addresses;
   }
 

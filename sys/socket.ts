@@ -188,14 +188,15 @@ export function accept(listener: number): { fd: number; peer: string } | number 
   length[0] = MAX_ADDRESS_BYTES;
   const fd = moved(calls().accept4(listener, room, length, NEW_SOCKET));
   if (fd < 0) return fd;
-  // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)).
-  const bytes = room[0] === AF_INET
-    ? ofIPv4
-    : room.subarray(0, Math.min(length[0], MAX_ADDRESS_BYTES));
-  return { fd, peer: String.fromCharCode(...bytes) };
+  if (room[0] !== AF_INET) {
+    const bytes = room.subarray(0, Math.min(length[0], MAX_ADDRESS_BYTES));
+    return { fd, peer: String.fromCharCode(...bytes) };
+  }
+  // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)). Spread, they would
+  // take 0.3 us, twenty times as long as each by itself.
+  const [family = 0, upper = 0, port1 = 0, port2 = 0, a = 0, b = 0, c = 0, d = 0] = room;
+  return { fd, peer: String.fromCharCode(family, upper, port1, port2, a, b, c, d) };
 }
-
-const ofIPv4 = room.subarray(0, 8);
 
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
