@@ -42,7 +42,9 @@ export class Listener implements Watcher {
   listen(on: boolean): void {
     const wanted = on && !this.#isClosed ? IN : UNWATCHED;
     if (wanted === this.#watched) return;
-    this.#host.loop.watch(this.fd.fd, this.#watched, wanted, this);
+    const { loop } = this.#host;
+    if (wanted === UNWATCHED) loop.unwatch(this.fd.fd, this.#watched);
+    else loop.watch(this.fd.fd, this.#watched, wanted, this);
     this.#watched = wanted;
   }
 
@@ -78,8 +80,7 @@ export class Listener implements Watcher {
 
   close(): SystemError | undefined {
     if (this.#isClosed) return undefined;
-    this.#host.loop.unwatch(this.fd.fd, this.#watched);
-    this.#watched = UNWATCHED;
+    this.listen(false);
     this.restore();
     this.#isClosed = true;
     return this.fd.tryClose();

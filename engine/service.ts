@@ -337,8 +337,8 @@ export class Service implements ServiceStatus {
       for (const listener of this.#listeners) listener.listen(true);
     } catch (error) {
       // The user's limit of watched descriptors is reached, or memory is short.
-      if (!(error instanceof SystemError && isPassing(error.errno))) throw error;
-      this.pause();
+      if (error instanceof SystemError && isPassing(error.errno)) this.pause();
+      else this.host.loop.fail(error); // once whoever called has done its work
     }
   }
 

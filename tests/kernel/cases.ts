@@ -374,6 +374,14 @@ export const SERVE_CASES: [string, ServePlan][] = [
     }),
   ],
   [
+    "epoll_ctl(2) is refused to the listener: a connection that is being made is closed",
+    servePlan([{ diesAfter: 0 }], [{}], {
+      connects: ["short", "later"],
+      accepts: ["short", "well"],
+      copying: plan([{}], [[0, 0]], { refusals: refused("epoll_ctl", EPERM, 5, false) }),
+    }),
+  ],
+  [
     "epoll_ctl(2) is refused: a service that ends closes all that it has",
     servePlan([{}], [{}], {
       target: "mate",
