@@ -259,8 +259,8 @@ export class Service implements ServiceStatus {
     this.#sessions.add(session);
     this.options.onAccept?.(session, this);
     const target = this.#target;
-    if (target === undefined) return this.#waitForMate(session, side);
-    if (target instanceof Target) session.connect(target);
+    if (target === undefined) this.#waitForMate(session, side);
+    else if (target instanceof Target) session.connect(target);
     else this.#ask(session, target);
     this.#lookLater();
   }

@@ -238,6 +238,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       return this.fail(`${target}: ${refused}`);
     }
     this.#target = target;
+    this.#since = this.loop.time;
     if (!isUnix) setNoDelay(this.#client);
     if (isTcp(to)) setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
@@ -247,8 +248,6 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     host.channels.add(this.#sending);
     host.channels.add(this.#receiving);
     options.onConnect?.(this, this.#service);
-    // Nobody looks at those regularly.
-    if (this.#service.isMeeting) this.#keepAlive(this.#sending);
     // Where the user's limit of watched descriptors is reached, this connection has ended now.
     Channel.begin([this.#sending, this.#receiving]);
     // The client has mostly spoken by now. Without waiting for epoll to say so there are 3 %

@@ -165,6 +165,28 @@ Deno.test("two listeners: a connection to one is joined with a connection to the
   for (const conn of [later, server]) conn.close();
 });
 
+Deno.test("two listeners: --timeout ends a silent connection, and none that waits", async () => {
+  const [users, servers] = [serving(), serving()];
+  using running = iocopy("v -t 0.6 3 4", { 3: users.listener, 4: servers.listener });
+  const server = await Deno.connect({ hostname: "127.0.0.1", port: servers.port });
+  await pause(800);
+  const user = await Deno.connect({ hostname: "127.0.0.1", port: users.port });
+  await writeAll(user, "here");
+  assertEquals(await within("the bytes", readText(server, 4)), "here");
+  assertEquals(await within("its end", readAll(user)), "");
+  assertEquals(await within("the other end", readAll(server)), "");
+  // The time counts from when they met.
+  const first = await Deno.connect({ hostname: "127.0.0.1", port: users.port });
+  await pause(800);
+  const second = await Deno.connect({ hostname: "127.0.0.1", port: servers.port });
+  await pause(100);
+  await writeAll(second, "hello");
+  assertEquals(await within("the greeting", readText(first, 5)), "hello");
+  for (const conn of [user, server, first, second]) conn.close();
+  running.kill("SIGHUP");
+  assertMatch((await running.outcome).stderr, /#2: timeout: nothing moved for 0.6 s/);
+});
+
 Deno.test("a target that refuses a connection is one line, and the service goes on", async () => {
   const { target, port: to } = listenTcp();
   target.close();
