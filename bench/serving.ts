@@ -132,6 +132,11 @@ function isHere(program: string): boolean {
 /** How much of everything. */
 interface Amount {
   rounds: number;
+  /**
+   * Connections before those that count, from a proxy that stays one process: until some
+   * 20,000 have passed, a runtime compiles what runs often, on the other processor.
+   */
+  warmup: number;
   requests: number;
   churn: number;
   bytes: number;
@@ -148,6 +153,7 @@ function amount(quick: boolean, rounds: number, churn: number): Amount {
     ? {
       rounds,
       churn,
+      warmup: 200,
       requests: 200,
       bytes: 5e7,
       idle: 100,
@@ -159,6 +165,7 @@ function amount(quick: boolean, rounds: number, churn: number): Amount {
     : {
       rounds,
       churn,
+      warmup: 20_000,
       requests: 8000,
       bytes: 1.5e9,
       idle: 5000,
@@ -290,14 +297,14 @@ class Bench {
     const few = (count: number) => Math.min(count, proxy.forks ? 100 : proxy.most ?? count);
     switch (test) {
       case "http": {
-        await this.#ab(port, Math.min(2000, much.requests)); // first some to warm up: a runtime compiles code that runs often
+        await this.#ab(port, proxy.forks ? 200 : much.warmup);
         const before = cpu(pid);
         add("http", await this.#ab(port, much.requests));
         if (!proxy.forks) add("httpCpu", (cpu(pid) - before) / much.requests * 1e6);
         break;
       }
       case "kept":
-        await this.#ab(port, 200);
+        await this.#ab(port, proxy.forks ? 200 : much.warmup, "-k");
         add("kept", await this.#ab(port, much.requests * 5, "-k"));
         break;
       case "churn": {
@@ -510,7 +517,8 @@ function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] 
   return [
     {
       ...table(figures, all, one),
-      title: `${much.requests} connections from ab, 20 at a time, to a small page of nginx; ` +
+      title: `${much.requests} connections from ab, 20 at a time, to a small page of nginx, ` +
+        `after ${much.warmup} that do not count; ` +
         `${much.churn} connections that carry a byte there and back, and by how much memory ` +
         "and descriptors are more then than after the first thousand",
     },
