@@ -258,15 +258,26 @@ export class BetweenSockets extends ThroughPipe {
   }
 
   override drain(): number {
-    const { fd } = this.#to;
-    if (this.#passing > 0) {
-      const length = this.#passing, sent = libc.send(fd, passage, length, this.way.readsOn);
-      this.#passing = 0;
-      if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
-      return sent;
-    }
-    if (this.#left.length === 0) return super.drain();
-    const sent = libc.send(fd, this.#left);
+    const sent = this.#passing > 0
+      ? this.#pass()
+      : this.#left.length > 0
+      ? this.#sendLeft()
+      : super.drain();
+    // A part of a packet that waits in the socket for this need not, as this has to wait itself.
+    if (sent === -EAGAIN && this.way.readsOn) libc.setNoDelay(this.#to.fd);
+    return sent;
+  }
+
+  #pass(): number {
+    const length = this.#passing;
+    const sent = libc.send(this.#to.fd, passage, length, this.way.readsOn);
+    this.#passing = 0;
+    if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
+    return sent;
+  }
+
+  #sendLeft(): number {
+    const sent = libc.send(this.#to.fd, this.#left);
     if (sent > 0) this.#left = this.#left.slice(sent);
     return sent;
   }

@@ -11,7 +11,7 @@ import { UNWATCHED } from "../sys/epoll.ts";
 import { SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
-import { Address, connect, setKeepAlive, setNoDelay } from "../sys/socket.ts";
+import { Address, connect, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -239,8 +239,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     }
     this.#target = target;
     this.#since = this.loop.time;
-    if (!isUnix) setNoDelay(this.#client);
-    if (isTcp(to)) setNoDelay(to.fd);
+    if (!isUnix) libc.setNoDelay(this.#client);
+    if (isTcp(to)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     this.#sending = new Channel(client, server, this);

@@ -79,6 +79,7 @@ function compiledForServing() {
   return Deno.dlopen(LIBRARY, {
     close: { parameters: ["i32"], result: "i32" },
     getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
     shutdown: { parameters: ["i32", "i32"], result: "i32" },
   }).symbols;
 }
@@ -108,6 +109,7 @@ const c = {
   read: lazily("read", "i32", "buffer", "u32"),
   recv: lazily("recv", "i32", "buffer", "u32", "i32"),
   send: lazily("send", "i32", "buffer", "u32", "i32"),
+  setsockopt: lazily("setsockopt", "i32", "i32", "i32", "buffer", "u32"),
   shutdown: lazily("shutdown", "i32", "i32"),
   sigaction: lazily("sigaction", "i32", "buffer", "buffer"),
   statx: lazily("statx", "i32", "buffer", "i32", "u32", "buffer"),
@@ -537,6 +539,15 @@ export function getpeername(socket: number): number {
 
 function getpeernameOnce(socket: number): number {
   return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
+}
+
+const one = new Int32Array([1]);
+
+/** Has small pieces of a TCP connection go at once, and those that wait for more (MSG_MORE) now (tcp(7)). */
+export function setNoDelay(fd: number): void {
+  const IPPROTO_TCP = 6, TCP_NODELAY = 1;
+  if (served) served.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, 4);
+  else c.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, 4);
 }
 
 /** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */

@@ -244,12 +244,6 @@ function set(fd: number, level: number, option: number): void {
   calls().setsockopt(fd, level, option, one, 4);
 }
 
-/** Has small pieces of a TCP connection go at once (tcp(7)). */
-export function setNoDelay(fd: number): void {
-  const IPPROTO_TCP = 6, TCP_NODELAY = 1;
-  set(fd, IPPROTO_TCP, TCP_NODELAY);
-}
-
 /** Has the kernel find out that the peer of a TCP connection has vanished (tcp(7)). */
 export function setKeepAlive(fd: number): void {
   const SOL_SOCKET = 1, SO_KEEPALIVE = 9;

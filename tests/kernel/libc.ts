@@ -6,6 +6,7 @@
  */
 import {
   MSG_ERRQUEUE,
+  SHUT_RD,
   SO_ACCEPTCONN,
   SO_DOMAIN,
   SO_ERROR,
@@ -107,6 +108,7 @@ export function send(
   socket: number,
   all: Uint8Array<ArrayBuffer>,
   length = all.length,
+  isMoreToCome = false,
 ): number {
   world.enter();
   const bytes = all.subarray(0, length);
@@ -126,6 +128,8 @@ export function send(
     : -ENOTSOCK;
   world.log(() => `send ${socket} (${file.name}) ${bytes.length} -> ${result}`);
   world.moved(file, "to", result);
+  // Where there is no room for all of it, the rest is not waited for.
+  if (isMoreToCome && result === length) world.corked.add(file);
   return result;
 }
 
@@ -271,6 +275,12 @@ export function getpeername(socket: number): number {
   if (!(file instanceof StreamSocket || file instanceof MessageSocket)) return -ENOTSOCK;
   return file.isConnected ? 0 : -ENOTCONN;
 }
+export function setNoDelay(fd: number): void {
+  world.enter();
+  const { file } = world.get(fd, "setsockopt");
+  world.refusal("setsockopt"); // which nobody hears of
+  world.corked.delete(file); // if it is refused, the kernel waits for 200 ms
+}
 export function hasNoRead(_fd: number): boolean {
   return false; // every descriptor of this kernel can be read or written
 }
@@ -294,6 +304,7 @@ export function shutdown(fd: number, how: number): number {
   world.enter();
   const { file } = world.get(fd, "shutdown");
   const result = -world.refusal("shutdown") || file.shutdown(how);
+  if (how !== SHUT_RD) world.corked.delete(file);
   world.log(() => `shutdown ${fd} (${file.name}) ${how} -> ${result}`);
   return result;
 }
@@ -373,6 +384,7 @@ const seam: typeof real = {
   getsockopt,
   pendingError,
   getpeername,
+  setNoDelay,
   bytesQueued,
   shutdown,
   isIgnored,

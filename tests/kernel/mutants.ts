@@ -89,6 +89,12 @@ const MUTANTS: Mutant[] = [
     before: "this.#service.host.loop.forget(fd);\n    libc.close(fd);",
     after: "this.#service.host.loop.forget(fd);",
   },
+  {
+    name: "a reply that waits for an end that does not follow",
+    file: "engine/channel.ts",
+    before: "return this.source.isEnding && !this.#pace;",
+    after: "return !this.#pace;",
+  },
 ];
 
 /** How long to look for each fault, in seconds. */

@@ -67,13 +67,10 @@ export function localAddress(fd: number): Address {
   if (refused) throw new SystemError("getsockname", fd, refused);
   return new Address(new Uint8Array([2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]));
 }
-export function setNoDelay(fd: number): void {
+export function setKeepAlive(fd: number): void {
   world.enter();
   world.get(fd, "setsockopt");
   world.refusal("setsockopt"); // which nobody hears of
-}
-export function setKeepAlive(fd: number): void {
-  setNoDelay(fd);
 }
 export function raiseDescriptorLimit(): number {
   return 1024;
@@ -90,7 +87,6 @@ export const seam: typeof real = {
   connect,
   listen,
   localAddress,
-  setNoDelay,
   setKeepAlive,
   raiseDescriptorLimit,
 };

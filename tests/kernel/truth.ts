@@ -27,7 +27,6 @@ import {
 } from "../../sys/constants.ts";
 import { EPERM } from "../../sys/errno.ts";
 import { type End, O_CREAT, O_RDWR, open, pipe, SOCK_DGRAM, tcpPair, unixPair } from "../ends.ts";
-import { setNoDelay } from "../../sys/socket.ts";
 import { Description, MessageSocket, PAGE, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
 import * as simulated from "./libc.ts";
 import { NOTHING_REFUSED, World } from "./world.ts";
@@ -87,7 +86,7 @@ function build(stage: Stage, world: World, folder: string): Both[] {
       const files = StreamSocket.pair("s", stage, [100_000, 100_000]);
       for (const i of [0, 1] as const) {
         ends[i].nonBlocking = true;
-        if (stage === "tcp") setNoDelay(ends[i].fd); // so that small pieces are sent at once
+        if (stage === "tcp") real.setNoDelay(ends[i].fd); // so that small pieces are sent at once
         put(`s${i}`, ends[i], new Description(files[i], O_RDWR, O_NONBLOCK), "socket");
       }
       break;

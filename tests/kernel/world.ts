@@ -582,6 +582,7 @@ export class World {
     this.#table[fd] = undefined;
     if (fd < 3) this.#freed.add(fd);
     this.log(() => `close ${fd} (${entry.description.file.name})`);
+    this.corked.delete(entry.description.file);
     this.release(entry.description);
     return -this.refusal("close"); // it is closed all the same (close(2))
   }
@@ -645,9 +646,13 @@ export class World {
   /** A call that can move bytes. */
   moved(file: File, direction: "from" | "to", bytes: number): void {
     if (bytes <= 0) return;
+    if (direction === "to") this.corked.delete(file);
     this.happened();
     this.onMoved?.(file, direction, bytes);
   }
+
+  /** Sockets with a part of a packet that waits for what is sent next, or the end (MSG_MORE). */
+  readonly corked = new Set<File>();
 
   /** Checks that a buffer is not in use by another thread. */
   use({ buffer }: Uint8Array): void {
@@ -853,6 +858,10 @@ export class World {
     // A call on another thread takes time; the engine sees its result after an alarm.
     if (this.idleRounds > 2 && this.calls.size > 0) this.now += 0.25;
     this.#ring();
+    const [corked] = this.corked;
+    if (corked && milliseconds !== 0 && !file.isAnyReady) {
+      this.fail(`${corked.name} has bytes that wait for more, which does not follow at once`);
+    }
     while (milliseconds !== 0) {
       const isReady = file.isAnyReady;
       const drawn = this.isHostile && this.areChoicesLeft ? this.#pick([192, 32, 16, 16]) : 0;
