@@ -82,6 +82,12 @@ export class Endpoint implements Watcher {
     return this.#grown;
   }
 
+  /** Makes it non-blocking, where it is a socket that others have, too: see {@linkcode Connection}. */
+  makeNonBlocking(): number {
+    const { fd, connection } = this;
+    return connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
+  }
+
   // ---- Joining and leaving.
 
   addReader(channel: Channel): void {
@@ -303,8 +309,8 @@ export class Connection {
   }
 
   /**
-   * Makes it non-blocking, without which splice(2) waits. Asked before each
-   * splice, as another process may have put its own flag back meanwhile. Returns
+   * Makes it non-blocking, without which splice(2) waits. Asked whenever we have
+   * waited, as another process may have put its own flag back meanwhile. Returns
    * a negative errno where that is refused.
    */
   makeNonBlocking(fd: number): number {

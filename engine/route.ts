@@ -155,6 +155,8 @@ export class ThroughPipe implements Route {
   #isBusy = false;
   /** Fills in a row that found nothing, although epoll had called it ready. */
   #misses = 0;
+  /** Whether it may have waited, and others changed O_NONBLOCK, since that was looked at. */
+  #hasWaited = true;
   pipeSize: number | undefined;
 
   constructor(way: Way) {
@@ -184,9 +186,9 @@ export class ThroughPipe implements Route {
   }
 
   fill(most: number): number {
-    const { fd, connection, isEdgeTriggered } = this.way.source;
-    const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
+    const refused = this.#hasWaited ? this.#makeNonBlocking() : 0;
     if (refused < 0) return refused;
+    const { fd, isEdgeTriggered } = this.way.source;
     const pipe = this.#pipe ??= this.way.pool.takePipe(this.#isBusy);
     if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
     this.pipeSize = pipe.size || undefined;
@@ -196,10 +198,21 @@ export class ThroughPipe implements Route {
   }
 
   drain(): number {
-    const { fd, connection } = this.way.sink;
-    const refused = connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
+    const pipe = this.#pipe;
+    if (pipe === undefined) return 0;
+    const refused = this.#hasWaited ? this.#makeNonBlocking() : 0;
     if (refused < 0) return refused;
-    return this.#pipe === undefined ? 0 : this.#pipe.drain(fd);
+    const length = pipe.drain(this.way.sink.fd);
+    this.#hasWaited = pipe.held > 0;
+    return length;
+  }
+
+  /** As splice(2) would wait otherwise. Returns a negative errno where that is refused. */
+  #makeNonBlocking(): number {
+    const { source, sink } = this.way;
+    const refused = Math.min(source.makeNonBlocking(), sink.makeNonBlocking(), 0);
+    this.#hasWaited = refused < 0;
+    return refused;
   }
 
   setBusy(isBusy: boolean): void {
@@ -213,6 +226,7 @@ export class ThroughPipe implements Route {
   release(): void {
     if (this.#pipe) this.way.pool.givePipe(this.#pipe);
     this.#pipe = undefined;
+    this.#hasWaited = true;
   }
 }
 
