@@ -19,6 +19,9 @@ const DATA = Deno.build.arch === "x86_64" ? 1 : 2;
 /** The longest alarm: 11 days. */
 const MAX_ALARM_NS = 1e15;
 
+/** So many waits on another thread may be refused in a row, as memory may be short for a moment. */
+const MAX_REFUSALS = 1000;
+
 const ADD = 1, REMOVE = 2, CHANGE = 3;
 
 /** Not watched at all; 0 is watched for errors and hang-ups alone. */
@@ -33,6 +36,7 @@ export class Epoll {
   readonly #bell = new Int32Array([-1, -1]);
   readonly #events = new Int32Array(MAX_EVENTS * WORDS);
   readonly #event = new Int32Array(WORDS);
+  #refusals = 0;
 
   /** Throws a {@linkcode SystemError} where the system refuses one of its descriptors; then it has none. */
   constructor() {
@@ -93,12 +97,16 @@ export class Epoll {
   /**
    * Waits on another thread until something is ready, which the next
    * {@linkcode wait} returns. By poll(2), as epoll_wait(2) would consume the events
-   * that are reported once only (EDGE). Rejects with a {@linkcode SystemError} where it is refused.
+   * that are reported once only (EDGE). Where it is refused, the wait is over after 0.1 ms, and
+   * rejects with a {@linkcode SystemError} after so many in a row.
    */
   async waitOnThread(): Promise<void> {
-    if (await libc.pollOnThread(this.#epoll, IN, -1) >= 0) return;
-    const result = libc.poll(this.#epoll, IN); // a signal came, or it fails here as well
-    if (result < 0) throw new SystemError("poll", undefined, result);
+    const result = await libc.pollOnThread(this.#epoll, IN, -1);
+    this.#refusals = result < 0 ? this.#refusals + 1 : 0;
+    if (result >= 0) return;
+    const error = libc.poll(this.#epoll, IN); // of another thread nobody knows the errno
+    if (error < 0 && this.#refusals > MAX_REFUSALS) throw new SystemError("poll", undefined, error);
+    await libc.rest();
   }
 
   /**
