@@ -401,6 +401,10 @@ function isPassing(errno: number): boolean {
 
 function toListener(listener: number | Fd): Fd {
   const fd = typeof listener === "number" ? new Fd(listener) : listener;
-  if (fd.isListening) return fd;
-  throw new DescriptorError(`descriptor ${fd.fd} is not a listening socket`);
+  if (!fd.isListening) throw new DescriptorError(`descriptor ${fd.fd} is not a listening socket`);
+  // What it accepts is taken for streams, of which a message may be cut in two.
+  if (fd.isStream) return fd;
+  throw new DescriptorError(
+    `descriptor ${fd.fd} listens for messages (SEQPACKET), not for streams`,
+  );
 }

@@ -223,6 +223,16 @@ export function serving(waiting = 4096): { listener: End; port: number } {
   return { listener, port: new DataView(address.buffer).getUint16(2) };
 }
 
+/** A unix socket that listens for connections of messages, at a name that the system chooses. */
+export function listeningForMessages(): End {
+  const listener = new End(well("socket", libc.socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)));
+  const family = new Uint8Array(2);
+  new DataView(family.buffer).setUint16(0, AF_UNIX, true);
+  well("bind", libc.bind(listener.fd, family, 2)); // autobind: unix(7)
+  well("listen", libc.listen(listener.fd, 1));
+  return listener;
+}
+
 /** The next connection that comes to a listening socket, for which it waits on this thread. */
 export function accepted(listener: End): End {
   return new End(well("accept", libc.accept4(listener.fd, null, null, SOCK_CLOEXEC)));

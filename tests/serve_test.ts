@@ -1,7 +1,16 @@
 /** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { readAll, readText, writeAll } from "./connections.ts";
-import { accepted, deaf, type End, O_RDONLY, open, pipe, serving } from "./ends.ts";
+import {
+  accepted,
+  deaf,
+  type End,
+  listeningForMessages,
+  O_RDONLY,
+  open,
+  pipe,
+  serving,
+} from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { inFolder, injecting, iocopy, stateOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
@@ -595,11 +604,13 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["3 127.0.0.1:22 3 127.0.0.1:23", /^iocopy: descriptor 3 is served twice/],
     ["-c 0 3 127.0.0.1:22", /^iocopy: --connections: "0" is not a whole number/],
     ["--proxy-protocol=3 3 127.0.0.1:22", /^iocopy: --proxy-protocol: "3" is not version 1 or 2/],
+    ["4 127.0.0.1:22", /^iocopy: descriptor 4 listens for messages \(SEQPACKET\)/],
+    ["3 4", /^iocopy: descriptor 4 listens for messages/],
     [`3 /${"x".repeat(200)}`, /the path of a socket has at most 107 bytes/],
   ];
   for (const [args, message] of lines) {
     const { listener } = serving();
-    using running = iocopy(args, { 3: listener });
+    using running = iocopy(args, { 3: listener, 4: listeningForMessages() });
     const { code, stderr } = await running.outcome;
     assertEquals([code, stderr.split("\n").length], [100, 2], `${args}: ${stderr}`);
     assertMatch(stderr, message, args);
