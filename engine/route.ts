@@ -94,6 +94,8 @@ export function bestRoute(way: Way): Route {
 export function fallBack(route: Direct | ThroughPipe, way: Way, error: number): Route {
   const memory = new ThroughMemory(way, `splice: ${libc.strerror(error)}`, error);
   if (route.held > 0) memory.hold((route as ThroughPipe).takeOut());
+  // A part of a packet may wait in the socket for what follows at once: no more.
+  if (route instanceof BetweenSockets && way.readsOn) libc.setNoDelay(way.sink.fd.fd);
   route.release();
   return memory;
 }

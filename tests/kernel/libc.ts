@@ -85,6 +85,7 @@ export function recv(
   if (flags & MSG_ERRQUEUE) {
     const result = file instanceof StreamSocket ? file.takeNote() : -EAGAIN;
     world.log(() => `recv ${socket} of the error queue -> ${result}`);
+    if (result >= 0) world.happened();
     return result;
   }
   const keep = (flags & MSG_PEEK) !== 0;
