@@ -340,10 +340,10 @@ export class Channel implements ChannelStatus, Way, Member {
   #notReady(): void {
     if (++this.#stalls > MAX_STALLS) {
       this.#stalls = 0;
-      const waitsAt = this.#route.waitsFor === READ ? this.source : this.sink;
+      const { waitsFor } = this.#route;
+      const waitsAt = waitsFor === READ ? this.source : this.sink;
       // Where poll(2) says otherwise now, another reader was quicker each time. Else
       // splice(2) may be what fails, and if it is not in use, epoll is wrong.
-      const { waitsFor } = this.#route;
       const ready = waitsAt.readiness(waitsFor);
       if (ready < 0) return this.#fail(waitsFor === READ ? "read" : "write", ready);
       if (ready > 0 && !this.#fallBack(EAGAIN)) waitsAt.makeEdgeTriggered();

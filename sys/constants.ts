@@ -66,7 +66,17 @@ export const S_IFREG = 0o100000;
 /** A socket. */
 export const S_IFSOCK = 0o140000;
 
-/** Options of a socket (socket(7)): stream or messages. */
+/** Levels of a socket's options (getsockopt(2)): of all sockets. */
+export const SOL_SOCKET = 1;
+/** Of TCP. */
+export const IPPROTO_TCP = 6;
+/** Small pieces go at once (tcp(7)). */
+export const TCP_NODELAY = 1;
+/** Options of a socket (socket(7)): an address may be used again. */
+export const SO_REUSEADDR = 2;
+/** The kernel finds out that a peer has vanished. */
+export const SO_KEEPALIVE = 9;
+/** Stream or messages. */
 export const SO_TYPE = 3;
 /** The pending error, which asking clears. */
 export const SO_ERROR = 4;

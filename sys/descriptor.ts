@@ -82,7 +82,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (fd < 0) throw refused(fd);
     // A signal comes, or the wait is refused, as it is on this thread then.
     let ready;
-    do ready = await waited(fd, OUT); while (ready === 0);
+    do ready = await libc.pollOnThread(fd, OUT, -1); while (ready === 0);
     const error = ready < 0 ? -ready : libc.pendingError(fd);
     if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
     libc.close(fd);
@@ -142,7 +142,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   async #ready(events: number): Promise<number> {
     const bell = this.#bell ??= libc.timerfdCreate(); // poll(2) ignores a negative one
     this.#waiting++;
-    const ready = await waited(this.fd, events, bell);
+    const ready = await libc.pollOnThread(this.fd, events, -1, bell);
     if (--this.#waiting === 0 && this.isClosed) libc.close(bell);
     return this.isClosed ? 0 : this.#checked("poll", ready);
   }
@@ -396,12 +396,6 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
   }
-}
-
-/** Waits on another thread. Results as of poll(2) on this one, which says why, should it be refused. */
-async function waited(fd: number, events: number, bell = -1): Promise<number> {
-  const ready = await libc.pollOnThread(fd, events, -1, bell);
-  return ready < 0 ? libc.poll(fd, events) : ready;
 }
 
 function addressOf(text: string): Address {

@@ -103,10 +103,8 @@ export class Epoll {
   async waitOnThread(): Promise<void> {
     const result = await libc.pollOnThread(this.#epoll, IN, -1);
     this.#refusals = result < 0 ? this.#refusals + 1 : 0;
-    if (result >= 0) return;
-    const error = libc.poll(this.#epoll, IN); // of another thread nobody knows the errno
-    if (error < 0 && this.#refusals > MAX_REFUSALS) throw new SystemError("poll", undefined, error);
-    await libc.rest();
+    if (this.#refusals > MAX_REFUSALS) throw new SystemError("poll", undefined, result);
+    if (result < 0) await libc.rest();
   }
 
   /**

@@ -11,11 +11,14 @@ import {
   F_GETSIG,
   F_SETSIG,
   IN,
+  IPPROTO_TCP,
   MSG_DONTWAIT,
   MSG_MORE,
   O_CLOEXEC,
   O_NONBLOCK,
   SO_ERROR,
+  SOL_SOCKET,
+  TCP_NODELAY,
 } from "./constants.ts";
 import { checked, errno, find, findIfAny, lazily, LIBRARY, moved, onThread } from "./ffi.ts";
 
@@ -273,8 +276,7 @@ function pollOnce(milliseconds: number): number {
 
 /**
  * As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1:
- * for ever), and no longer than until `bell`, if there is one, can be read. -1 where a
- * signal came, or it is refused, for no reason that is known: ask again here.
+ * for ever), and no longer than until `bell`, if there is one, can be read.
  */
 export async function pollOnThread(
   fd: number,
@@ -286,7 +288,8 @@ export async function pollOnThread(
   const ready = await thread.poll(descriptors, 2n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
-  return ready > 0 ? revents(descriptors) : ready;
+  if (ready < 0) return poll(fd, events); // errno stayed on the other thread
+  return ready > 0 ? revents(descriptors) : 0;
 }
 
 /**
@@ -517,8 +520,8 @@ export function getsockopt(fd: number, option: number): number {
   optionLength[0] = 4;
   const result = checked(
     served
-      ? served.getsockopt(fd, 1, option, optionValue, optionLength)
-      : c.getsockopt(fd, 1, option, optionValue, optionLength),
+      ? served.getsockopt(fd, SOL_SOCKET, option, optionValue, optionLength)
+      : c.getsockopt(fd, SOL_SOCKET, option, optionValue, optionLength),
   );
   return result < 0 ? result : optionValue[0] ?? 0;
 }
@@ -543,11 +546,16 @@ function getpeernameOnce(socket: number): number {
 
 const one = new Int32Array([1]);
 
+/** Switches an option of a socket on (setsockopt(2)). */
+export function setsockopt(fd: number, level: number, option: number): number {
+  return checked(
+    served ? served.setsockopt(fd, level, option, one, 4) : c.setsockopt(fd, level, option, one, 4),
+  );
+}
+
 /** Has small pieces of a TCP connection go at once, and those that wait for more (MSG_MORE) now (tcp(7)). */
 export function setNoDelay(fd: number): void {
-  const IPPROTO_TCP = 6, TCP_NODELAY = 1;
-  if (served) served.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, 4);
-  else c.setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, one, 4);
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
 }
 
 /** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */

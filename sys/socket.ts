@@ -7,10 +7,11 @@
  *
  * @module
  */
-import { AF_UNIX, SOCK_STREAM } from "./constants.ts";
+import { AF_UNIX, SO_KEEPALIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "./constants.ts";
 import { EAGAIN, EINPROGRESS, EINTR, ENOENT, ENOTSOCK } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import { errno, find, LIBRARY, moved } from "./ffi.ts";
+import * as libc from "./libc.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
 function compiled() {
@@ -22,7 +23,6 @@ function compiled() {
     getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     listen: { parameters: ["i32", "i32"], result: "i32" },
-    setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   }).symbols;
 }
@@ -217,10 +217,9 @@ export function connect(address: Address): number {
 
 /** A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)). */
 export function listen(address: Address, waiting: number): number {
-  const SOL_SOCKET = 1, SO_REUSEADDR = 2;
   const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
   if (fd < 0) return -errno();
-  set(fd, SOL_SOCKET, SO_REUSEADDR);
+  libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR);
   if (
     calls().bind(fd, address.bytes, address.bytes.length) === 0 && calls().listen(fd, waiting) === 0
   ) return fd;
@@ -238,16 +237,9 @@ export function localAddress(fd: number): Address {
   throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
 
-const one = new Int32Array([1]);
-
-function set(fd: number, level: number, option: number): void {
-  calls().setsockopt(fd, level, option, one, 4);
-}
-
 /** Has the kernel find out that the peer of a TCP connection has vanished (tcp(7)). */
 export function setKeepAlive(fd: number): void {
-  const SOL_SOCKET = 1, SO_KEEPALIVE = 9;
-  set(fd, SOL_SOCKET, SO_KEEPALIVE);
+  libc.setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE);
 }
 
 /** How many descriptors the process may have: the soft limit, raised to the hard one where it was less (getrlimit(2)). */

@@ -5,6 +5,7 @@
  * @module
  */
 import {
+  IPPROTO_TCP,
   MSG_ERRQUEUE,
   SHUT_RD,
   SO_ACCEPTCONN,
@@ -12,6 +13,7 @@ import {
   SO_ERROR,
   SO_PROTOCOL,
   SO_TYPE,
+  TCP_NODELAY,
 } from "../../sys/constants.ts";
 import { MSG_PEEK, MSG_TRUNC, O_ACCMODE } from "../../sys/constants.ts";
 import { EAGAIN, EINVAL, ENOTCONN } from "../../sys/errno.ts";
@@ -139,8 +141,13 @@ export function send(
 export function poll(fd: number, events: number, _milliseconds = 0): number {
   return world.poll(fd, events);
 }
-export function pollOnThread(fd: number, events: number, milliseconds: number): Promise<number> {
-  return world.pollOnThread(fd, events, milliseconds);
+export async function pollOnThread(
+  fd: number,
+  events: number,
+  milliseconds: number,
+): Promise<number> {
+  const ready = await world.pollOnThread(fd, events, milliseconds);
+  return ready >= 0 ? ready : poll(fd, events);
 }
 export function openAmong(first: number, count: number): number[] {
   world.enter();
@@ -276,11 +283,14 @@ export function getpeername(socket: number): number {
   if (!(file instanceof StreamSocket || file instanceof MessageSocket)) return -ENOTSOCK;
   return file.isConnected ? 0 : -ENOTCONN;
 }
-export function setNoDelay(fd: number): void {
+export function setsockopt(fd: number, _level: number, _option: number): number {
   world.enter();
-  const { file } = world.get(fd, "setsockopt");
-  world.refusal("setsockopt"); // which nobody hears of
-  world.corked.delete(file); // if it is refused, the kernel waits for 200 ms
+  world.get(fd, "setsockopt");
+  return -world.refusal("setsockopt");
+}
+export function setNoDelay(fd: number): void {
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
+  world.corked.delete(world.get(fd, "setsockopt").file); // if it is refused, the kernel waits for 200 ms
 }
 export function hasNoRead(_fd: number): boolean {
   return false; // every descriptor of this kernel can be read or written
@@ -385,6 +395,7 @@ const seam: typeof real = {
   getsockopt,
   pendingError,
   getpeername,
+  setsockopt,
   setNoDelay,
   bytesQueued,
   shutdown,
