@@ -48,6 +48,7 @@ export const PIPELINES: readonly Path[] = [
   pipeline("head-cat", "head -c N /dev/zero | X | cat >/dev/null"),
   pipeline("tar-gzip", "tar -c DIR 2>/dev/null | X | gzip -1 >/dev/null"),
   pipeline("file-wc", "X <FILE | wc -c >/dev/null"),
+  pipeline("append", "head -c N /dev/zero | X >>/dev/null"),
 ];
 
 /** Whether both ends of a path are of the same kind, so that it can be used in both directions. */

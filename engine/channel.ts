@@ -105,7 +105,10 @@ const READS_PER_STEP = 8;
  */
 const BYTES_PER_STEP = 1024 * 1024;
 
-/** So many times in a row a descriptor that epoll calls ready may move nothing, before that is not believed. */
+/**
+ * So many times in a row a descriptor that epoll calls ready may move nothing, before that is
+ * not believed. Where eight processes read one pipe, 66 in a row were seen.
+ */
 const MAX_STALLS = 1000;
 
 /**

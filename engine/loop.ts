@@ -46,7 +46,10 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
  */
 const ROUNDS_PER_CALL = 64;
 
-/** After so many rounds the calls of each round are worth compiling: see libc.compile. */
+/**
+ * After so many rounds the calls of each round are worth compiling: see libc.compile. Before
+ * the first one, it would delay each start by 2.5 ms (`deno task bench --tests=start --against=OTHER`).
+ */
 const COMPILE_AFTER_ROUNDS = 64;
 
 /** One loop. */

@@ -42,11 +42,11 @@ function compiled() {
 let hot: ReturnType<typeof compiled> | undefined;
 
 /**
- * Makes the calls of each tick five times as fast: without it a round trip takes
- * 1.2 times as long, and bytes between unix sockets 1.5 times the CPU (`deno task
- * bench --against=OTHER`). It takes 1 to 2 ms, which a short copy does better
- * without. (Each of these calls stands twice below:
- * V8's fast calls need a call site that only ever calls one function.)
+ * Makes the calls of each tick five times as fast: without it a round trip between unix
+ * sockets takes 1.15 times as long, and bytes 1.3 times the CPU (`deno task bench
+ * --tests=bulk,ping --paths=unix-unix --against=OTHER`). It takes 1 to 2 ms, which a short
+ * copy does better without. (Each of these calls stands twice below: V8's fast calls need a
+ * call site that only ever calls one function.)
  */
 export function compile(): void {
   hot ??= compiled();
@@ -67,7 +67,11 @@ function compiledForMemory() {
 
 let memory: ReturnType<typeof compiledForMemory> | undefined;
 
-/** After so many of them they are compiled: until then, each leaves garbage and takes 0.6 us longer. */
+/**
+ * After so many of them they are compiled. Until then each takes 0.6 us longer, and leaves
+ * garbage: 4 GB take 1.1 times the CPU. From the first on, a start takes 2.5 ms longer
+ * (`deno task bench --tests=start,shell --against=OTHER`).
+ */
 const COMPILE_AFTER_CALLS = 256;
 let slowCalls = 0;
 
@@ -89,7 +93,10 @@ function compiledForServing() {
 
 let served: ReturnType<typeof compiledForServing> | undefined;
 
-/** As {@linkcode compile}, for what is called once in each connection: worth it where there are thousands. */
+/**
+ * As {@linkcode compile}, for what is called once or twice in each connection, which costs 1.1
+ * times the CPU without it (`deno task bench:serving --tests=http`).
+ */
 export function compileForServing(): void {
   compile();
   memory ??= compiledForMemory();

@@ -9,9 +9,11 @@ import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
 import { COMMAND, start } from "./harness.ts";
 import { said } from "./library.ts";
-import { fillUp, inFolder, iocopy, outputOf, stateOf, within } from "./probe.ts";
+import { fillUp, inFolder, iocopy, outputOf, stateOf, watched, within } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { pause } from "./watching.ts";
+import { catches, pause } from "./watching.ts";
+
+const SIGTERM = 15;
 
 /** The capacity of a new pipe, and of a busy one in the end. */
 const SYSTEMS = 65536, LARGE = 1048576;
@@ -47,6 +49,19 @@ Deno.test("pipes of a channel that carries little stay as they are", async () =>
   stdin.close();
   assertEquals((await running.outcome).code, 0);
   stdout.close();
+});
+
+Deno.test("processes that read one pipe go on splicing, although others are often quicker", async () => {
+  const [input, output] = pipe();
+  const readers = Array.from({ length: 4 }, () => watched("--stats=json 0 1", { 0: input }));
+  input.close();
+  for (const { pid } of readers) await within("a start", catches(pid, SIGTERM));
+  for (let i = 0; i < 5000; i++) await output.write("x");
+  output.close();
+  const outcomes = await Promise.all(readers.map(({ outcome }) => outcome));
+  const channels = outcomes.map(({ stderr }) => JSON.parse(stderr.split("\n")[0] ?? ""));
+  assertEquals(channels.map(({ route }) => route), Array(4).fill("splice"));
+  assertEquals(channels.reduce((sum, { bytes }) => sum + bytes, 0), 5000);
 });
 
 /** Copies so many bytes between two TCP connections; returns what iocopy reports of its own pipe. */
