@@ -122,7 +122,7 @@ function round(copiers: readonly Copier[], paths: readonly Path[], much: Amount)
     ...Array.from({ length: much.starts }, () => real).flat()
       .map((copier): Trial => ({ mode: "start", path: PIPE, copier, number: 1 })),
     ...PIPELINES.flatMap((path) =>
-      real.filter(({ filter }) => filter)
+      real.filter(({ id, filter }) => filter && !(path.isCopied && id === "limit"))
         .map((copier): Trial => ({ mode: "shell", path, copier, number: piped(path, much) }))
     ),
   ];

@@ -14,6 +14,8 @@ export interface Path {
   to: Kind;
   /** A pipeline of the shell instead, in which X stands for the copier: see {@linkcode PIPELINES}. */
   script?: string;
+  /** Whether splice(2) refuses it, so that limit.c cannot do it. */
+  isCopied?: boolean;
 }
 
 function path(
@@ -48,7 +50,7 @@ export const PIPELINES: readonly Path[] = [
   pipeline("head-cat", "head -c N /dev/zero | X | cat >/dev/null"),
   pipeline("tar-gzip", "tar -c DIR 2>/dev/null | X | gzip -1 >/dev/null"),
   pipeline("file-wc", "X <FILE | wc -c >/dev/null"),
-  pipeline("append", "head -c N /dev/zero | X >>/dev/null"),
+  { ...pipeline("append", "head -c N /dev/zero | X >>/dev/null"), isCopied: true },
 ];
 
 /** Whether both ends of a path are of the same kind, so that it can be used in both directions. */

@@ -18,8 +18,11 @@ const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
 /** What is left to other programs of the same user by any pipe that grows, in bytes: 256 new pipes. */
 const LEFT_TO_OTHERS_BYTES = 256 * DEFAULT_PIPE_BYTES;
 
-/** For how long no pipe tries to grow after the user's limit was reached. */
-const RETRY_MS = 10_000;
+/**
+ * For how long no pipe tries to grow after the user's limit was reached: for 0.4 ms of each
+ * try, nothing may be left to others.
+ */
+const RETRY_MS = 60_000;
 
 /**
  * How much the pipes of a process may grow. An ordinary user has
