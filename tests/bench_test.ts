@@ -41,7 +41,8 @@ Deno.test({
     assertEquals(ofTest("both"), copiers);
     assertEquals(ofTest("ping"), ["limit", OURS]);
     assertEquals(ofTest("start"), ["limit", OURS]);
-    assertEquals(ofTest("shell"), Array.from({ length: 3 }, () => ["limit", OURS]).flat());
+    // splice(2) refuses the last pipeline.
+    assertEquals(ofTest("shell"), ["limit", OURS, "limit", OURS, "limit", OURS, OURS]);
     for (const row of rows) {
       assertEquals(row.failure, null, JSON.stringify(row));
       const { gigabytesPerSecond, roundTripMicroseconds, startMilliseconds } = row;
