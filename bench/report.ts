@@ -185,14 +185,15 @@ export function markdown({ title, columns, rows }: Table): string {
     `| ${cells.map((cell) => cell.replaceAll(/[|<>]/g, "\\$&")).join(" | ")} |`;
   const strong = (row: string[]) => /^iocopy/.test(row[0] ?? "") ? row.map((c) => `**${c}**`) : row;
   return [
-    `${title}:`,
-    "",
+    ...title ? [`${title}:`, ""] : [],
     line(["", ...columns]),
     line(["---", ...columns.map(() => "---:")]),
     ...rows.map(strong).map(line),
     "",
   ].join("\n");
 }
+
+const ROOT = resolve(import.meta.dirname ?? ".", "..");
 
 /** Writes tables into doc/`name`.md, between its two marks, and a plot as bench/`name`.svg. */
 export function write(
@@ -202,17 +203,24 @@ export function write(
   missing: readonly string[],
   image: string,
 ): void {
-  const root = resolve(import.meta.dirname ?? ".", "..");
-  const [page, plot] = [`${root}/doc/${name}.md`, `${root}/bench/${name}.svg`];
-  const text = Deno.readTextFileSync(page);
+  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
+  fill(`doc/${name}.md`, `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`);
+  Deno.writeTextFileSync(`${ROOT}/bench/${name}.svg`, image);
+  format(`bench/${name}.svg`);
+}
+
+/** Puts a text between the two marks of a page. */
+export function fill(page: string, section: string): void {
+  const path = `${ROOT}/${page}`, text = Deno.readTextFileSync(path);
   const marked = /(<!-- bench -->\n)[^]*(<!-- \/bench -->)/;
   if (!marked.test(text)) throw new Error(`${page} has no <!-- bench --> ... <!-- /bench -->`);
-  const absent = missing.length ? `Not installed there: ${missing.join(", ")}.\n\n` : "";
-  const section = `Measured on ${how}.\n\n${tables.map(markdown).join("\n")}\n${absent}`;
-  Deno.writeTextFileSync(page, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
-  Deno.writeTextFileSync(plot, image);
-  const args = ["fmt", "--quiet", page, plot]; // as `deno task check` requires
-  new Deno.Command(Deno.execPath(), { args, cwd: root }).outputSync();
+  Deno.writeTextFileSync(path, text.replace(marked, (_, a, b) => `${a}\n${section}${b}`));
+  format(page);
+}
+
+/** As `deno task check` requires. */
+function format(file: string): void {
+  new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", file], cwd: ROOT }).outputSync();
 }
 
 /** A figure as data. */

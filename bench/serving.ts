@@ -10,7 +10,7 @@ import { BINARY, isOurs, SOURCE } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { median, Progress } from "./measure.ts";
 import { plot } from "./plot.ts";
-import { digits, machine, type Table, text, write } from "./report.ts";
+import { digits, fill, machine, markdown, type Table, text, write } from "./report.ts";
 
 const HELP = `usage: deno task bench:serving [options]
 
@@ -311,8 +311,9 @@ class Bench {
         const count = proxy.forks ? Math.min(much.churn, 2000) : much.churn;
         await run("churn", "-n", Math.min(1000, count));
         const [memory, descriptors] = await settled(pid);
-        const { connections, seconds } = await run("churn", "-n", count);
+        await run("churn", "-n", count);
         const [memoryLater, descriptorsLater] = await settled(pid);
+        const { connections, seconds } = await run("churn", "-n", count);
         add("churn", connections / seconds);
         add("churnMemory", (memoryLater - memory) / 1e6);
         add("churnDescriptors", descriptorsLater - descriptors);
@@ -510,6 +511,17 @@ function table(figures: Figures, all: readonly Proxy[], columns: [Column, string
   };
 }
 
+/** What README shows. */
+function summary(figures: Figures, all: readonly Proxy[]): Table {
+  const shown = all.filter(({ id }) => id !== "source" && id !== "haproxy-mt");
+  return table(figures, shown, [
+    ["http", "connections/s"],
+    ["kept", "requests/s, kept alive"],
+    ["idleMemory", "an idle connection, kB"],
+    ["bulk", "a stream, GB/s"],
+  ]);
+}
+
 /** Two tables that fit the width of a page: connections, then bytes. */
 function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] {
   const measured = COLUMNS.filter(([column]) => [...figures.values()].some((f) => f.has(column)));
@@ -519,8 +531,9 @@ function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] 
       ...table(figures, all, one),
       title: `${much.requests} connections from ab, 20 at a time, to a small page of nginx, ` +
         `after ${much.warmup} that do not count; ` +
-        `${much.churn} connections that carry a byte there and back, and by how much memory ` +
-        "and descriptors are more then than after the first thousand",
+        `${much.churn} connections that carry a byte there and back, after as many that do not ` +
+        "count, and by how much memory and descriptors were more by then than after the first " +
+        "thousand",
     },
     {
       ...table(figures, all, other),
@@ -585,7 +598,10 @@ async function main(args: string[]): Promise<number> {
   const results = tables(figures, found, much);
   if (options.json) print(JSON.stringify(data(figures, much, missing, wrong), null, 1) + "\n");
   else print([how + "\n", ...results.map(text)].join("\n"));
-  if (options.write) write("serving", how, results, missing, bars(figures, found));
+  if (options.write) {
+    write("serving", how, results, missing, bars(figures, found));
+    fill("README.md", markdown(summary(figures, found)) + "\n");
+  }
   for (const line of wrong) say(`bench: ${line}`);
   return wrong.length ? 1 : 0;
 }
