@@ -35,8 +35,11 @@ export function mustBeTime(name: string, milliseconds: number): void {
 /** As `yieldAfter`, while a call is under way on another thread. */
 const THREAD_YIELD_MS = 1;
 
-/** What setTimeout takes at the most: 24 days. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** What is called at some time. */
+interface Timer {
+  readonly due: number;
+  readonly run: () => void;
+}
 
 /**
  * Rounds in one call of {@linkcode Loop.run}'s inner function: V8 enters
@@ -59,7 +62,10 @@ export class Loop {
   readonly #watchers: (Watcher | undefined)[] = [];
   readonly #yieldAfter: number;
   readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
-  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #timers = new Set<Timer>();
+  /** When the first of them is due, and when the event loop has its next turn. */
+  #firstDue = Infinity;
+  #turnAt = Infinity;
   #tasks: Task[] = [];
   /** How many need the loop to run on. */
   #refs = 0;
@@ -142,26 +148,62 @@ export class Loop {
   }
 
   /**
-   * Calls `callback` in a round after so many milliseconds (MAX_TIMER_MS at the
-   * most), unless the loop has ended; returns what cancels it.
+   * Calls `callback` in a round after so many milliseconds, unless the loop has ended;
+   * returns what cancels it. (The first setTimeout of Deno 2.9 takes 6 ms.)
    */
   after(milliseconds: number, callback: () => void): () => void {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      this.soon({ run: callback });
-      this.wake();
-    }, Math.min(milliseconds, MAX_TIMER_MS));
+    // In whole milliseconds, so that many timers end few waits.
+    const timer = { due: Math.ceil(performance.now() + milliseconds), run: callback };
     this.#timers.add(timer);
+    if (timer.due < this.#firstDue) {
+      this.#firstDue = timer.due;
+      this.#setAlarm();
+    }
     return () => {
-      clearTimeout(timer);
       this.#timers.delete(timer);
     };
+  }
+
+  /** What is due gets a turn. */
+  #runTimers(now: number): void {
+    this.#firstDue = Infinity;
+    for (const timer of this.#timers) {
+      if (timer.due > now) this.#firstDue = Math.min(this.#firstDue, timer.due);
+      else if (this.#timers.delete(timer)) this.soon(timer);
+    }
+  }
+
+  /** The event loop has its turn after so many milliseconds. */
+  #turnAfter(milliseconds: number): void {
+    this.#turnAt = performance.now() + milliseconds;
+    this.#setAlarm();
+  }
+
+  /** Whoever calls may be no part of the loop: it is {@linkcode run} that rejects where the system refuses. */
+  #setAlarm(): void {
+    if (this.#isClosed) return;
+    try {
+      this.#epoll.alarm(Math.min(this.#turnAt, this.#firstDue) - performance.now());
+    } catch (error) {
+      this.fail(error);
+      this.#epoll.ring();
+    }
+  }
+
+  #alarmHasRung(): void {
+    const now = performance.now();
+    if (now >= this.#turnAt) {
+      this.#yieldDue = true;
+      this.#turnAt = Infinity;
+    }
+    if (now >= this.#firstDue) this.#runTimers(now);
+    if (Math.min(this.#turnAt, this.#firstDue) < Infinity) this.#setAlarm();
   }
 
   /** Calls `done` in a round once `call`, on another thread, is over, with what it returned. */
   onThread(call: Promise<number>, done: (result: number) => void): void {
     this.#threads++;
-    this.#epoll.alarm(THREAD_YIELD_MS);
+    this.#turnAfter(THREAD_YIELD_MS);
     call.then((result) => {
       this.#threads--;
       this.soon({ run: () => done(result) });
@@ -179,18 +221,9 @@ export class Loop {
     return this.#time || performance.now();
   }
 
-  /**
-   * Ends the wait, so that what has changed meanwhile is seen. Whoever calls may be no part of
-   * the loop: it is {@linkcode run} that rejects where the system refuses.
-   */
+  /** Ends the wait, so that what has changed meanwhile is seen. */
   wake(): void {
-    if (this.#isClosed) return;
-    try {
-      this.#epoll.alarm(0);
-    } catch (error) {
-      this.fail(error);
-      this.#epoll.ring();
-    }
+    this.#turnAfter(0);
   }
 
   /** Runs until nobody needs it. Rejects with a {@linkcode SystemError} where the system refuses to wait. */
@@ -201,7 +234,7 @@ export class Loop {
       await pause;
       this.#yieldDue = false;
       this.#idle = true;
-      this.#epoll.alarm(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
+      this.#turnAfter(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
     }
   }
 
@@ -228,7 +261,7 @@ export class Loop {
   #dispatch(index: number): void {
     const fd = this.#epoll.descriptor(index);
     if (fd === this.#epoll.timer) {
-      this.#yieldDue = true;
+      this.#alarmHasRung();
       return;
     }
     this.#idle = false;
@@ -242,10 +275,9 @@ export class Loop {
     for (const task of tasks) task.run();
   }
 
-  /** Cancels all timers, and gives its descriptors back. */
+  /** Gives its descriptors back; no timer is called any more. */
   close(): void {
     this.#isClosed = true;
-    for (const timer of this.#timers) clearTimeout(timer);
     this.#epoll.close();
   }
 }
