@@ -86,10 +86,10 @@ async function main(args: string[]): Promise<number> {
     if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
     if (!BINARY) say("bench: IOCOPY names no executable: iocopy runs from source only");
     // Who comes second finds another machine: in every other round that is who came first.
-    const order = [copiers, copiers.toReversed()];
+    const order = (i: number) => i % 2 ? copiers.toReversed() : copiers;
     const plan = Array.from(
       { length: rounds },
-      (_, i) => round(order[i % 2] ?? [], paths, much).filter(({ mode }) => tests.includes(mode)),
+      (_, i) => round(order(i), paths, much).filter(({ mode }) => tests.includes(mode)),
     );
     const quiet = isQuiet();
     if (!quiet) say("bench: others use this machine: only ratios are worth something");

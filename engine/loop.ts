@@ -8,7 +8,7 @@
  * loop rests for 0.1 ms on another thread while the event loop runs; if nothing
  * was, the wait itself moves to another thread, until something is ready. While
  * a call is under way on another thread, of which only the event loop hears,
- * the alarm comes after 1 ms.
+ * the alarm comes after 1 ms. It also comes when one of the loop's own timers is due.
  *
  * @module
  */
@@ -35,10 +35,9 @@ export function mustBeTime(name: string, milliseconds: number): void {
 /** As `yieldAfter`, while a call is under way on another thread. */
 const THREAD_YIELD_MS = 1;
 
-/** What is called at some time. */
-interface Timer {
+/** What has a turn once it is due, as `performance.now()` has it. */
+interface Timer extends Task {
   readonly due: number;
-  readonly run: () => void;
 }
 
 /**
