@@ -511,9 +511,10 @@ function table(figures: Figures, all: readonly Proxy[], columns: [Column, string
   };
 }
 
-/** What README shows. */
+/** What README shows: each program once. */
 function summary(figures: Figures, all: readonly Proxy[]): Table {
-  const shown = all.filter(({ id }) => id !== "source" && id !== "haproxy-mt");
+  const others = [BINARY ? "source" : "iocopy", "haproxy-mt"];
+  const shown = all.filter(({ id }) => !others.includes(id));
   return table(figures, shown, [
     ["http", "connections/s"],
     ["kept", "requests/s, kept alive"],
