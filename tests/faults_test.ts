@@ -638,6 +638,28 @@ Deno.test(
   },
 );
 
+for (const hangsUp of [true, false]) {
+  const name = hangsUp ? "read after its master has gone is its end" : "read is an error";
+  Deno.test(needing(["strace"], `EIO of a terminal that is ${name}`), async () => {
+    const [[stdout, output], [master, slave]] = [pipe(), terminal()];
+    const path = Deno.readLinkSync(`/proc/self/fd/${slave.fd}`);
+    const [strace = "", ...words] = injecting("read:error=EIO");
+    using other = bystander();
+    using running = iocopy("7 1 8 9", { 7: slave, 1: output, ...other.given }, {
+      command: [strace, "-P", path, ...words],
+    });
+    await other.lives();
+    if (hangsUp) master.close();
+    else await master.write("line\n");
+    assertEquals((await within("the end", stdout.readAll())).length, 0);
+    other.end();
+    const { code, stderr } = await running.outcome;
+    const says = hangsUp ? "" : "iocopy: read 7: Input/output error\n";
+    assertEquals([code, stderr], [hangsUp ? 0 : 111, says]);
+    for (const end of hangsUp ? [stdout] : [stdout, master]) end.close();
+  });
+}
+
 Deno.test("no descriptor left for a pipe of its own: it copies through memory", async () => {
   const content = noise(500_000);
   let well = 0;
