@@ -42,7 +42,7 @@ const OPTIONS = {
 } as const;
 
 /** The most bytes that gzip is given. */
-const GZIPPED = 100e6;
+const GZIPPED = 300e6;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
