@@ -162,6 +162,9 @@ export function write(fd: number, bytes: BufferSource, length: number = bytes.by
   return moved(memory ? memory.write(fd, bytes, length) : slow().write(fd, bytes, length));
 }
 
+/** For what has no offset (preadv2(2)). Written in the call itself, it would be 24 bytes of garbage each time. */
+const NO_OFFSET = -1n;
+
 // struct iovec: an address, and a length, of which the upper half is always 0.
 const iovec = new BigUint64Array(2), iovecWords = new Uint32Array(iovec.buffer);
 /** The bytes whose address is there already. */
@@ -185,8 +188,8 @@ export function readNow(
   const iov = vector(bytes, length);
   return moved(
     memory
-      ? memory.preadv2(fd, iov, 1, -1n, RWF_NOWAIT)
-      : slow().preadv2(fd, iov, 1, -1n, RWF_NOWAIT),
+      ? memory.preadv2(fd, iov, 1, NO_OFFSET, RWF_NOWAIT)
+      : slow().preadv2(fd, iov, 1, NO_OFFSET, RWF_NOWAIT),
   );
 }
 
@@ -199,19 +202,19 @@ export function writeNow(
   const iov = vector(bytes, length);
   return moved(
     memory
-      ? memory.pwritev2(fd, iov, 1, -1n, RWF_NOWAIT)
-      : slow().pwritev2(fd, iov, 1, -1n, RWF_NOWAIT),
+      ? memory.pwritev2(fd, iov, 1, NO_OFFSET, RWF_NOWAIT)
+      : slow().pwritev2(fd, iov, 1, NO_OFFSET, RWF_NOWAIT),
   );
 }
 
 /** Whether a descriptor has no way of being read, as an epoll instance: even nothing is EINVAL then (readv(2)). */
 export function hasNoRead(fd: number): boolean {
-  return checked(c.preadv2(fd, iovec, 0, -1n, 0)) === -EINVAL;
+  return checked(c.preadv2(fd, iovec, 0, NO_OFFSET, 0)) === -EINVAL;
 }
 
 /** Whether it has no way of being written (writev(2)). */
 export function hasNoWrite(fd: number): boolean {
-  return checked(c.pwritev2(fd, iovec, 0, -1n, 0)) === -EINVAL;
+  return checked(c.pwritev2(fd, iovec, 0, NO_OFFSET, 0)) === -EINVAL;
 }
 
 /** recv(2) that never waits; `flags` besides MSG_DONTWAIT. */
