@@ -258,7 +258,7 @@ export class Channel implements ChannelStatus, Way, Member {
     if (this.#phase !== "open") return;
     const route = this.#route;
     // After a full read or a blocked write more is probably queued: skip epoll once.
-    let more = route.held > 0;
+    let more = route.mayWait ? this.readsOn : route.held > 0;
     const isAlone = this.#host.channels.size <= 2; // it has at most its other direction beside it
     const enough = isAlone ? Infinity : this.bytes + BYTES_PER_STEP;
     let length = 0;
@@ -271,6 +271,10 @@ export class Channel implements ChannelStatus, Way, Member {
         this.#count("read", this.rfd, length);
         this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#checkIfBusy();
+        // All that is ready is read before any of it is sent: who is woken by one piece would
+        // be woken again by the next. `ab` makes 1.07 times as many connections a second then
+        // (`deno task bench:serving --tests=http`).
+        if (route.mayWait && this.loop.hasMoreReady) return this.loop.soon(this);
         more = this.readsOn || length >= LARGE_READ_BYTES && route.triesAgain;
       }
       length = route.drain();

@@ -21,7 +21,7 @@ export interface Watcher {
   ready(events: number): void;
 }
 
-/** What has a turn in the next round, whatever is ready. */
+/** What has a turn once all that is ready has had its own. */
 export interface Task {
   run(): void;
 }
@@ -71,6 +71,8 @@ export class Loop {
   /** Calls under way on other threads. */
   #threads = 0;
   #rounds = 0;
+  /** Descriptors that are ready in this round, and have not had their turn. */
+  #toCome = 0;
   #isClosed = false;
   /** What the system has refused, where it could not be told at once. */
   #failure: SystemError | undefined;
@@ -131,7 +133,12 @@ export class Loop {
     this.#watchers[fd] = undefined;
   }
 
-  /** Gives `task` a turn in the next round. */
+  /** Whether others have their turn in this round, before what is to be called {@linkcode soon}. */
+  get hasMoreReady(): boolean {
+    return this.#toCome > 0;
+  }
+
+  /** Gives `task` a turn once all that is ready has had its own; a task, in the next round. */
   soon(task: Task): void {
     this.#tasks.push(task);
   }
@@ -246,7 +253,10 @@ export class Loop {
       if (busy) return busy;
       const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
       this.#time = 0;
-      for (let i = 0; i < count; i++) this.#dispatch(i);
+      for (let i = 0; i < count; i++) {
+        this.#toCome = count - 1 - i;
+        this.#dispatch(i);
+      }
       if (this.#tasks.length > 0) this.#runTasks();
       this.#time = NaN;
       // A signal ends the wait too, with -EINTR.

@@ -48,6 +48,8 @@ export interface Route {
   readonly pipeSize: number | undefined;
   /** Whether it is worth another try at once after it has moved much. */
   readonly triesAgain: boolean;
+  /** Whether what it holds may wait until all that is ready has been read. */
+  readonly mayWait: boolean;
   /** Reads up to `most` bytes. */
   fill(most: number): number;
   drain(): number;
@@ -114,6 +116,7 @@ export class Direct implements Route {
    * wait for the wrong side: a third of all calls.
    */
   readonly triesAgain = false;
+  readonly mayWait = false;
   readonly #from: Fd;
   readonly #to: Fd;
 
@@ -178,6 +181,9 @@ export class ThroughPipe implements Route {
   get triesAgain(): boolean {
     return true;
   }
+  get mayWait(): boolean {
+    return false;
+  }
 
   get held(): number {
     return this.#pipe === undefined ? 0 : this.#pipe.held;
@@ -238,14 +244,19 @@ const MISSES = 3;
 /** To receive and send up to so many bytes costs less than two splices. */
 const SMALL_BYTES = 16 * 1024;
 
-/** What is small passes through here: it is sent as soon as it was received, or moved elsewhere. */
-const passage = new Uint8Array(SMALL_BYTES);
+/** So many pieces may wait at one time, until all that is ready has been read. */
+const MAX_WAITING = 32;
+
+/** Pieces that are received and not yet sent, and the buffers for more of them. */
+let passing = 0;
+const passages: Uint8Array<ArrayBuffer>[] = [];
 
 /** Between two sockets of ours: small pieces through memory, large ones through a pipe. */
 export class BetweenSockets extends ThroughPipe {
   readonly #from: Fd;
   readonly #to: Fd;
-  /** Bytes in the passage, from a call of fill to the next one of drain. */
+  /** What a small piece passes through, from a call of fill to the next one of drain, and its length. */
+  #passage = empty;
   #passing = 0;
   /** What the sink did not take of them. */
   #left = empty;
@@ -255,6 +266,10 @@ export class BetweenSockets extends ThroughPipe {
     super(way);
     this.#from = way.source.fd;
     this.#to = way.sink.fd;
+  }
+
+  override get mayWait(): boolean {
+    return this.#passing > 0 && passing < MAX_WAITING;
   }
 
   override get held(): number {
@@ -267,9 +282,12 @@ export class BetweenSockets extends ThroughPipe {
       this.#isLarge = length >= SMALL_BYTES;
       return length;
     }
-    const length = libc.recv(this.#from.fd, passage, 0, Math.min(most, SMALL_BYTES));
+    passing++;
+    this.#passage = passages.pop() ?? new Uint8Array(SMALL_BYTES);
+    const length = libc.recv(this.#from.fd, this.#passage, 0, Math.min(most, SMALL_BYTES));
     this.#isLarge = length === SMALL_BYTES;
     if (length > 0) this.#passing = length;
+    else this.#leave();
     return length;
   }
 
@@ -286,10 +304,18 @@ export class BetweenSockets extends ThroughPipe {
 
   #pass(): number {
     const length = this.#passing;
-    const sent = libc.send(this.#to.fd, passage, length, this.way.readsOn);
-    this.#passing = 0;
-    if (sent < length) this.#left = passage.slice(Math.max(0, sent), length);
+    const sent = libc.send(this.#to.fd, this.#passage, length, this.way.readsOn);
+    if (sent < length) this.#left = this.#passage.slice(Math.max(0, sent), length);
+    this.#leave();
     return sent;
+  }
+
+  /** Leaves the passage to the next one. */
+  #leave(): void {
+    passing--;
+    passages.push(this.#passage);
+    this.#passage = empty;
+    this.#passing = 0;
   }
 
   #sendLeft(): number {
@@ -304,6 +330,7 @@ export class BetweenSockets extends ThroughPipe {
 
   override release(): void {
     super.release();
+    if (this.#passing > 0) this.#leave();
     this.#left = empty;
   }
 }
@@ -317,6 +344,7 @@ export class ThroughMemory implements Route {
   readonly reason: string;
   readonly pipeSize = undefined;
   readonly triesAgain = true;
+  readonly mayWait = false;
   protected readonly source: Fd;
   protected readonly sink: Fd;
   readonly #way: Way;

@@ -11,7 +11,7 @@ import {
   pipe,
   serving,
 } from "./ends.ts";
-import { COMMAND } from "./harness.ts";
+import { COMMAND, type Running } from "./harness.ts";
 import { inFolder, injecting, iocopy, stateOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
@@ -63,12 +63,12 @@ async function ask(port: number, text: string): Promise<string> {
 /** Starts a service for `act`, ends it by SIGHUP, and checks that it exits with 0. Returns its standard error. */
 async function withService(
   args: (port: number) => string,
-  act: (port: number, stderr: () => Promise<string>) => Promise<void>,
+  act: (port: number, stderr: () => Promise<string>, running: Running) => Promise<void>,
 ): Promise<string> {
   const { listener, port } = serving();
   using running = iocopy(args(port), { 3: listener });
   const log = running.outcome.then(({ stderr }) => stderr);
-  await act(port, () => log);
+  await act(port, () => log, running);
   running.kill("SIGHUP");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 0, stderr);
@@ -299,6 +299,31 @@ Deno.test("a reply and the end of file that follows it leave in one packet", KEE
   running.kill("SIGHUP");
   assertEquals((await running.outcome).code, 0);
   target.close();
+});
+
+Deno.test("all that is ready is read before it is sent", async () => {
+  const { target, port: to } = listenTcp();
+  const log = await withService(() => `-v 3 127.0.0.1:${to}`, async (port, _stderr, running) => {
+    const clients = [], servers = [];
+    for (let i = 0; i < 3; i++) {
+      const client = await Deno.connect({ hostname: "127.0.0.1", port });
+      await writeAll(client, "it");
+      const server = await within("a connection", target.accept());
+      assertEquals(await readText(server, 2), "it"); // now they are joined
+      clients.push(client);
+      servers.push(server);
+    }
+    running.kill("SIGSTOP");
+    while (stateOf(running.pid) !== "T") await pause();
+    for (const client of clients) await writeAll(client, "a piece");
+    running.kill("SIGCONT");
+    for (const server of servers) assertEquals(await readText(server, 7), "a piece");
+    for (const end of [...clients, ...servers]) end.close();
+  });
+  target.close();
+  // The last one is sent at once: nobody else is left to read.
+  const pieces = log.matchAll(/([<>]) 7$/gm);
+  assertEquals([...pieces].map(([, operation]) => operation).join(""), ">>><<<");
 });
 
 /** How many packets a TCP socket has received (struct tcp_info). */
