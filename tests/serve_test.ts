@@ -12,9 +12,9 @@ import {
   serving,
 } from "./ends.ts";
 import { COMMAND, type Running } from "./harness.ts";
-import { inFolder, injecting, iocopy, stateOf, within } from "./probe.ts";
+import { inFolder, injecting, iocopy, within } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { pause } from "./watching.ts";
+import { pause, stop } from "./watching.ts";
 
 const decoder = new TextDecoder();
 
@@ -285,8 +285,7 @@ Deno.test("a reply and the end of file that follows it leave in one packet", KEE
   using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
   using client = await Descriptor.connect(`127.0.0.1:${port}`);
   const server = await within("a connection", target.accept());
-  running.kill("SIGSTOP");
-  while (stateOf(running.pid) !== "T") await pause();
+  await stop(running);
   await writeAll(server, "reply");
   server.close();
   const before = packetsIn(client.fd);
@@ -313,8 +312,7 @@ Deno.test("all that is ready is read before it is sent", async () => {
       clients.push(client);
       servers.push(server);
     }
-    running.kill("SIGSTOP");
-    while (stateOf(running.pid) !== "T") await pause();
+    await stop(running);
     for (const client of clients) await writeAll(client, "a piece");
     running.kill("SIGCONT");
     for (const server of servers) assertEquals(await readText(server, 7), "a piece");

@@ -12,12 +12,11 @@ import {
   listens,
   noise,
   same,
-  stateOf,
   watched,
   within,
 } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { pause } from "./watching.ts";
+import { pause, stop } from "./watching.ts";
 
 /** Reads the report of `v` until `count` bytes were read from `fd`; returns the report. */
 async function untilRead(log: End, fd: number, count = 1): Promise<string> {
@@ -175,8 +174,7 @@ Deno.test("stopped and continued, it loses nothing", async () => {
   for (let round = 0; round < 8; round++) {
     const arrived = [to.readExactly(content.length), stdout.readExactly(content.length)];
     const sent = [from.write(content), stdin.write(content)];
-    running.kill("SIGSTOP");
-    while (stateOf(running.pid) !== "T" && stateOf(running.pid) !== "Z");
+    await stop(running);
     running.kill("SIGCONT");
     for (const bytes of await within("all bytes", Promise.all(arrived))) {
       assert(same(bytes, content), "other bytes");

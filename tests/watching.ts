@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { type End, pipe } from "./ends.ts";
 import type { Running } from "./harness.ts";
-import { iocopy } from "./probe.ts";
+import { iocopy, stateOf } from "./probe.ts";
 
 /** Standard error, read as it comes. */
 export class Log {
@@ -115,4 +115,10 @@ export async function catches(pid: number, signal: number): Promise<void> {
 /** Waits a moment, in a loop that polls what sends no event. */
 export function pause(milliseconds = 5): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+/** Stops a process with SIGSTOP; resolves once it is stopped, or was dead already. */
+export async function stop(running: Running): Promise<void> {
+  running.kill("SIGSTOP");
+  while (!"TZ".includes(stateOf(running.pid))) await pause();
 }
