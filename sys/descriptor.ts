@@ -112,7 +112,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   readSync(p: Uint8Array): number | null {
     this.#mustBeOpen("read");
     for (;;) {
-      const result = libc.read(this.fd, p as Uint8Array<ArrayBuffer>);
+      const result = this.readOnce(p as Uint8Array<ArrayBuffer>);
       if (result !== -EAGAIN) return this.#length("read", result, p);
       this.#checked("poll", libc.poll(this.fd, IN, -1));
     }

@@ -205,14 +205,17 @@ export class Fd {
    */
   tryRead(bytes: Uint8Array<ArrayBuffer>, most: number = bytes.length): number {
     if (this.kind === "socket") return libc.recv(this.io, bytes, 0, most);
-    if (this.kind !== "pipe") return this.#read(bytes, most);
+    if (this.kind !== "pipe") return this.readOnce(bytes, most);
     const length = this.#unlessRefused(libc.readNow(this.io, bytes, most));
     return length === 0 ? this.#endOfPipe() : length;
   }
 
-  // While its master is going, a terminal gives EIO; once that has gone, 0. Both are
-  // its end. Who reads in the background has EIO as well, but of a terminal that lives.
-  #read(bytes: Uint8Array<ArrayBuffer>, most: number): number {
+  /**
+   * read(2), which may wait. While its master is going, a terminal gives EIO; once that has
+   * gone, 0. Both are its end. Who reads in the background has EIO as well, but of a
+   * terminal that lives.
+   */
+  protected readOnce(bytes: Uint8Array<ArrayBuffer>, most: number = bytes.length): number {
     const length = libc.read(this.io, bytes, most);
     if (length !== -EIO || !this.#isTerminalSlave) return length;
     const events = libc.poll(this.io, 0);
@@ -293,7 +296,7 @@ export class Fd {
     // errno stayed on the other thread. Tried again here the call gives it, and
     // where it has passed nothing is lost.
     const ready = libc.poll(this.io, IN);
-    return ready > 0 ? this.#read(bytes, bytes.length) : ready || -EAGAIN;
+    return ready > 0 ? this.readOnce(bytes) : ready || -EAGAIN;
   }
 
   /** Writes at most `most` bytes of it on another thread, which may wait. Results as of {@linkcode tryWrite}. */

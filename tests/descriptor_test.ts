@@ -17,7 +17,8 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, iocopy } from "./probe.ts";
+import { fillUp, inFolder, iocopy, strace } from "./probe.ts";
+import { needing } from "./programs.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
@@ -592,6 +593,27 @@ Deno.test("what waits when a Descriptor is closed fails, and the program ends", 
     });
   }
 });
+
+Deno.test(
+  needing(["strace"], "EIO of a terminal that is read after its master has gone is its end"),
+  async () => {
+    const [[input, stdin], [stdout, output], [master, slave]] = [pipe(), pipe(), terminal()];
+    const path = Deno.readLinkSync(`/proc/self/fd/${slave.fd}`);
+    const code = `
+      const input = new Descriptor(3), room = new Uint8Array(9);
+      new Descriptor(1).writeSync(new Uint8Array(1));
+      new Descriptor(0).readSync(room);
+      say([await input.read(room), input.readSync(room)]);
+    `;
+    const under = strace("-P", path, "-e", "trace=read", "-e", "inject=read:error=EIO");
+    using running = program(code, { 0: input, 1: output, 3: slave }, under);
+    await stdout.readExactly(1);
+    master.close();
+    stdin.close();
+    assertEquals(await said(running), [[null, null]]);
+    stdout.close();
+  },
+);
 
 Deno.test("a stream that fails closes its Descriptor", async () => {
   const [out, writing] = pipe();

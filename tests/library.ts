@@ -19,9 +19,13 @@ const BEGINNING = `
   }));
 `;
 
-/** Starts a program with these descriptors. */
-export function program(code: string, given: Record<number, End>): Running {
-  const command = [Deno.execPath(), "eval", "--ext=ts"];
+/** Starts a program with these descriptors; `under` are the words of what it runs under. */
+export function program(
+  code: string,
+  given: Record<number, End>,
+  under: readonly string[] = [],
+): Running {
+  const command = [...under, Deno.execPath(), "eval", "--ext=ts"];
   return iocopy([BEGINNING + code], given, { command });
 }
 

@@ -141,11 +141,13 @@ export function numbered(...channels: (readonly [source: End, sink: End])[]): {
 /** The command under `strace`, which injects faults into its system calls. The process id is the command's. */
 export function injecting(...injections: string[]): readonly string[] {
   const names = [...new Set(injections.map((injection) => injection.split(":")[0]))].join();
-  return [
-    ...["strace", "-D", "--quiet=all", "-f", "-o", "/dev/null", "-e", `trace=${names}`],
-    ...injections.flatMap((injection) => ["-e", `inject=${injection}`]),
-    ...COMMAND,
-  ];
+  const faults = injections.flatMap((injection) => ["-e", `inject=${injection}`]);
+  return [...strace("-e", `trace=${names}`, ...faults), ...COMMAND];
+}
+
+/** strace(1), which prints nothing; the process id is that of the command, which follows. */
+export function strace(...words: string[]): string[] {
+  return ["strace", "-D", "--quiet=all", "-f", "-o", "/dev/null", ...words];
 }
 
 /** Resolves when all copies of the other side of `end` are closed. */
