@@ -41,7 +41,7 @@ const OPTIONS = {
   collect: ["also"],
 } as const;
 
-/** The most bytes that gzip is given. */
+/** The most bytes that gzip is given: of much less it would be the start that is measured. */
 const GZIPPED = 300e6;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;

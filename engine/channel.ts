@@ -272,7 +272,7 @@ export class Channel implements ChannelStatus, Way, Member {
         this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#checkIfBusy();
         // All that is ready is read before any of it is sent: who is woken by one piece would
-        // be woken again by the next. `ab` makes 1.07 times as many connections a second then
+        // be woken again by the next. `ab` makes 1.0 to 1.1 times as many connections a second then
         // (`deno task bench:serving --tests=http`).
         if (route.mayWait && this.loop.hasMoreReady) return this.loop.soon(this);
         more = this.readsOn || length >= LARGE_READ_BYTES && route.triesAgain;

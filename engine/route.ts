@@ -244,7 +244,7 @@ const MISSES = 3;
 /** To receive and send up to so many bytes costs less than two splices. */
 const SMALL_BYTES = 16 * 1024;
 
-/** So many pieces may wait at one time, until all that is ready has been read. */
+/** So many pieces may wait at one time, until all that is ready has been read: the buffers, 16 KiB each, are kept. */
 const MAX_WAITING = 32;
 
 /** Pieces that are received and not yet sent, and the buffers for more of them. */
