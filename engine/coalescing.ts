@@ -30,7 +30,7 @@ export const REST_MICROSECONDS = 50;
 export class Coalescing {
   #isOn = false;
   /** Bytes in a read without rests, on the average. */
-  #without = 0;
+  #without = NaN;
   /** Windows since it was last tried. */
   #windows = WINDOWS_UNTIL_RETRY;
 

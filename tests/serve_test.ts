@@ -520,6 +520,7 @@ async function refused(port: number): Promise<void> {
     } catch {
       return;
     }
+    await pause(); // in a hurry they would fill the target's queue, and be refused at its end
   }
 }
 
