@@ -285,7 +285,7 @@ Deno.test("a reply and the end of file that follows it leave in one packet", KEE
   using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
   using client = await Descriptor.connect(`127.0.0.1:${port}`);
   const server = await within("a connection", target.accept());
-  await stop(running);
+  await stop(running.pid);
   await writeAll(server, "reply");
   server.close();
   const before = packetsIn(client.fd);
@@ -312,7 +312,7 @@ Deno.test("all that is ready is read before it is sent", async () => {
       clients.push(client);
       servers.push(server);
     }
-    await stop(running);
+    await stop(running.pid);
     for (const client of clients) await writeAll(client, "a piece");
     running.kill("SIGCONT");
     for (const server of servers) assertEquals(await readText(server, 7), "a piece");

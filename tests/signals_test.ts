@@ -174,7 +174,7 @@ Deno.test("stopped and continued, it loses nothing", async () => {
   for (let round = 0; round < 8; round++) {
     const arrived = [to.readExactly(content.length), stdout.readExactly(content.length)];
     const sent = [from.write(content), stdin.write(content)];
-    await stop(running);
+    await stop(running.pid);
     running.kill("SIGCONT");
     for (const bytes of await within("all bytes", Promise.all(arrived))) {
       assert(same(bytes, content), "other bytes");

@@ -118,7 +118,7 @@ export function pause(milliseconds = 5): Promise<void> {
 }
 
 /** Stops a process with SIGSTOP; resolves once it is stopped, or was dead already. */
-export async function stop(running: Running): Promise<void> {
-  running.kill("SIGSTOP");
-  while (!"TZ".includes(stateOf(running.pid))) await pause();
+export async function stop(pid: number): Promise<void> {
+  Deno.kill(pid, "SIGSTOP");
+  while (!"TZ".includes(stateOf(pid))) await pause();
 }

@@ -11,6 +11,7 @@ import { within } from "./probe.ts";
 import { type Program, testWith, type Workshop } from "./programs.ts";
 import { SSHD, startSshd } from "./sshd.ts";
 import { joinMoonByExample } from "./tunnels.ts";
+import { stop } from "./watching.ts";
 
 /** When one process of a tunnel is killed, the others have to end within so many milliseconds. */
 const PROMPTLY = 5000;
@@ -187,10 +188,14 @@ testWith(
       const curl = shop.start([...words, `http://127.0.0.1:${port}/`]);
       using connection = await within(() => server.story, http.accept());
       await readExactly(connection, 20_000);
+      // Were it awake between the answer and the end, curl could be the first to end.
+      const pid = await pidServing(server);
+      await stop(pid);
       const answer =
         "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 9\r\n\r\ntoo large";
       await writeAll(connection, new TextEncoder().encode(answer));
       connection.close(); // with most of it unread: TCP resets the connection
+      Deno.kill(pid, "SIGCONT");
       await curl.ends();
       assertEquals(curl.lines, ["too large413"], curl.story);
       assertEquals(await statusServed(server), REFUSED, server.story);
