@@ -134,7 +134,7 @@ interface Amount {
   rounds: number;
   /**
    * Connections before those that count, from a proxy that stays one process: until some
-   * 20,000 have passed, a runtime compiles what runs often, on the other processor.
+   * 40,000 have passed, a runtime compiles what runs often, on the other processor.
    */
   warmup: number;
   requests: number;
@@ -165,7 +165,7 @@ function amount(quick: boolean, rounds: number, churn: number): Amount {
     : {
       rounds,
       churn,
-      warmup: 20_000,
+      warmup: 50_000,
       requests: 8000,
       bytes: 1.5e9,
       idle: 5000,
