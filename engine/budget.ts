@@ -1,4 +1,4 @@
-import { holdingBack, pipeSize, resizePipe, resizeSharedPipe } from "../sys/pipe.ts";
+import { arePipesFree } from "../sys/pipe.ts";
 
 /** What a pipe holds as the system makes it, in bytes (pipe(7)). */
 export const DEFAULT_PIPE_BYTES = 64 * 1024;
@@ -19,10 +19,18 @@ const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
 const LEFT_TO_OTHERS_BYTES = 256 * DEFAULT_PIPE_BYTES;
 
 /**
- * For how long no pipe tries to grow after the user's limit was reached: for 0.4 ms of each
- * try, nothing may be left to others.
+ * For how long no pipe tries to grow after the user's limit was reached, in milliseconds; twice
+ * as long after each time that follows, as for a moment of each try nothing is left to others.
  */
-const RETRY_MS = 60_000;
+const FIRST_RETRY_MS = 60_000;
+
+/** A pipe that may be made to hold more. */
+export interface GrowingPipe {
+  /** How much it holds, in bytes; not more than 0 where that is not known. */
+  readonly capacity: number;
+  /** Makes it hold so many bytes; returns what it holds then, or a negative errno. */
+  resize(size: number): number;
+}
 
 /**
  * How much the pipes of a process may grow. An ordinary user has
@@ -34,6 +42,7 @@ const RETRY_MS = 60_000;
 export class PipeBudget {
   readonly #most: number;
   #left = MAX_GROWTH_BYTES;
+  #retryMs = FIRST_RETRY_MS;
   #notBefore = 0;
 
   /** For pipes that hold `most` bytes at the most. */
@@ -41,31 +50,36 @@ export class PipeBudget {
     this.#most = Math.min(most, BUSY_PIPE_BYTES);
   }
 
-  /** Makes an inherited pipe larger. As {@linkcode grow}. */
-  growShared(fd: number): number {
-    return this.#grow(fd, pipeSize(fd), resizeSharedPipe);
-  }
-
   /**
-   * Makes a pipe that holds `before` bytes larger, if that can be; returns by how
-   * many bytes, which are to be given back when it is closed.
+   * Makes pipes larger, the first one first, if that can be. By how much they grow is
+   * to be given back when they are closed.
    */
-  grow(fd: number, before: number): number {
-    return this.#grow(fd, before, resizePipe);
+  grow(...pipes: GrowingPipe[]): void {
+    if (performance.now() < this.#notBefore) return;
+    const growing = pipes.filter(({ capacity }) => this.#sizeAfter(capacity) > capacity);
+    if (growing.length === 0) return;
+    const enough = LEFT_TO_OTHERS_BYTES + growing.length * BUSY_PIPE_BYTES;
+    if (arePipesFree(enough) && growing.every((pipe) => this.#grow(pipe))) {
+      this.#retryMs = FIRST_RETRY_MS;
+    } else { // refused, with -EPERM or -EBUSY: they stay slower
+      this.#notBefore = performance.now() + this.#retryMs;
+      this.#retryMs *= 2;
+    }
   }
 
-  #grow(fd: number, before: number, resize: (fd: number, size: number) => number): number {
-    if (before >= this.#most) return 0;
-    // The system takes the next power of two.
-    const wanted = 2 ** Math.floor(Math.log2(Math.min(this.#most, before + this.#left)));
-    if (before <= 0 || wanted <= before || performance.now() < this.#notBefore) return 0;
-    const size = holdingBack(LEFT_TO_OTHERS_BYTES, () => resize(fd, wanted)) ?? 0;
-    if (size <= before) { // refused, with -EPERM or -EBUSY: it stays slower
-      this.#notBefore = performance.now() + RETRY_MS;
-      return 0;
-    }
+  /** What a pipe may be made to hold: the system takes the next power of two. */
+  #sizeAfter(capacity: number): number {
+    if (capacity <= 0 || capacity >= this.#most) return capacity;
+    return 2 ** Math.floor(Math.log2(Math.min(this.#most, capacity + this.#left)));
+  }
+
+  #grow(pipe: GrowingPipe): boolean {
+    const before = pipe.capacity, wanted = this.#sizeAfter(before);
+    if (wanted <= before) return true;
+    const size = pipe.resize(wanted);
+    if (size <= before) return false;
     this.#left -= size - before;
-    return size - before;
+    return true;
   }
 
   /** A pipe that has grown by so many bytes is closed. */

@@ -314,10 +314,8 @@ export class Channel implements ChannelStatus, Way, Member {
 
   #growPipes(): void {
     this.#checksUntilGrowth = CHECKS_UNTIL_GROWTH;
-    const { budget } = this.#host;
     // What is written first: were it left small, enlarging the other would gain nothing.
-    this.sink.grow(budget);
-    this.source.grow(budget);
+    this.#host.budget.grow(this.sink, this.source);
   }
 
   /** Reads nothing until its pace allows it. */

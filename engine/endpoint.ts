@@ -15,7 +15,7 @@ import { UNWATCHED } from "../sys/epoll.ts";
 import { DescriptorError, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
-import { pipeSize } from "../sys/pipe.ts";
+import { pipeSize, resizeSharedPipe } from "../sys/pipe.ts";
 import type { PipeBudget } from "./budget.ts";
 import type { Channel } from "./channel.ts";
 import type { Loop, Watcher } from "./loop.ts";
@@ -70,11 +70,17 @@ export class Endpoint implements Watcher {
     if (fd.kind === "pipe") this.pipeSize = knownSize(fd);
   }
 
-  /** Makes it hold more, where it is a pipe and that can be. */
-  grow(budget: PipeBudget): void {
-    if (this.pipeSize === undefined) return;
-    this.#grown += budget.growShared(this.fd.fd);
+  /** How much it holds, where it is a pipe: another process may have changed that. */
+  get capacity(): number {
+    return this.pipeSize === undefined ? 0 : pipeSize(this.fd.fd);
+  }
+
+  /** Makes it hold so many bytes, being a pipe. */
+  resize(size: number): number {
+    const before = this.capacity, result = resizeSharedPipe(this.fd.fd, size);
+    if (result > 0) this.#grown += result - before;
     this.pipeSize = knownSize(this.fd);
+    return result;
   }
 
   /** By how many bytes it has grown, which its budget gets back when it is closed. */

@@ -48,11 +48,7 @@ export class BufferPool {
   takePipe(isBusy = false): Pipe | undefined {
     this.#taken++;
     const pipe = this.#pipes.pop() ?? this.#openPipe();
-    if (isBusy && pipe) {
-      const more = this.#budget.grow(pipe.writing, pipe.size);
-      pipe.size += more;
-      pipe.grown += more;
-    }
+    if (isBusy && pipe) this.#budget.grow(pipe);
     return pipe;
   }
 

@@ -199,7 +199,7 @@ export class ThroughPipe implements Route {
     const { fd, isEdgeTriggered } = this.way.source;
     const pipe = this.#pipe ??= this.way.pool.takePipe(this.#isBusy);
     if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
-    this.pipeSize = pipe.size || undefined;
+    this.pipeSize = pipe.capacity || undefined;
     const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
     this.#misses = length === -EAGAIN ? this.#misses + 1 : 0;
     return length;

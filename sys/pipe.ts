@@ -48,21 +48,22 @@ export function resizeSharedPipe(fd: number, size: number): number {
 const LARGEST = 1024 * 1024;
 
 /**
- * What `call` returns, made while so many bytes of pipes are held back: so it
- * cannot take what is to be left to other programs of the same user. undefined
- * where there is not that much to hold back.
+ * Whether the user may have so many bytes more in pipes. Nobody tells, so they are taken for a
+ * moment, in which other programs of the user may get small pipes: as short as can be.
  */
-export function holdingBack<T>(bytes: number, call: () => T): T | undefined {
+export function arePipesFree(bytes: number): boolean {
   const pipes: Pipe[] = [];
   try {
-    for (let held = 0; held < bytes; held += LARGEST) {
-      const pipe = Pipe.open(LARGEST);
-      if (!pipe) return undefined;
+    for (let taken = 0; taken < bytes; taken += LARGEST) {
+      const pipe = Pipe.open(PAGE);
+      if (!pipe) return false;
       pipes.push(pipe);
-      if (pipe.size < LARGEST) return undefined;
     }
-    return call();
+    libc.pause(200); // the next time slice is a whole one, so that it rarely ends before they are small again
+    return pipes.every((pipe) => pipe.resize(LARGEST) >= LARGEST);
   } finally {
+    // To close one takes ten times as long as to make it small.
+    for (const pipe of pipes.reverse()) pipe.resize(PAGE);
     for (const pipe of pipes) pipe.close();
   }
 }
@@ -71,21 +72,21 @@ export function holdingBack<T>(bytes: number, call: () => T): T | undefined {
 export class Pipe {
   /** Bytes in it. */
   held = 0;
-  /** How much it holds, in bytes. */
-  size: number;
+  /** How much it can hold, in bytes. */
+  capacity: number;
   /** By how much that was made more since it was opened. */
   grown = 0;
-  /** The number to write to it by, which is also the one to resize it by. */
-  readonly writing: number;
+  /** The number to write to it by. */
+  readonly #writing: number;
   readonly #reading: number;
 
   private constructor(reading: number, writing: number, size: number) {
     this.#reading = reading;
-    this.writing = writing;
-    this.size = Math.max(0, pipeSize(writing)); // unknown where the system refuses to say
+    this.#writing = writing;
+    this.capacity = Math.max(0, pipeSize(writing)); // unknown where the system refuses to say
     // Less than asked for is slower, not wrong: users have a limit (pipe(7)).
-    const resized = size === this.size ? 0 : resizePipe(writing, size);
-    if (resized > 0) this.size = resized;
+    if (size !== this.capacity) this.resize(size);
+    this.grown = 0;
   }
 
   /** An empty one that takes up to `size` bytes; undefined where no descriptor is left for it. */
@@ -96,17 +97,27 @@ export class Pipe {
     return new Pipe(reading, writing, size);
   }
 
+  /** Makes it hold `size` bytes at the most; returns as {@linkcode resizePipe}. */
+  resize(size: number): number {
+    const result = resizePipe(this.#writing, size);
+    if (result > 0) {
+      this.grown += result - this.capacity;
+      this.capacity = result;
+    }
+    return result;
+  }
+
   /**
    * Fills it, being empty, from a descriptor, with `most` bytes: how many, 0 at
    * its proved end, or a negative errno. At TCP's urgent mark splice(2) returns 0,
    * or -EAGAIN where the socket has O_NONBLOCK: `isStuck` says that it may be that.
    */
   fill(from: Fd, most: number, isStuck = false): number {
-    let result = libc.splice(from.io, this.writing, most);
+    let result = libc.splice(from.io, this.#writing, most);
     if (result === 0 || isStuck && result === -EAGAIN) {
       const room = scratch.subarray(0, Math.min(PAGE, most));
       result = from.readPastZero(room);
-      if (result > 0) result = libc.write(this.writing, room.subarray(0, result));
+      if (result > 0) result = libc.write(this.#writing, room.subarray(0, result));
     }
     if (result > 0) this.held = result;
     return result;
@@ -136,6 +147,6 @@ export class Pipe {
   /** Closes it; what it holds is gone. */
   close(): void {
     libc.close(this.#reading);
-    libc.close(this.writing);
+    libc.close(this.#writing);
   }
 }

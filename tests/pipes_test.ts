@@ -4,6 +4,7 @@ import { PipeBudget } from "../engine/budget.ts";
 import { Coalescing } from "../engine/coalescing.ts";
 import { Loop } from "../engine/loop.ts";
 import { BufferPool } from "../engine/pool.ts";
+import { EPERM } from "../sys/errno.ts";
 import { SystemError } from "../sys/error.ts";
 import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
@@ -102,10 +103,10 @@ Deno.test("a busy channel gets a large pipe, whichever pipe of the process it is
   const loop = new Loop(5), pool = new BufferPool(LARGE, loop, new PipeBudget(LARGE));
   const two = (isBusy: boolean) => [pool.takePipe(isBusy), pool.takePipe(isBusy)];
   const [one, other] = two(false);
-  assertEquals([one?.size, other?.size], [SYSTEMS, SYSTEMS]);
+  assertEquals([one?.capacity, other?.capacity], [SYSTEMS, SYSTEMS]);
   for (const pipe of [one, other]) if (pipe) pool.givePipe(pipe);
   const large = two(true);
-  assertEquals(large.map((pipe) => pipe?.size), [LARGE, LARGE]);
+  assertEquals(large.map((pipe) => pipe?.capacity), [LARGE, LARGE]);
   for (const pipe of large) pipe?.close();
   pool.close();
   loop.close();
@@ -119,7 +120,7 @@ Deno.test("a small pipe that has grown gives back what it took of the budget", {
   const full = Array.from({ length: 64 }, () => pool.takePipe());
   for (let i = 0; i < 200; i++) {
     const small = pool.takePipe(true);
-    assertEquals(small?.size, LARGE);
+    assertEquals(small?.capacity, LARGE);
     if (small) small.held = 1; // so it is closed when it is given back
     if (small) pool.givePipe(small);
   }
@@ -157,7 +158,7 @@ Deno.test("setting the capacity of a pipe again wakes a writer that waits", asyn
 
 Deno.test(needing(["strace"], "so each inherited pipe is enlarged twice"), async () => {
   await inFolder(async (folder) => {
-    const traced = `strace -f -e trace=fcntl -o ${folder}/trace "$@" 0 1`;
+    const traced = `strace -f -e trace=fcntl,pipe2,close -o ${folder}/trace "$@" 0 1`;
     const script = `head -c 64M /dev/zero | ${traced} | cat >/dev/null`;
     await outputOf(["sh", "-c", script, "sh", ...COMMAND]);
     const trace = await Deno.readTextFile(`${folder}/trace`);
@@ -165,7 +166,38 @@ Deno.test(needing(["strace"], "so each inherited pipe is enlarged twice"), async
     const ofOthers = grown.map(([, fd, size]) => [Number(fd), Number(size)])
       .filter(([fd]) => fd === 0 || fd === 1);
     assertEquals(ofOthers, [[1, LARGE], [1, LARGE], [0, LARGE], [0, LARGE]]);
+
+    // Before, 18 MiB are taken once for both, and given back in the next calls.
+    const [thread] = /^\d+ /m.exec(trace.slice(trace.search(/.*F_SETPIPE_SZ/))) ?? [""];
+    const calls = trace.split("\n").filter((line) => line.startsWith(thread));
+    const isTaken = (line: string) => line.includes("F_SETPIPE_SZ, 1048576");
+    const first = calls.findIndex(isTaken);
+    const expected = [...Array(18).fill("1048576"), ...Array(18).fill("4096")];
+    const sizes = calls.slice(first, first + 36)
+      .map((line) => / F_SETPIPE_SZ, (\d+)\) += \1$/.exec(line)?.[1]);
+    assertEquals(sizes, expected);
+    assertEquals(calls.filter(isTaken).length, 18 + 4);
   });
+});
+
+Deno.test("after a refusal no pipe tries to grow for a minute, then for two, and so on", () => {
+  const { now } = performance, minutes: number[] = [];
+  let time = 0;
+  const pipe = {
+    capacity: SYSTEMS,
+    resize() {
+      minutes.push(time / 60_000);
+      return -EPERM;
+    },
+  };
+  const budget = new PipeBudget(LARGE);
+  performance.now = () => time;
+  try {
+    for (; time < 20 * 60_000; time += 1000) budget.grow(pipe);
+  } finally {
+    performance.now = now;
+  }
+  assertEquals(minutes, [0, 1, 3, 7, 15]);
 });
 
 // ---- Rests of a busy channel.
@@ -239,14 +271,14 @@ const GROWS = (left: number) => `
   for (;;) {
     const pipe = Pipe.open(MIB);
     taken.push(pipe);
-    if (pipe.size < MIB) break;
+    if (pipe.capacity < MIB) break;
   }
   for (let free = -MIB; free < ${left}; free += MIB) taken.pop().close();
   const budget = new PipeBudget(MIB), pipe = Pipe.open(65536);
-  const grown = budget.growShared(pipe.writing);
+  budget.grow(pipe);
   // As many as have to be left to others.
   const others = Array.from({ length: 250 }, () => Pipe.open(65536));
-  console.error(JSON.stringify([grown, Math.min(...others.map(({ size }) => size))]));
+  console.error(JSON.stringify([pipe.grown, Math.min(...others.map(({ capacity }) => capacity))]));
 `;
 
 async function grows(left: number): Promise<unknown> {
@@ -272,13 +304,14 @@ Deno.test("all pipes of a process together grow by 8 MiB, and a closed pipe give
   sanitizeResources: false, // sys/ never unloads the C library
 }, () => {
   const budget = new PipeBudget(LARGE);
-  const pipes = Array.from({ length: 21 }, () => Pipe.open(SYSTEMS));
-  const grow = () => pipes.map((one) => one ? budget.growShared(one.writing) : 0);
-  const grown = grow();
-  assertEquals(grown[0], LARGE - SYSTEMS);
-  assertEquals(grown.reduce((sum, bytes) => sum + bytes), 8 << 20);
-  assertEquals(grown.at(-1), 0);
+  const pipes = Array.from({ length: 21 }, () => Pipe.open(SYSTEMS)).filter((one) => !!one);
+  const growth = () => pipes.map(({ grown }) => grown);
+  budget.grow(...pipes);
+  assertEquals(growth()[0], LARGE - SYSTEMS);
+  assertEquals(growth().reduce((sum, bytes) => sum + bytes), 8 << 20);
+  assertEquals(growth().at(-1), 0);
   budget.giveBack(SYSTEMS);
-  assertEquals(grow().reduce((sum, bytes) => sum + bytes), SYSTEMS);
-  for (const one of pipes) one?.close();
+  budget.grow(...pipes);
+  assertEquals(growth().reduce((sum, bytes) => sum + bytes), (8 << 20) + SYSTEMS);
+  for (const one of pipes) one.close();
 });
