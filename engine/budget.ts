@@ -36,8 +36,8 @@ export interface GrowingPipe {
  * How much the pipes of a process may grow. An ordinary user has
  * pipe-user-pages-soft pages in all pipes together, 64 MiB where nobody has
  * changed it; beyond that each new pipe, in any program, gets 8 KiB (pipe(7)).
- * How much of it is in use nobody tells. So a pipe grows while what is to be left
- * to others is held back, and the system itself refuses what would be too much.
+ * How much of it is in use nobody tells. So pipes grow only after as much, and what is
+ * to be left to others, was there for a moment.
  */
 export class PipeBudget {
   readonly #most: number;

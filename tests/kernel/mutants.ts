@@ -38,7 +38,7 @@ const MUTANTS: Mutant[] = [
   {
     name: "a double close",
     file: "sys/pipe.ts",
-    before: "libc.close(this.writing);",
+    before: "libc.close(this.#writing);",
     after: "libc.close(this.#reading);",
   },
   {
