@@ -3,9 +3,12 @@
  * with splice(2), directly if one side is a pipe, otherwise through a pipe of its
  * own.  All pipes are enlarged to 1 MiB.  The benchmark compares iocopy with it.
  *
- *   cc -O2 -o limit limit.c && ./limit [-p] rfd1 wfd1 rfd2 wfd2 ...
+ *   cc -O2 -o limit limit.c && ./limit [-k] [-p] rfd1 wfd1 rfd2 wfd2 ...
  *
- * -p  through a pipe of its own unless both sides are pipes, which can be faster
+ * -k  keeps the pipes that it is given as they are
+ * -p  through a pipe of its own unless both sides are pipes
+ *
+ * Either can be faster.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -31,8 +34,10 @@ static void finish(struct channel *c) {
 }
 
 int main(int argc, char **argv) {
+  int keep = argc > 1 && !strcmp(argv[1], "-k");
+  argc -= keep, argv += keep;
   int through = argc > 1 && !strcmp(argv[1], "-p");
-  if (through) argc--, argv++;
+  argc -= through, argv += through;
   int n = (argc - 1) / 2, left = n;
   struct channel *c = calloc(n, sizeof *c);
   struct pollfd *f = calloc(n, sizeof *f);
@@ -41,8 +46,8 @@ int main(int argc, char **argv) {
     c[i].w = atoi(argv[2 + 2 * i]);
     int pipes = kind(c[i].r, S_IFIFO) + kind(c[i].w, S_IFIFO);
     c[i].direct = pipes == 2 || (pipes == 1 && !through);
-    if (kind(c[i].r, S_IFIFO)) fcntl(c[i].r, F_SETPIPE_SZ, PIECE);
-    if (kind(c[i].w, S_IFIFO)) fcntl(c[i].w, F_SETPIPE_SZ, PIECE);
+    if (!keep && kind(c[i].r, S_IFIFO)) fcntl(c[i].r, F_SETPIPE_SZ, PIECE);
+    if (!keep && kind(c[i].w, S_IFIFO)) fcntl(c[i].w, F_SETPIPE_SZ, PIECE);
     if (!c[i].direct) { pipe2(c[i].p, O_NONBLOCK); fcntl(c[i].p[1], F_SETPIPE_SZ, PIECE); }
     if (kind(c[i].r, S_IFSOCK)) fcntl(c[i].r, F_SETFL, fcntl(c[i].r, F_GETFL) | O_NONBLOCK);
     if (kind(c[i].w, S_IFSOCK)) fcntl(c[i].w, F_SETFL, fcntl(c[i].w, F_GETFL) | O_NONBLOCK);

@@ -150,12 +150,13 @@ export class Channel implements ChannelStatus, Way, Member {
   /** Waits in a row after which nothing moved. */
   #stalls = 0;
   #route: Route;
-  /** Reads, bytes and time since it was last asked whether it is busy. */
+  /** Reads since it was last asked whether it is busy; operations, bytes and time then. */
   #reads = 0;
+  #operationsThen = 0;
   #bytesThen = NaN;
   #then = NaN;
-  /** How often it is to be found busy before its pipes are to grow. */
-  #checksUntilGrowth = 1;
+  /** How often it is to be found busy before its pipes are to grow: the first time it gets a large one of ours. */
+  #checksUntilGrowth = 2;
   /** From when it was first found busy. */
   #coalescing: Coalescing | undefined;
   /** How much may be read at this time; undefined where there is no rate. */
@@ -296,11 +297,16 @@ export class Channel implements ChannelStatus, Way, Member {
   #checkIfBusy(): void {
     const now = performance.now(), bytes = this.bytes - this.#bytesThen;
     const isBusy = bytes >= BUSY.bytes && now - this.#then <= BUSY.milliseconds;
+    const writes = this.operations - this.#operationsThen - BUSY.reads;
     this.#reads = 0;
+    this.#operationsThen = this.operations;
     this.#bytesThen = this.bytes;
     this.#then = now;
     this.#route.setBusy(isBusy);
-    if (isBusy && --this.#checksUntilGrowth === 0) this.#growPipes();
+    if (isBusy && --this.#checksUntilGrowth === 0) {
+      this.#checksUntilGrowth = CHECKS_UNTIL_GROWTH;
+      this.#growPipes(bytes / BUSY.reads, bytes / writes);
+    }
     // What is copied leaves the processor's cache in a rest: `append` takes 1.5 times as long
     // (`deno task bench --tests=shell --against=OTHER`).
     if (!isBusy || this.route === "copy") return this.#coalescing?.stop();
@@ -312,10 +318,15 @@ export class Channel implements ChannelStatus, Way, Member {
     );
   }
 
-  #growPipes(): void {
-    this.#checksUntilGrowth = CHECKS_UNTIL_GROWTH;
+  /** Enlarges its pipes, of which so many bytes are read and written at a time. */
+  #growPipes(read: number, written: number): void {
+    const { source, sink } = this, pipes: Endpoint[] = [];
+    // A pipe that takes more than its size at once has slots of more than 4 KiB, as they come from
+    // TCP: enlarged, it would hold what leaves the processor's cache (doc/design.md).
     // What is written first: were it left small, enlarging the other would gain nothing.
-    this.#host.budget.grow(this.sink, this.source);
+    if (written <= (sink.pipeSize ?? 0)) pipes.push(sink);
+    if (read <= (source.pipeSize ?? 0)) pipes.push(source);
+    this.#host.budget.grow(...pipes);
   }
 
   /** Reads nothing until its pace allows it. */

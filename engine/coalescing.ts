@@ -43,8 +43,8 @@ export class Coalescing {
     if (this.#isOn) {
       // The reads without rests are measured anew from time to time.
       this.#isOn = !isDue && bytes >= this.#without * GAIN;
-    } else if (isDue) {
-      this.#isOn = bytes < LARGE_READ_BYTES && pipeBytes >= LEAST_PIPE_BYTES;
+    } else if (isDue && pipeBytes >= LEAST_PIPE_BYTES) {
+      this.#isOn = bytes < LARGE_READ_BYTES;
       this.#without = bytes;
       this.#windows = 0;
     }

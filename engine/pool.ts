@@ -48,8 +48,13 @@ export class BufferPool {
   takePipe(isBusy = false): Pipe | undefined {
     this.#taken++;
     const pipe = this.#pipes.pop() ?? this.#openPipe();
-    if (isBusy && pipe) this.#budget.grow(pipe);
+    if (isBusy && pipe) this.enlarge(pipe);
     return pipe;
+  }
+
+  /** Enlarges a pipe, as {@linkcode takePipe} does. */
+  enlarge(pipe: Pipe): void {
+    this.#budget.grow(pipe);
   }
 
   #openPipe(): Pipe | undefined {

@@ -224,6 +224,7 @@ export class ThroughPipe implements Route {
   }
 
   setBusy(isBusy: boolean): void {
+    if (isBusy && !this.#isBusy && this.#pipe) this.way.pool.enlarge(this.#pipe);
     this.#isBusy = isBusy;
   }
 
