@@ -215,8 +215,16 @@ export function connect(address: Address): number {
   return -error;
 }
 
-/** A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)). */
+/**
+ * A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)).
+ * Tried again where it says ENOENT, as that may be the runtime's clock.
+ */
 export function listen(address: Address, waiting: number): number {
+  const result = listenOnce(address, waiting);
+  return result === -ENOENT ? listenOnce(address, waiting) : result;
+}
+
+function listenOnce(address: Address, waiting: number): number {
   const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
   if (fd < 0) return -errno();
   libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR);
@@ -233,6 +241,7 @@ export function localAddress(fd: number): Address {
   length[0] = MAX_ADDRESS_BYTES;
   if (calls().getsockname(fd, room, length) >= 0) return toAddress();
   const error = errno();
+  if (error === ENOENT) return localAddress(fd); // it never says that: it was the runtime's clock
   if (error !== ENOTSOCK) throw new SystemError("getsockname", fd, error);
   throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
