@@ -1,7 +1,7 @@
 /* limit: what the kernel allows.  It does the same job as iocopy and only moves
  * bytes: no checks, no reports, no errors, no restored flags.  It is a poll(2) loop
  * with splice(2), directly if one side is a pipe, otherwise through a pipe of its
- * own.  All pipes are enlarged to 1 MiB.  The benchmark compares iocopy with it.
+ * own.  All pipes are enlarged to 1 MiB, unless -k.  The benchmark compares iocopy with it.
  *
  *   cc -O2 -o limit limit.c && ./limit [-k] [-p] rfd1 wfd1 rfd2 wfd2 ...
  *

@@ -118,3 +118,12 @@ export function moved(result: number): number {
   if (error === ENOENT) return othersErrors++ < OTHERS_ENOENT ? -EAGAIN : -ENOENT;
   return error === EINTR ? -EAGAIN : -error;
 }
+
+/**
+ * What `call` returns, the second time where it was -ENOENT: the runtime's clock says that
+ * but once, see {@linkcode moved}.
+ */
+export function settled(call: () => number): number {
+  const result = call();
+  return result === -ENOENT ? call() : result;
+}

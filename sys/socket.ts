@@ -10,7 +10,7 @@
 import { AF_UNIX, SO_KEEPALIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "./constants.ts";
 import { EAGAIN, EINPROGRESS, EINTR, ENOENT, ENOTSOCK } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
-import { errno, find, LIBRARY, moved } from "./ffi.ts";
+import { checked, errno, find, LIBRARY, moved, settled } from "./ffi.ts";
 import * as libc from "./libc.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
@@ -217,11 +217,10 @@ export function connect(address: Address): number {
 
 /**
  * A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)).
- * Tried again where it says ENOENT, as that may be the runtime's clock.
+ * Tried again where it says ENOENT, as {@linkcode settled} does.
  */
 export function listen(address: Address, waiting: number): number {
-  const result = listenOnce(address, waiting);
-  return result === -ENOENT ? listenOnce(address, waiting) : result;
+  return settled(() => listenOnce(address, waiting));
 }
 
 function listenOnce(address: Address, waiting: number): number {
@@ -239,10 +238,9 @@ function listenOnce(address: Address, waiting: number): number {
 /** What a socket is bound to. */
 export function localAddress(fd: number): Address {
   length[0] = MAX_ADDRESS_BYTES;
-  if (calls().getsockname(fd, room, length) >= 0) return toAddress();
-  const error = errno();
-  if (error === ENOENT) return localAddress(fd); // it never says that: it was the runtime's clock
-  if (error !== ENOTSOCK) throw new SystemError("getsockname", fd, error);
+  const result = settled(() => checked(calls().getsockname(fd, room, length)));
+  if (result >= 0) return toAddress();
+  if (result !== -ENOTSOCK) throw new SystemError("getsockname", fd, result);
   throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
 
