@@ -134,16 +134,20 @@ function parseOptions(args: readonly string[], settings: Settings): string[] {
   const next = () => /^-(?!\d)/.test(rest[0] ?? "") ? "" : rest.shift() ?? "";
   for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
     if (arg === "--") return [...words, ...rest];
-    const [, name, value] = /^--([a-z-]+)(?:=(.*))?$/s.exec(arg) ?? [];
-    if (name === "stats" && value !== undefined) setJson(value, settings);
-    else if (name === "proxy-protocol") settings.proxyProtocol = parseVersion(value);
-    else if (isFlag(name)) setFlag(name, value, settings);
-    else if (isValue(name)) setValue(name, value ?? next(), settings);
-    else if (/^-[a-zA-Z]/.test(arg)) parseShort(arg, next, settings);
-    else if (arg.startsWith("-") && arg !== "-") throw unknown(arg);
-    else words.push(arg);
+    if (!arg.startsWith("-") || arg === "-") words.push(arg);
+    else parseOption(arg, next, settings);
   }
   return words;
+}
+
+function parseOption(arg: string, next: () => string, settings: Settings): void {
+  const [, name, value] = /^--([a-z-]+)(?:=(.*))?$/s.exec(arg) ?? [];
+  if (name === "stats" && value !== undefined) setJson(value, settings);
+  else if (name === "proxy-protocol") settings.proxyProtocol = parseVersion(value);
+  else if (isFlag(name)) setFlag(name, value, settings);
+  else if (isValue(name)) setValue(name, value ?? next(), settings);
+  else if (/^-[a-zA-Z]/.test(arg)) parseShort(arg, next, settings);
+  else throw unknown(arg);
 }
 
 /** Short options after one dash: `-vs`, `-b64k`, `-vb 64k`. */
