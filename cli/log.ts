@@ -4,8 +4,7 @@
  * @module
  */
 import { Fd } from "../sys/fd.ts";
-import { OUT } from "../sys/constants.ts";
-import { EAGAIN } from "../sys/errno.ts";
+import { EAGAIN, OUT } from "../sys/constants.ts";
 import { pollOnThread } from "../sys/libc.ts";
 
 /**

@@ -3,17 +3,14 @@
  *
  * @module
  */
-import { ERR, HUP } from "../sys/constants.ts";
-import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE, ERR, HUP } from "../sys/constants.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
-import type { PipeBudget } from "./budget.ts";
-import { Coalescing, REST_MICROSECONDS } from "./coalescing.ts";
+import type { BufferPool, PipeBudget } from "./pool.ts";
+import { Coalescing, Pace, REST_MICROSECONDS } from "./rests.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { Member, Members } from "./members.ts";
-import { Pace } from "./pace.ts";
-import type { BufferPool } from "./pool.ts";
 import {
   bestRoute,
   Direct,

@@ -16,7 +16,7 @@ import { DescriptorError, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { pipeSize, resizeSharedPipe } from "../sys/pipe.ts";
-import type { PipeBudget } from "./budget.ts";
+import type { PipeBudget } from "./pool.ts";
 import type { Channel } from "./channel.ts";
 import type { Loop, Watcher } from "./loop.ts";
 

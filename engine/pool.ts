@@ -1,6 +1,98 @@
-import { Pipe } from "../sys/pipe.ts";
+/**
+ * What channels take their buffers from, and by how much pipes may grow.
+ *
+ * @module
+ */
+import { arePipesFree, Pipe } from "../sys/pipe.ts";
 import type { Loop } from "./loop.ts";
-import { DEFAULT_PIPE_BYTES, type PipeBudget } from "./budget.ts";
+
+/** What a pipe holds as the system makes it, in bytes (pipe(7)). */
+export const DEFAULT_PIPE_BYTES = 64 * 1024;
+
+/**
+ * What a busy one is made to hold at the most, in bytes: the most that an
+ * ordinary user may have, where nobody has changed that. Each time a pipe is
+ * empty or full somebody has to be woken, which costs more than the bytes: with
+ * 1 MiB on both sides pipes cost a quarter of the CPU that they cost with 64 KiB,
+ * with 512 KiB a third.
+ */
+const BUSY_PIPE_BYTES = 1024 * 1024;
+
+/** By how much all pipes of a process may grow together, in bytes: an eighth of what a user has. */
+const MAX_GROWTH_BYTES = 8 * 1024 * 1024;
+
+/** What is left to other programs of the same user by any pipe that grows, in bytes: 256 new pipes. */
+const LEFT_TO_OTHERS_BYTES = 256 * DEFAULT_PIPE_BYTES;
+
+/**
+ * For how long no pipe tries to grow after the user's limit was reached, in milliseconds; twice
+ * as long after each time that follows, as for a moment of each try nothing is left to others.
+ */
+const FIRST_RETRY_MS = 60_000;
+
+/** A pipe that may be made to hold more. */
+export interface GrowingPipe {
+  /** How much it holds, in bytes; not more than 0 where that is not known. */
+  readonly capacity: number;
+  /** Makes it hold so many bytes; returns what it holds then, or a negative errno. */
+  resize(size: number): number;
+}
+
+/**
+ * How much the pipes of a process may grow. An ordinary user has
+ * pipe-user-pages-soft pages in all pipes together, 64 MiB where nobody has
+ * changed it; beyond that each new pipe, in any program, gets 8 KiB (pipe(7)).
+ * How much of it is in use nobody tells. So pipes grow only after as much, and what is
+ * to be left to others, was there for a moment.
+ */
+export class PipeBudget {
+  readonly #most: number;
+  #left = MAX_GROWTH_BYTES;
+  #retryMs = FIRST_RETRY_MS;
+  #notBefore = 0;
+
+  /** For pipes that hold `most` bytes at the most. */
+  constructor(most: number) {
+    this.#most = Math.min(most, BUSY_PIPE_BYTES);
+  }
+
+  /**
+   * Makes pipes larger, the first one first, if that can be. By how much they grow is
+   * to be given back when they are closed.
+   */
+  grow(...pipes: GrowingPipe[]): void {
+    if (performance.now() < this.#notBefore) return;
+    const growing = pipes.filter(({ capacity }) => this.#sizeAfter(capacity) > capacity);
+    if (growing.length === 0) return;
+    const enough = LEFT_TO_OTHERS_BYTES + growing.length * BUSY_PIPE_BYTES;
+    if (arePipesFree(enough) && growing.every((pipe) => this.#grow(pipe))) {
+      this.#retryMs = FIRST_RETRY_MS;
+    } else { // refused, with -EPERM or -EBUSY: they stay slower
+      this.#notBefore = performance.now() + this.#retryMs;
+      this.#retryMs *= 2;
+    }
+  }
+
+  /** What a pipe may be made to hold: the system takes the next power of two. */
+  #sizeAfter(capacity: number): number {
+    if (capacity <= 0 || capacity >= this.#most) return capacity;
+    return 2 ** Math.floor(Math.log2(Math.min(this.#most, capacity + this.#left)));
+  }
+
+  #grow(pipe: GrowingPipe): boolean {
+    const before = pipe.capacity, wanted = this.#sizeAfter(before);
+    if (wanted <= before) return true;
+    const size = pipe.resize(wanted);
+    if (size <= before) return false;
+    this.#left -= size - before;
+    return true;
+  }
+
+  /** A pipe that has grown by so many bytes is closed. */
+  giveBack(bytes: number): void {
+    this.#left += bytes;
+  }
+}
 
 /** The most memory of one buffer: more copies more slowly, as it leaves the processor's cache. */
 const MAX_MEMORY_BYTES = 256 * 1024;

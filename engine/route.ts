@@ -21,7 +21,7 @@
  *
  * @module
  */
-import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/errno.ts";
+import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/constants.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";

@@ -4,10 +4,9 @@
  *
  * @module
  */
-import { F_DUPFD_CLOEXEC } from "../sys/constants.ts";
+import { ENOSPC, F_DUPFD_CLOEXEC } from "../sys/constants.ts";
 import type { Descriptor } from "../sys/descriptor.ts";
-import { ENOSPC, isShortage } from "../sys/errno.ts";
-import { DescriptorError, SystemError } from "../sys/error.ts";
+import { DescriptorError, isShortage, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { type Address, localAddress, raiseDescriptorLimit } from "../sys/socket.ts";

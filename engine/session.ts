@@ -5,10 +5,18 @@
  *
  * @module
  */
-import { ERR, HUP, OUT, RDHUP } from "../sys/constants.ts";
-import { EAGAIN, ECANCELED, ECONNREFUSED, ETIMEDOUT, isShortage } from "../sys/errno.ts";
+import {
+  EAGAIN,
+  ECANCELED,
+  ECONNREFUSED,
+  ERR,
+  ETIMEDOUT,
+  HUP,
+  OUT,
+  RDHUP,
+} from "../sys/constants.ts";
+import { isShortage, SystemError } from "../sys/error.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
-import { SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, setKeepAlive } from "../sys/socket.ts";

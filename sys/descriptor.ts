@@ -3,8 +3,7 @@
  *
  * @module
  */
-import { ERR, IN, OUT } from "./constants.ts";
-import { EAGAIN, EBADF, EBUSY } from "./errno.ts";
+import { EAGAIN, EBADF, EBUSY, ERR, IN, OUT } from "./constants.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
 import {

@@ -5,8 +5,7 @@
  * @module
  */
 import * as libc from "./libc.ts";
-import { EDGE, IN, OUT } from "./constants.ts";
-import { EBADF, EINTR, ENOENT, EPERM } from "./errno.ts";
+import { EBADF, EDGE, EINTR, ENOENT, EPERM, IN, OUT } from "./constants.ts";
 import { SystemError } from "./error.ts";
 
 /** The most events that one wait returns; the others come with the next. */

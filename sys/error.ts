@@ -1,3 +1,4 @@
+import { EMFILE, ENFILE, ENOBUFS, ENOMEM } from "./constants.ts";
 import { strerror, strerrorname } from "./libc.ts";
 
 /** A system call that failed. Its message is for people: "write 7: Broken pipe". */
@@ -36,4 +37,9 @@ export class SystemError extends Error {
 export class DescriptorError extends Error {
   /** The class's name, as for every error. */
   override readonly name = "DescriptorError";
+}
+
+/** Whether the system was out of descriptors or memory, so that a later call may succeed. */
+export function isShortage(errno: number): boolean {
+  return errno === EMFILE || errno === ENFILE || errno === ENOBUFS || errno === ENOMEM;
 }

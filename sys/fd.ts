@@ -8,6 +8,14 @@ import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
+  EAGAIN,
+  EBADF,
+  EIO,
+  EMSGSIZE,
+  ENOTCONN,
+  ENOTTY,
+  EOPNOTSUPP,
+  EPIPE,
   F_DUPFD_CLOEXEC,
   F_GETFD,
   F_GETFL,
@@ -37,7 +45,6 @@ import {
   SO_TYPE,
   SOCK_STREAM,
 } from "./constants.ts";
-import { EAGAIN, EBADF, EIO, EMSGSIZE, ENOTCONN, ENOTTY, EOPNOTSUPP, EPIPE } from "./errno.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
 

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { EAGAIN, EINTR, ENOENT } from "./errno.ts";
+import { EAGAIN, EINTR, ENOENT } from "./constants.ts";
 
 /** The C library, by the name that it has on every Linux that Deno runs on. */
 export const LIBRARY = "libc.so.6";

@@ -7,8 +7,7 @@
  *
  * @module
  */
-import { S_IFCHR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK } from "./constants.ts";
-import { EAGAIN, EINTR, EIO } from "./errno.ts";
+import { EAGAIN, EINTR, EIO, S_IFCHR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK } from "./constants.ts";
 import { checked, lazily, onThread } from "./ffi.ts";
 import { statxInto } from "./libc.ts";
 

@@ -5,8 +5,10 @@
  *
  * @module
  */
-import { EINTR, EINVAL, ENOENT } from "./errno.ts";
 import {
+  EINTR,
+  EINVAL,
+  ENOENT,
   F_GETFD,
   F_GETSIG,
   F_SETSIG,

@@ -4,8 +4,7 @@
  *
  * @module
  */
-import { F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
-import { EAGAIN } from "./errno.ts";
+import { EAGAIN, F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
 import { SystemError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import * as libc from "./libc.ts";

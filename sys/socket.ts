@@ -7,8 +7,18 @@
  *
  * @module
  */
-import { AF_UNIX, SO_KEEPALIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "./constants.ts";
-import { EAGAIN, EINPROGRESS, EINTR, ENOENT, ENOTSOCK } from "./errno.ts";
+import {
+  AF_UNIX,
+  EAGAIN,
+  EINPROGRESS,
+  EINTR,
+  ENOENT,
+  ENOTSOCK,
+  SO_KEEPALIVE,
+  SO_REUSEADDR,
+  SOCK_STREAM,
+  SOL_SOCKET,
+} from "./constants.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import { checked, errno, find, LIBRARY, moved, settled } from "./ffi.ts";
 import * as libc from "./libc.ts";

@@ -1,10 +1,9 @@
 /** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals, assertThrows } from "@std/assert";
-import { PipeBudget } from "../engine/budget.ts";
-import { Coalescing } from "../engine/coalescing.ts";
+import { BufferPool, PipeBudget } from "../engine/pool.ts";
+import { Coalescing } from "../engine/rests.ts";
 import { Loop } from "../engine/loop.ts";
-import { BufferPool } from "../engine/pool.ts";
-import { EPERM } from "../sys/errno.ts";
+import { EPERM } from "../sys/constants.ts";
 import { SystemError } from "../sys/error.ts";
 import { Pipe } from "../sys/pipe.ts";
 import { type End, pipe, tcpPair } from "./ends.ts";
@@ -279,7 +278,7 @@ Deno.test(
  * Returns whether that worked, and the capacity of a new pipe afterwards.
  */
 const GROWS = (left: number) => `
-  import { PipeBudget } from "./engine/budget.ts";
+  import { PipeBudget } from "./engine/pool.ts";
   import { Pipe } from "./sys/pipe.ts";
   const { setresuid } = Deno.dlopen("libc.so.6", {
     setresuid: { parameters: ["u32", "u32", "u32"], result: "i32" },

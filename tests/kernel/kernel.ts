@@ -10,6 +10,16 @@
  * @module
  */
 import {
+  EAGAIN,
+  EBADF,
+  ECONNREFUSED,
+  EINVAL,
+  EIO,
+  EMSGSIZE,
+  ENOTCONN,
+  EOPNOTSUPP,
+  EPERM,
+  EPIPE,
   ERR,
   HUP,
   IN,
@@ -26,18 +36,6 @@ import {
   SOCK_SEQPACKET,
   SOCK_STREAM,
 } from "../../sys/constants.ts";
-import {
-  EAGAIN,
-  EBADF,
-  ECONNREFUSED,
-  EINVAL,
-  EIO,
-  EMSGSIZE,
-  ENOTCONN,
-  EOPNOTSUPP,
-  EPERM,
-  EPIPE,
-} from "../../sys/errno.ts";
 
 export const ECONNRESET = 104, EBUSY = 16, ENOTSOCK = 88, ENOTTY = 25, EEXIST = 17;
 export const PAGE = 4096;

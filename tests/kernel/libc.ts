@@ -5,8 +5,14 @@
  * @module
  */
 import {
+  EAGAIN,
+  EINVAL,
+  ENOTCONN,
   IPPROTO_TCP,
   MSG_ERRQUEUE,
+  MSG_PEEK,
+  MSG_TRUNC,
+  O_ACCMODE,
   SHUT_RD,
   SO_ACCEPTCONN,
   SO_DOMAIN,
@@ -15,8 +21,6 @@ import {
   SO_TYPE,
   TCP_NODELAY,
 } from "../../sys/constants.ts";
-import { MSG_PEEK, MSG_TRUNC, O_ACCMODE } from "../../sys/constants.ts";
-import { EAGAIN, EINVAL, ENOTCONN } from "../../sys/errno.ts";
 import type * as real from "../../sys/libc.ts";
 import {
   Description,

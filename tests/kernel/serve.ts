@@ -14,8 +14,7 @@ import {
   type SessionStatus,
 } from "../../engine.ts";
 import { Channel } from "../../engine/channel.ts";
-import { O_NONBLOCK } from "../../sys/constants.ts";
-import { EAGAIN, ECONNREFUSED, EINVAL, EMFILE, EPERM } from "../../sys/errno.ts";
+import { EAGAIN, ECONNREFUSED, EINVAL, EMFILE, EPERM, O_NONBLOCK } from "../../sys/constants.ts";
 import type { Address } from "../../sys/socket.ts";
 import { Description, Listening, StreamSocket } from "./kernel.ts";
 import type { Plan, ServePlan, WirePlan } from "./plan.ts";

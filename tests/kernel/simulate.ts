@@ -11,8 +11,18 @@ import {
   DescriptorError,
   SystemError,
 } from "../../engine.ts";
-import { ERR, HUP, IN, O_APPEND, OUT, RDHUP, SOCK_SEQPACKET } from "../../sys/constants.ts";
-import { EAGAIN, EBADF, ECONNREFUSED } from "../../sys/errno.ts";
+import {
+  EAGAIN,
+  EBADF,
+  ECONNREFUSED,
+  ERR,
+  HUP,
+  IN,
+  O_APPEND,
+  OUT,
+  RDHUP,
+  SOCK_SEQPACKET,
+} from "../../sys/constants.ts";
 import {
   Description,
   Device,

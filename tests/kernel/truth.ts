@@ -11,6 +11,7 @@
 import fc from "fast-check";
 import * as real from "../../sys/libc.ts";
 import {
+  EPERM,
   ERR,
   F_GETPIPE_SZ,
   F_SETPIPE_SZ,
@@ -25,7 +26,6 @@ import {
   SO_ERROR,
   SOCK_SEQPACKET,
 } from "../../sys/constants.ts";
-import { EPERM } from "../../sys/errno.ts";
 import { type End, O_CREAT, O_RDWR, open, pipe, SOCK_DGRAM, tcpPair, unixPair } from "../ends.ts";
 import { Description, MessageSocket, PAGE, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
 import * as simulated from "./libc.ts";

@@ -10,6 +10,13 @@
  * @module
  */
 import {
+  EAGAIN,
+  EBADF,
+  EINTR,
+  EINVAL,
+  EMFILE,
+  EOPNOTSUPP,
+  EPERM,
   F_DUPFD_CLOEXEC,
   F_GETFD,
   F_GETFL,
@@ -21,7 +28,6 @@ import {
   FD_CLOEXEC,
   O_ACCMODE,
 } from "../../sys/constants.ts";
-import { EAGAIN, EBADF, EINTR, EINVAL, EMFILE, EOPNOTSUPP, EPERM } from "../../sys/errno.ts";
 import { Description, EpollFile, type File, Pipe, splice, Timer } from "./kernel.ts";
 
 /** A broken rule. */
