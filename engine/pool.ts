@@ -64,7 +64,7 @@ export class PipeBudget {
     if (performance.now() < this.#notBefore) return;
     const growing = pipes.filter(({ capacity }) => this.#sizeAfter(capacity) > capacity);
     if (growing.length === 0) return;
-    const enough = LEFT_TO_OTHERS_BYTES + growing.length * BUSY_PIPE_BYTES;
+    const enough = LEFT_TO_OTHERS_BYTES + growing.length * this.#most;
     if (arePipesFree(enough) && growing.every((pipe) => this.#grow(pipe))) {
       this.#retryMs = FIRST_RETRY_MS;
     } else { // refused, with -EPERM or -EBUSY: they stay slower

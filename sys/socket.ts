@@ -208,14 +208,21 @@ export function accept(listener: number): { fd: number; peer: string } | number 
   return { fd, peer: String.fromCharCode(family, upper, port1, port2, a, b, c, d) };
 }
 
+/** socket(2), with O_NONBLOCK. It never says ENOENT: that is the runtime's clock, see {@linkcode moved}. */
+function newSocket(address: Address): number {
+  const family = address.bytes[0] ?? 0;
+  const fd = checked(calls().socket(family, SOCK_STREAM | NEW_SOCKET, 0));
+  return fd === -ENOENT ? checked(calls().socket(family, SOCK_STREAM | NEW_SOCKET, 0)) : fd;
+}
+
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
  * can be written, or failed, once it is decided. -EAGAIN: a unix socket's queue
  * is full, to be tried again (connect(2)).
  */
 export function connect(address: Address): number {
-  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
-  if (fd < 0) return -errno();
+  const fd = newSocket(address);
+  if (fd < 0) return fd;
   if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
   const error = errno();
   // ENOENT is a unix socket's: of others it is the runtime's clock, as in {@linkcode moved}.
@@ -234,8 +241,8 @@ export function listen(address: Address, waiting: number): number {
 }
 
 function listenOnce(address: Address, waiting: number): number {
-  const fd = calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0);
-  if (fd < 0) return -errno();
+  const fd = newSocket(address);
+  if (fd < 0) return fd;
   libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR);
   if (
     calls().bind(fd, address.bytes, address.bytes.length) === 0 && calls().listen(fd, waiting) === 0

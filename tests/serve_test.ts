@@ -593,12 +593,16 @@ Deno.test("an error of the direction that ends last is told with the end of the 
 });
 
 Deno.test(
-  needing(["strace"], "the errno that the runtime's clock leaves is not taken for accept's"),
+  needing(["strace"], "the errno that the runtime's clock leaves is not taken for a connection's"),
   async () => {
     const { target, port: to } = listenTcp();
     echo(target);
-    // The call that finds nobody waiting, after each of the first connections; and connect.
-    const lost = injecting("accept4:error=ENOENT:when=2..6+2", "connect:error=ENOENT:when=2");
+    // The call that finds nobody waiting, after each of the first connections; and of the target's.
+    const lost = injecting(
+      "accept4:error=ENOENT:when=2..6+2",
+      "socket:error=ENOENT:when=1",
+      "connect:error=ENOENT:when=2",
+    );
     const { listener, port } = serving();
     using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command: lost });
     for (const text of ["one", "two", "three"]) {
