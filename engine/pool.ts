@@ -61,8 +61,7 @@ export class PipeBudget {
    * to be given back when they are closed.
    */
   grow(...pipes: GrowingPipe[]): void {
-    if (performance.now() < this.#notBefore) return;
-    const growing = pipes.filter(({ capacity }) => this.#sizeAfter(capacity) > capacity);
+    const growing = pipes.filter((pipe) => this.mayGrow(pipe));
     if (growing.length === 0) return;
     const enough = LEFT_TO_OTHERS_BYTES + growing.length * this.#most;
     if (arePipesFree(enough) && growing.every((pipe) => this.#grow(pipe))) {
@@ -71,6 +70,11 @@ export class PipeBudget {
       this.#notBefore = performance.now() + this.#retryMs;
       this.#retryMs *= 2;
     }
+  }
+
+  /** Whether to make a pipe larger may be tried: asked at each step of a busy channel, it leaves no garbage. */
+  mayGrow({ capacity }: GrowingPipe): boolean {
+    return this.#sizeAfter(capacity) > capacity && performance.now() >= this.#notBefore;
   }
 
   /** What a pipe may be made to hold: the system takes the next power of two. */
@@ -146,7 +150,7 @@ export class BufferPool {
 
   /** Enlarges a pipe, as {@linkcode takePipe} does. */
   enlarge(pipe: Pipe): void {
-    this.#budget.grow(pipe);
+    if (this.#budget.mayGrow(pipe)) this.#budget.grow(pipe);
   }
 
   #openPipe(): Pipe | undefined {
