@@ -6,11 +6,11 @@
 import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE, ERR, HUP } from "../sys/constants.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
-import type { BufferPool, PipeBudget } from "./pool.ts";
-import { Coalescing, Pace, REST_MICROSECONDS } from "./rests.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { Member, Members } from "./members.ts";
+import type { BufferPool, PipeBudget } from "./pool.ts";
+import { Coalescing, Pace, REST_MICROSECONDS } from "./rests.ts";
 import {
   bestRoute,
   Direct,

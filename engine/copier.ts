@@ -8,11 +8,11 @@
  */
 import type { Descriptor } from "../sys/descriptor.ts";
 import { DescriptorError, type SystemError } from "../sys/error.ts";
-import { BufferPool, PipeBudget } from "./pool.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Endpoints } from "./endpoint.ts";
 import { Loop, mustBeTime } from "./loop.ts";
 import { Members } from "./members.ts";
+import { BufferPool, PipeBudget } from "./pool.ts";
 import type { ServeOptions, ServeTarget, Service, ServiceStatus } from "./service.ts";
 
 /**

@@ -16,9 +16,9 @@ import { DescriptorError, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { pipeSize, resizeSharedPipe } from "../sys/pipe.ts";
-import type { PipeBudget } from "./pool.ts";
 import type { Channel } from "./channel.ts";
 import type { Loop, Watcher } from "./loop.ts";
+import type { PipeBudget } from "./pool.ts";
 
 /** What a channel waits for at one of its endpoints. */
 export const READ = 0, WRITE = 1;

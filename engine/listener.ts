@@ -1,6 +1,6 @@
 import { EAGAIN, EPERM, IN } from "../sys/constants.ts";
-import { isShortage, SystemError } from "../sys/error.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
+import { isShortage, SystemError } from "../sys/error.ts";
 import type { Fd } from "../sys/fd.ts";
 import { accept, isPassing } from "../sys/socket.ts";
 import type { Host } from "./channel.ts";

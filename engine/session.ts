@@ -15,8 +15,8 @@ import {
   OUT,
   RDHUP,
 } from "../sys/constants.ts";
-import { isShortage, SystemError } from "../sys/error.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
+import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, setKeepAlive } from "../sys/socket.ts";

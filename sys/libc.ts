@@ -22,7 +22,17 @@ import {
   SOL_SOCKET,
   TCP_NODELAY,
 } from "./constants.ts";
-import { checked, errno, find, findIfAny, lazily, LIBRARY, moved, onThread } from "./ffi.ts";
+import {
+  checked,
+  errno,
+  find,
+  findIfAny,
+  lazily,
+  LIBRARY,
+  moved,
+  onThread,
+  settled,
+} from "./ffi.ts";
 
 /** The calls of each tick. They are looked up at first, and compiled once it pays: see {@linkcode compile}. */
 const cold = {
@@ -548,12 +558,7 @@ export function pendingError(socket: number): number {
 
 /** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). Asked again where it says ENOENT. */
 export function getpeername(socket: number): number {
-  const result = getpeernameOnce(socket);
-  return result === -ENOENT ? getpeernameOnce(socket) : result;
-}
-
-function getpeernameOnce(socket: number): number {
-  return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
+  return settled(() => checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128]))));
 }
 
 const one = new Int32Array([1]);
@@ -580,12 +585,7 @@ export function bytesQueued(fd: number): number {
 
 /** shutdown(2): `how` is SHUT_RD or SHUT_WR. Asked again where it says ENOENT, as {@linkcode fcntl} is. */
 export function shutdown(fd: number, how: number): number {
-  const result = shutdownOnce(fd, how);
-  return result === -ENOENT ? shutdownOnce(fd, how) : result;
-}
-
-function shutdownOnce(fd: number, how: number): number {
-  return checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how));
+  return settled(() => checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how)));
 }
 
 // ---- Signals, and errors in words.

@@ -208,11 +208,9 @@ export function accept(listener: number): { fd: number; peer: string } | number 
   return { fd, peer: String.fromCharCode(family, upper, port1, port2, a, b, c, d) };
 }
 
-/** socket(2), with O_NONBLOCK. It never says ENOENT: that is the runtime's clock, see {@linkcode moved}. */
+/** socket(2), with O_NONBLOCK, which never says ENOENT itself. */
 function newSocket(address: Address): number {
-  const family = address.bytes[0] ?? 0;
-  const fd = checked(calls().socket(family, SOCK_STREAM | NEW_SOCKET, 0));
-  return fd === -ENOENT ? checked(calls().socket(family, SOCK_STREAM | NEW_SOCKET, 0)) : fd;
+  return settled(() => checked(calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0)));
 }
 
 /**
