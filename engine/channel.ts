@@ -388,9 +388,11 @@ export class Channel implements ChannelStatus, Way, Member {
       route.release();
       if (this.#host.stopped && this.#phase === "open") return this.#end("stopped");
     }
-    if (direction !== this.#waitsFor) this.#waitFor(direction);
+    const hasWaited = direction === this.#waitsFor;
+    if (!hasWaited) this.#waitFor(direction);
     if (direction === NOTHING) return;
     const endpoint = direction === READ ? this.source : this.sink;
+    if (hasWaited) endpoint.hearOn();
     if (endpoint.isAlwaysReady || moved && endpoint.isEdgeTriggered) this.loop.soon(this);
   }
 
@@ -477,6 +479,7 @@ export class Channel implements ChannelStatus, Way, Member {
     this.#phase = "lingering";
     this.#report(this.sink.removeWriter(this));
     this.source.connection?.linger(this, this.loop);
+    this.source.hearOn();
     if (this.source.isEdgeTriggered) this.loop.soon(this); // what has arrived is not reported again
   }
 

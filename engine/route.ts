@@ -97,7 +97,7 @@ export function fallBack(route: Direct | ThroughPipe, way: Way, error: number): 
   const memory = new ThroughMemory(way, `splice: ${libc.strerror(error)}`, error);
   if (route.held > 0) memory.hold((route as ThroughPipe).takeOut());
   // A part of a packet may wait in the socket for what follows at once: no more.
-  if (route instanceof BetweenSockets && way.readsOn) libc.setNoDelay(way.sink.fd.fd);
+  if (route instanceof BetweenSockets) libc.setNoDelay(way.sink.fd.fd);
   route.release();
   return memory;
 }
@@ -262,11 +262,15 @@ export class BetweenSockets extends ThroughPipe {
   /** What the sink did not take of them. */
   #left = empty;
   #isLarge = false;
+  /** Whether something was sent, which is the first that may wait in the socket for what follows; and whether that may no more. */
+  #hasSent = false;
+  #hasNoDelay: boolean;
 
   constructor(way: Way) {
     super(way);
     this.#from = way.source.fd;
     this.#to = way.sink.fd;
+    this.#hasNoDelay = this.#to.isUnix;
   }
 
   override get mayWait(): boolean {
@@ -293,6 +297,12 @@ export class BetweenSockets extends ThroughPipe {
   }
 
   override drain(): number {
+    const waitsForEnd = this.#passing > 0 && this.way.readsOn;
+    if (!this.#hasNoDelay && this.#hasSent && !waitsForEnd) {
+      this.#hasNoDelay = true;
+      libc.setNoDelay(this.#to.fd);
+    }
+    this.#hasSent = true;
     const sent = this.#passing > 0
       ? this.#pass()
       : this.#left.length > 0

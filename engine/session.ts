@@ -21,7 +21,7 @@ import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
-import { Connection, Endpoint } from "./endpoint.ts";
+import { Connection, Endpoint, NEWS } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
 import type { Member } from "./members.ts";
 import { proxyHeader } from "./proxy.ts";
@@ -166,7 +166,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #watch(fd: number): void {
     this.#connecting = fd;
     try {
-      this.#service.host.loop.watch(fd, UNWATCHED, OUT, this);
+      this.#service.host.loop.watch(fd, UNWATCHED, NEWS, this);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
       this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
@@ -217,7 +217,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     }
     this.#connecting = -1;
     this.#service.reached(address);
-    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, OUT);
+    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, events);
   }
 
   #dropConnecting(): void {
@@ -235,22 +235,24 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#joinEnds(new Fd(fd, { isUnix }), target);
   }
 
-  /** `watched` is what `to` is watched for already. */
-  #joinEnds(to: Fd, target: Address | string, watched = UNWATCHED): void {
+  /** `events` are those that {@linkcode NEWS} of `to` has brought already; undefined where that is not watched. */
+  #joinEnds(to: Fd, target: Address | string, events?: number): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
     const refused = options.proxyProtocol && this.#sendHeader(to, options.proxyProtocol);
     if (refused) {
-      if (watched !== UNWATCHED) host.loop.forget(to.fd);
+      if (events !== undefined) host.loop.forget(to.fd);
       to.tryClose();
       return this.fail(`${target}: ${refused}`);
     }
     this.#target = target;
     this.#since = this.loop.time;
-    if (!isUnix) libc.setNoDelay(this.#client);
-    if (isTcp(to)) libc.setNoDelay(to.fd);
+    // What was sent already may be small, and unacknowledged: then more of that kind would wait.
+    if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
+    const watched = events === undefined ? UNWATCHED : NEWS;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
+    host.loop.watch(to.fd, watched, watched, server);
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
     host.channels.add(this.#sending);
@@ -258,6 +260,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     options.onConnect?.(this, this.#service);
     // Where the user's limit of watched descriptors is reached, this connection has ended now.
     Channel.begin([this.#sending, this.#receiving]);
+    if (events !== OUT) server.hearOn();
     // The client has mostly spoken by now. Without waiting for epoll to say so there are 3 %
     // more connections in a second (`deno task bench:serving --tests=http`).
     this.loop.soon(this.#sending);

@@ -136,7 +136,8 @@ export function send(
   world.log(() => `send ${socket} (${file.name}) ${bytes.length} -> ${result}`);
   world.moved(file, "to", result);
   // Where there is no room for all of it, the rest is not waited for.
-  if (isMoreToCome && result === length) world.corked.add(file);
+  if (result < length) world.corked.delete(file);
+  else if (isMoreToCome) world.corked.add(file);
   return result;
 }
 
@@ -294,7 +295,9 @@ export function setsockopt(fd: number, _level: number, _option: number): number 
 }
 export function setNoDelay(fd: number): void {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
-  world.corked.delete(world.get(fd, "setsockopt").file); // if it is refused, the kernel waits for 200 ms
+  const { file } = world.get(fd, "setsockopt");
+  world.corked.delete(file); // if it is refused, the kernel waits for up to 200 ms
+  world.nagling.delete(file);
 }
 export function hasNoRead(_fd: number): boolean {
   return false; // every descriptor of this kernel can be read or written

@@ -95,6 +95,18 @@ const MUTANTS: Mutant[] = [
     before: "return this.source.isEnding && !this.#pace;",
     after: "return !this.#pace;",
   },
+  {
+    name: "a piece that waits for an acknowledgement",
+    file: "engine/route.ts",
+    before: "libc.setNoDelay(this.#to.fd);\n    }",
+    after: "}",
+  },
+  {
+    name: "news that is told once, and is not all there is",
+    file: "engine/channel.ts",
+    before: "if (hasWaited) endpoint.hearOn();",
+    after: "",
+  },
 ];
 
 /** How long to look for each fault, in seconds. */

@@ -189,6 +189,8 @@ class Serving {
   #install(wire: Wire, description: Description): number {
     const fd = this.#world.install(description);
     wire.readFd = wire.writeFd = fd;
+    const { file } = description;
+    if (file instanceof StreamSocket && file.family === "tcp") this.#world.nagling.set(file, false);
     this.#byFd.set(fd, wire);
     return fd;
   }

@@ -652,13 +652,21 @@ export class World {
   /** A call that can move bytes. */
   moved(file: File, direction: "from" | "to", bytes: number): void {
     if (bytes <= 0) return;
-    if (direction === "to") this.corked.delete(file);
+    if (direction === "to") {
+      // Any but the first may wait until that is acknowledged (Nagle's algorithm).
+      if (this.nagling.get(file)) this.corked.add(file);
+      else this.corked.delete(file);
+      if (this.nagling.has(file)) this.nagling.set(file, true);
+    }
     this.happened();
     this.onMoved?.(file, direction, bytes);
   }
 
   /** Sockets with a part of a packet that waits for what is sent next, or the end (MSG_MORE). */
   readonly corked = new Set<File>();
+
+  /** The TCP sockets that were accepted or connected and have no TCP_NODELAY, and whether they have sent something. */
+  readonly nagling = new Map<File, boolean>();
 
   /** Checks that a buffer is not in use by another thread. */
   use({ buffer }: Uint8Array): void {
@@ -866,7 +874,7 @@ export class World {
     this.#ring();
     const [corked] = this.corked;
     if (corked && milliseconds !== 0 && !file.isAnyReady) {
-      this.fail(`${corked.name} has bytes that wait for more, which does not follow at once`);
+      this.fail(`${corked.name} has bytes that wait for what does not follow at once`);
     }
     while (milliseconds !== 0) {
       const isReady = file.isAnyReady;
