@@ -229,14 +229,16 @@ export class Channel implements ChannelStatus, Way, Member {
    * the one, then the other, so that each descriptor is watched once for all of
    * them. Returns the error where the system refuses to watch one; then all of
    * these have ended, with that error. It is no exception, as what a callback throws
-   * is one, and may be of the same class.
+   * is one, and may be of the same class. By indices, as for {@linkcode Endpoint.ready}: 1 kB less
+   * garbage for each served connection.
    */
   static begin(channels: readonly Channel[]): SystemError | undefined {
-    for (const channel of channels) channel.#enter();
-    for (const channel of channels) if (channel.#host.stopped) channel.#end("stopped");
+    const { length } = channels;
+    for (let i = 0; i < length; i++) (channels[i] as Channel).#enter();
+    for (let i = 0; i < length; i++) (channels[i] as Channel).#endIfStopped();
     try {
-      for (const channel of channels) if (channel.#isOpen) channel.#wait(READ);
-      for (const channel of channels) if (channel.#isOpen) channel.sink.rearm();
+      for (let i = 0; i < length; i++) (channels[i] as Channel).#awaitFirst();
+      for (let i = 0; i < length; i++) (channels[i] as Channel).#watchSink();
     } catch (error) {
       // Nothing of the program is called in there.
       if (!(error instanceof SystemError)) throw error;
@@ -244,6 +246,18 @@ export class Channel implements ChannelStatus, Way, Member {
       return error;
     }
     return undefined;
+  }
+
+  #endIfStopped(): void {
+    if (this.#host.stopped) this.#end("stopped");
+  }
+
+  #awaitFirst(): void {
+    if (this.#isOpen) this.#wait(READ);
+  }
+
+  #watchSink(): void {
+    if (this.#isOpen) this.sink.rearm();
   }
 
   #enter(): void {

@@ -74,6 +74,7 @@ export interface Way extends Task {
 /** The best route for these two descriptors. */
 export function bestRoute(way: Way): Route {
   const from = way.source.fd, to = way.sink.fd;
+  if (from.isOurs && to.isOurs && !way.onData) return new BetweenSockets(way);
   from.openAgain();
   to.openAgain();
   if (!from.isStream) return new Messages(way, "messages");
@@ -86,7 +87,6 @@ export function bestRoute(way: Way): Route {
   // To be refused once has a price: a pipe that was spliced from forgets that
   // RWF_NOWAIT is possible, and is read on another thread from then on.
   if (to.appends) return new ThroughMemory(way, "append");
-  if (from.isOurs && to.isOurs) return new BetweenSockets(way);
   // What is not a pipe gives and takes more at once than a pipe of another's
   // making holds: through one of ours, larger, TCP to a pipe costs half.
   return from.kind === "pipe" && to.kind === "pipe" ? new Direct(way) : new ThroughPipe(way);

@@ -413,10 +413,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #keepAlive({ source, sink }: Channel): void {
     if (this.#isKeptAlive) return;
     this.#isKeptAlive = true;
-    for (const { fd } of [source, sink]) {
-      // One is closed already while the other one lingers.
-      if (isTcp(fd) && !fd.isClosed) setKeepAlive(fd.fd);
-    }
+    keepAlive(source.fd);
+    keepAlive(sink.fd);
   }
 
   /** The client's socket, while it waits for another one to come. */
@@ -433,6 +431,11 @@ export class Session implements SessionStatus, Watcher, Host, Member {
 
 function isTcp(fd: Fd): boolean {
   return fd.kind === "socket" && !fd.isUnix;
+}
+
+/** One is closed already while the other one lingers. */
+function keepAlive(fd: Fd): void {
+  if (isTcp(fd) && !fd.isClosed) setKeepAlive(fd.fd);
 }
 
 /** A client that waits for its mate, and is dropped should it go. */
