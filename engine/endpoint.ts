@@ -23,7 +23,7 @@ import type { PipeBudget } from "./pool.ts";
 /**
  * How a socket to a target is watched from before it is connected until it has brought something
  * that is not its end, each change reported once: two calls fewer for a connection of one
- * request and one answer, 2 % of its CPU (`deno task bench:serving --tests=http`).
+ * request and one answer.
  */
 export const NEWS: number = IN | OUT | RDHUP | EDGE;
 
@@ -49,6 +49,8 @@ export class Endpoint implements Watcher {
   isAlwaysReady = false;
   /** Whether its peer sends no more: the rest, and the end, are there already. Of sockets of ours alone it is known. */
   isEnding = false;
+  /** Whether it is a TCP socket that acknowledges what comes in with what is sent first: see connect. */
+  delaysAck = false;
   readonly #loop: Loop;
   readonly #onClose: (endpoint: Endpoint) => void;
   /** Made anew at each change: an array that has grown has room for 17, and a served connection has four. */

@@ -74,7 +74,10 @@ export interface Way extends Task {
 /** The best route for these two descriptors. */
 export function bestRoute(way: Way): Route {
   const from = way.source.fd, to = way.sink.fd;
-  if (from.isOurs && to.isOurs && !way.onData) return new BetweenSockets(way);
+  if (from.isOurs && to.isOurs) {
+    if (!way.onData) return new BetweenSockets(way);
+    libc.setNoDelay(to.fd);
+  }
   from.openAgain();
   to.openAgain();
   if (!from.isStream) return new Messages(way, "messages");
@@ -262,8 +265,9 @@ export class BetweenSockets extends ThroughPipe {
   /** What the sink did not take of them. */
   #left = empty;
   #isLarge = false;
-  /** Whether something was sent, which is the first that may wait in the socket for what follows; and whether that may no more. */
+  /** Whether something was sent: the first piece goes at once, the next may wait until that is acknowledged. */
   #hasSent = false;
+  /** Whether nothing waits so. A connection of one request and one answer saves two calls. */
   #hasNoDelay: boolean;
 
   constructor(way: Way) {
@@ -302,15 +306,22 @@ export class BetweenSockets extends ThroughPipe {
       this.#hasNoDelay = true;
       libc.setNoDelay(this.#to.fd);
     }
-    this.#hasSent = true;
     const sent = this.#passing > 0
       ? this.#pass()
       : this.#left.length > 0
       ? this.#sendLeft()
       : super.drain();
+    if (sent > 0 && !this.#hasSent) this.#sentFirst();
     // A part of a packet that waits in the socket for this need not, as this has to wait itself.
     if (sent === -EAGAIN && this.way.readsOn) libc.setNoDelay(this.#to.fd);
     return sent;
+  }
+
+  #sentFirst(): void {
+    const { sink } = this.way;
+    this.#hasSent = true;
+    if (sink.delaysAck) libc.setQuickAck(this.#to.fd, true);
+    sink.delaysAck = false;
   }
 
   #pass(): number {

@@ -154,13 +154,18 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     for (;;) {
       const address = this.#address;
       if (!address) return this.fail("the name has no address");
-      const fd = connect(address);
+      const fd = connect(address, this.#delaysAck);
       this.#setShort(isShortage(-fd));
       if (fd >= 0) return this.#watch(fd);
       if (this.#isShort) return this.#tryLater(SHORTAGE_RETRY_MS);
       if (fd === -EAGAIN) return this.#tryLater(QUEUE_RETRY_MS);
       if (!this.#failed(-fd)) return;
     }
+  }
+
+  /** Whether the target is to hear with the first bytes that it is connected. What is copied for `onData` is not sent that way. */
+  get #delaysAck(): boolean {
+    return !this.onData;
   }
 
   #watch(fd: number): void {
@@ -180,9 +185,10 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#service.setShort(isShort);
   }
 
-  /** Its turn to try again, or the next address. */
+  /** Its turn to try again, or the next address; or, joined by now, to send the first bytes. */
   run(): void {
-    this.#try();
+    if (this.#sending) this.#sendFirst(this.#sending);
+    else this.#try();
   }
 
   /** An address failed. Returns whether there is another one; else it has ended. */
@@ -252,6 +258,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     const watched = events === undefined ? UNWATCHED : NEWS;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
+    server.delaysAck = events !== undefined && this.#delaysAck && isTcp(to);
     host.loop.watch(to.fd, watched, watched, server);
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
@@ -263,7 +270,14 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     if (events !== OUT) server.hearOn();
     // The client has mostly spoken by now. Without waiting for epoll to say so there are 3 %
     // more connections in a second (`deno task bench:serving --tests=http`).
-    this.loop.soon(this.#sending);
+    this.loop.soon(this);
+  }
+
+  /** Sends what the client has said by now. Where that is nothing yet, the target hears without it that it is connected. */
+  #sendFirst(sending: Channel): void {
+    sending.run();
+    const { delaysAck, fd } = sending.sink;
+    if (delaysAck && !fd.isClosed) libc.setQuickAck(fd.fd, true);
   }
 
   /**

@@ -72,6 +72,8 @@ export const SOL_SOCKET = 1;
 export const IPPROTO_TCP = 6;
 /** Small pieces go at once (tcp(7)). */
 export const TCP_NODELAY = 1;
+/** What comes in is acknowledged at once. */
+export const TCP_QUICKACK = 12;
 /** Options of a socket (socket(7)): an address may be used again. */
 export const SO_REUSEADDR = 2;
 /** The kernel finds out that a peer has vanished. */

@@ -216,11 +216,14 @@ function newSocket(address: Address): number {
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
  * can be written, or failed, once it is decided. -EAGAIN: a unix socket's queue
- * is full, to be tried again (connect(2)).
+ * is full, to be tried again (connect(2)). A TCP peer's answer `waitsForBytes` to be
+ * acknowledged with: see {@linkcode libc.setQuickAck}, which the caller has to
+ * switch on where it sends none at once.
  */
-export function connect(address: Address): number {
+export function connect(address: Address, waitsForBytes = false): number {
   const fd = newSocket(address);
   if (fd < 0) return fd;
+  if (waitsForBytes && !address.isUnix) libc.setQuickAck(fd, false);
   if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
   const error = errno();
   // ENOENT is a unix socket's: of others it is the runtime's clock, as in {@linkcode moved}.

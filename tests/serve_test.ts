@@ -12,7 +12,7 @@ import {
   serving,
 } from "./ends.ts";
 import { COMMAND, type Running } from "./harness.ts";
-import { inFolder, injecting, iocopy, within } from "./probe.ts";
+import { inFolder, injecting, iocopy, readable, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause, stop } from "./watching.ts";
 
@@ -324,15 +324,99 @@ Deno.test("all that is ready is read before it is sent", async () => {
   assertEquals([...pieces].map(([, operation]) => operation).join(""), ">>><<<");
 });
 
+Deno.test("the target hears with the first bytes of the client that it is connected", async () => {
+  const { listener: target, port: to } = serving();
+  await withService(() => `3 127.0.0.1:${to}`, async (port, _stderr, running) => {
+    await stop(running.pid);
+    const client = await Deno.connect({ hostname: "127.0.0.1", port });
+    await writeAll(client, "it");
+    running.kill("SIGCONT");
+    await readable(target);
+    const server = accepted(target);
+    assertEquals(await server.readText(2), "it");
+    // A client that connects, and then sends, needs a packet more.
+    const other = await Deno.connect({ hostname: "127.0.0.1", port: to });
+    const plain = accepted(target);
+    await writeAll(other, "it");
+    assertEquals(await plain.readText(2), "it");
+    assertEquals(packetsIn(server.fd), packetsIn(plain.fd) - 1);
+    for (const end of [client, other, server, plain]) end.close();
+  });
+  target.close();
+});
+
+for (const onData of [undefined, () => {}]) {
+  const how = onData ? "copied" : "spliced";
+  Deno.test(
+    `of two small pieces, ${how}, the second waits for no acknowledgement`,
+    KEEPS,
+    async () => {
+      const { Descriptor, serve } = await import("../engine.ts");
+      const { target, port: to } = listenTcp();
+      const { target: probe, port } = listenTcp();
+      probe.close();
+      const end = new AbortController();
+      const ended = serve(Descriptor.listen(`127.0.0.1:${port}`), `127.0.0.1:${to}`, {
+        signal: end.signal,
+        yieldAfter: 1,
+        ...onData && { onData },
+      });
+      const client = await Deno.connect({ hostname: "127.0.0.1", port });
+      await writeAll(client, "1");
+      const server = await within("a connection", target.accept());
+      for (const piece of ["1", "2"]) {
+        if (piece !== "1") await writeAll(client, piece);
+        assertEquals(await readText(server, 1), piece);
+        await writeAll(server, piece);
+        assertEquals(await readText(client, 1), piece);
+      }
+      const TCP_NODELAY = 1;
+      for (
+        const ports of [[port, portOf(client.localAddr)], [portOf(server.remoteAddr), to]] as const
+      ) {
+        assertEquals(tcpOption(descriptorOf(...ports), TCP_NODELAY).getInt32(0, true), 1);
+      }
+      client.close();
+      server.close();
+      target.close();
+      end.abort();
+      await ended;
+    },
+  );
+}
+
+/** The number of a TCP socket of this process's own (proc(5)). */
+function descriptorOf(from: number, to: number): number {
+  const connections = Deno.readTextFileSync("/proc/net/tcp").split("\n");
+  const line = connections.find((line) => isBetween(line, from, to));
+  const socket = `socket:[${line?.trim().split(/ +/)[9]}]`;
+  const numbers = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name));
+  return numbers.find((fd) => linkOf(fd) === socket) ?? -1;
+}
+
+/** What a number leads to; undefined where it has been closed meanwhile. */
+function linkOf(fd: number): string | undefined {
+  try {
+    return Deno.readLinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
+}
+
 /** How many packets a TCP socket has received (struct tcp_info). */
 function packetsIn(fd: number): number {
-  const IPPROTO_TCP = 6, TCP_INFO = 11, SEGS_IN = 140;
-  const info = new DataView(new ArrayBuffer(256)), length = new Uint32Array([info.byteLength]);
+  const TCP_INFO = 11, SEGS_IN = 140;
+  return tcpOption(fd, TCP_INFO).getUint32(SEGS_IN, true);
+}
+
+function tcpOption(fd: number, option: number): DataView {
+  const IPPROTO_TCP = 6;
+  const value = new DataView(new ArrayBuffer(256)), length = new Uint32Array([value.byteLength]);
   const parameters = ["i32", "i32", "i32", "buffer", "buffer"] as const;
   const libc = Deno.dlopen("libc.so.6", { getsockopt: { parameters, result: "i32" } });
-  assertEquals(libc.symbols.getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, length), 0);
+  assertEquals(libc.symbols.getsockopt(fd, IPPROTO_TCP, option, value, length), 0);
   libc.close();
-  return info.getUint32(SEGS_IN, true);
+  return value;
 }
 
 Deno.test("after a while TCP connections have keepalive, on both sides", async () => {
@@ -362,9 +446,15 @@ function portOf(address: Deno.Addr): number {
 
 /** Whether a timer runs for a TCP connection that is no retransmission: 02 in /proc/net/tcp (proc(5)). */
 function isKeptAlive(from: number, to: number): boolean {
+  return Deno.readTextFileSync("/proc/net/tcp").split("\n").some((line) =>
+    isBetween(line, from, to) && / 01 [0-9A-F]{8}:[0-9A-F]{8} 02:/.test(line)
+  );
+}
+
+/** Whether a line of /proc/net/tcp is about the connection between these ports, as seen from the first. */
+function isBetween(line: string, from: number, to: number): boolean {
   const hex = (port: number) => `[0-9A-F]{8}:${port.toString(16).toUpperCase().padStart(4, "0")}`;
-  const line = new RegExp(`: ${hex(from)} ${hex(to)} 01 [0-9A-F]{8}:[0-9A-F]{8} 02:`);
-  return line.test(Deno.readTextFileSync("/proc/net/tcp"));
+  return new RegExp(`: ${hex(from)} ${hex(to)} `).test(line);
 }
 
 Deno.test("--timeout and --half-closed end a silent connection, and no other", async () => {

@@ -20,6 +20,7 @@ import {
   SO_PROTOCOL,
   SO_TYPE,
   TCP_NODELAY,
+  TCP_QUICKACK,
 } from "../../sys/constants.ts";
 import type * as real from "../../sys/libc.ts";
 import {
@@ -299,6 +300,17 @@ export function setNoDelay(fd: number): void {
   world.corked.delete(file); // if it is refused, the kernel waits for up to 200 ms
   world.nagling.delete(file);
 }
+export function setQuickAck(fd: number, isQuick: boolean): void {
+  const refused = setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK) < 0;
+  const { file } = world.get(fd, "setsockopt");
+  if (isQuick) {
+    world.unacknowledged.delete(file); // if it is refused, the kernel waits for up to 200 ms
+    if (world.nagling.get(file) !== false) world.delaying.delete(file);
+  } else if (!refused) {
+    world.unacknowledged.add(file);
+    world.delaying.add(file);
+  }
+}
 export function hasNoRead(_fd: number): boolean {
   return false; // every descriptor of this kernel can be read or written
 }
@@ -322,7 +334,7 @@ export function shutdown(fd: number, how: number): number {
   world.enter();
   const { file } = world.get(fd, "shutdown");
   const result = -world.refusal("shutdown") || file.shutdown(how);
-  if (how !== SHUT_RD) world.corked.delete(file);
+  if (how !== SHUT_RD) world.sent(file);
   world.log(() => `shutdown ${fd} (${file.name}) ${how} -> ${result}`);
   return result;
 }
@@ -404,6 +416,7 @@ const seam: typeof real = {
   getpeername,
   setsockopt,
   setNoDelay,
+  setQuickAck,
   bytesQueued,
   shutdown,
   isIgnored,

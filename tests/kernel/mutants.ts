@@ -102,6 +102,18 @@ const MUTANTS: Mutant[] = [
     after: "}",
   },
   {
+    name: "a target that does not hear that it is connected",
+    file: "engine/session.ts",
+    before: "libc.setQuickAck(fd.fd, true);",
+    after: "true;",
+  },
+  {
+    name: "an acknowledgement that waits for what is sent next",
+    file: "engine/route.ts",
+    before: "if (sink.delaysAck) libc",
+    after: "if (!sink) libc",
+  },
+  {
     name: "news that is told once, and is not all there is",
     file: "engine/channel.ts",
     before: "if (hasWaited) endpoint.hearOn();",

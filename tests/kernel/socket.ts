@@ -53,9 +53,10 @@ export function accept(listener: number): { fd: number; peer: string } | number 
   world.log(() => `accept ${listener} -> ${typeof result === "number" ? result : result.fd}`);
   return result;
 }
-export function connect(address: Address): number {
+export function connect(address: Address, waitsForBytes = false): number {
   world.enter();
   const result = network.connect(address);
+  if (result >= 0 && waitsForBytes && !address.isUnix) libc.setQuickAck(result, false);
   world.log(() => `connect -> ${result}`);
   return result;
 }
