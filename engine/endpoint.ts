@@ -196,8 +196,9 @@ export class Endpoint implements Watcher {
   /** Watches for what its channels wait for, and for its end. */
   rearm(): void {
     if (this.isAlwaysReady) return;
-    const waitsForNews = this.#writing === 0 && (this.#reading > 0 || this.#readers.length === 0);
-    if (!this.#isNew || !waitsForNews) this.#arm();
+    // What is told once would be lost on a reader that does not wait for it.
+    const isHeard = this.#reading > 0 || this.#readers.length === 0;
+    if (!this.#isNew || this.#writing > 0 || !isHeard) this.#arm();
   }
 
   /** What was reported has been looked at, and there may be more: it is to be reported as long as it is so. */
