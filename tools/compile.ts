@@ -22,7 +22,7 @@ const V8_FLAGS = [
   // instead of 32 (`deno task bench --tests=start --against=OTHER`).
   "--no-concurrent-sparkplug",
   // In MB. V8 would let its space for new objects grow to 16 MB, and what survives there takes
-  // twice as much: an idle connection has 4.2 kB of private memory without this, 2.7 with it
+  // twice as much: an idle connection has 4.5 kB of private memory without this, 3.0 with it
   // (`deno task bench:serving --tests=idle`).
   "--max-semi-space-size=2",
 ];
