@@ -76,7 +76,7 @@ export function bestRoute(way: Way): Route {
   const from = way.source.fd, to = way.sink.fd;
   if (from.isOurs && to.isOurs) {
     if (!way.onData) return new BetweenSockets(way);
-    libc.setNoDelay(to.fd);
+    libc.setNoDelay(to.fd); // which BetweenSockets does by itself
   }
   from.openAgain();
   to.openAgain();

@@ -259,7 +259,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const watched = events === undefined ? UNWATCHED : NEWS;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     server.delaysAck = events !== undefined && this.#delaysAck && isTcp(to);
-    host.loop.watch(to.fd, watched, watched, server);
+    host.loop.watch(to.fd, watched, watched, server); // no system call: its events go to the endpoint now
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
     host.channels.add(this.#sending);

@@ -12,8 +12,8 @@ import {
   serving,
 } from "./ends.ts";
 import { COMMAND, type Running } from "./harness.ts";
-import { inFolder, injecting, iocopy, readable, within } from "./probe.ts";
-import { needing } from "./programs.ts";
+import { descriptors, inFolder, injecting, iocopy, readable, within } from "./probe.ts";
+import { freePort, needing } from "./programs.ts";
 import { pause, stop } from "./watching.ts";
 
 const decoder = new TextDecoder();
@@ -353,8 +353,7 @@ for (const onData of [undefined, () => {}]) {
     async () => {
       const { Descriptor, serve } = await import("../engine.ts");
       const { target, port: to } = listenTcp();
-      const { target: probe, port } = listenTcp();
-      probe.close();
+      const port = freePort();
       const end = new AbortController();
       const ended = serve(Descriptor.listen(`127.0.0.1:${port}`), `127.0.0.1:${to}`, {
         signal: end.signal,
@@ -390,17 +389,8 @@ function descriptorOf(from: number, to: number): number {
   const connections = Deno.readTextFileSync("/proc/net/tcp").split("\n");
   const line = connections.find((line) => isBetween(line, from, to));
   const socket = `socket:[${line?.trim().split(/ +/)[9]}]`;
-  const numbers = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name));
-  return numbers.find((fd) => linkOf(fd) === socket) ?? -1;
-}
-
-/** What a number leads to; undefined where it has been closed meanwhile. */
-function linkOf(fd: number): string | undefined {
-  try {
-    return Deno.readLinkSync(`/proc/self/fd/${fd}`);
-  } catch {
-    return undefined;
-  }
+  for (const [fd, file] of descriptors(Deno.pid)) if (file === socket) return fd;
+  return -1;
 }
 
 /** How many packets a TCP socket has received (struct tcp_info). */
