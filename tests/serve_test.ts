@@ -696,6 +696,23 @@ Deno.test(
   },
 );
 
+Deno.test(
+  needing(["strace"], "connections that a firewall forbids do not end the service"),
+  async () => {
+    const { target, port: to } = listenTcp();
+    echo(target);
+    const { listener, port } = serving();
+    // More than are accepted in a turn, and fewer than say that all are forbidden.
+    const forbidden = injecting("accept4:error=EPERM:when=1..31");
+    using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command: forbidden });
+    assertEquals(await ask(port, "after them"), "after them");
+    running.kill("SIGHUP");
+    const { code, stderr } = await running.outcome;
+    assertEquals([code, stderr], [0, ""]);
+    target.close();
+  },
+);
+
 Deno.test("wrong use of a target is one line and 100, before anything is accepted", async () => {
   const lines: [string, RegExp][] = [
     ["3 localhost", /^iocopy: "localhost" is not a descriptor/],
