@@ -294,6 +294,7 @@ export class Loop {
     this.#tasks = [];
     for (const task of tasks) task.run();
     const last = this.#lastTasks;
+    if (last.length === 0) return; // a new list would be garbage in each round of a copy
     this.#lastTasks = [];
     for (const task of last) task.run();
   }
