@@ -7,11 +7,8 @@ import type { Host } from "./channel.ts";
 import { Connection } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
 
-/** How many connections are accepted before others have their turn. With 32 there are 1 % fewer in a second. */
-const ACCEPTS_PER_TURN = 8;
-
-/** A firewall forbids one connection, a seccomp filter all of them: so many in a row are all. */
-const MAX_FORBIDDEN = 32;
+/** How many connections are accepted before others have their turn. */
+const ACCEPTS_PER_TURN = 32;
 
 /** One listening socket. */
 export class Listener implements Watcher {
@@ -24,8 +21,6 @@ export class Listener implements Watcher {
   readonly #onShort: () => void;
   #watched = UNWATCHED;
   #isClosed = false;
-  /** How many in a row were forbidden. */
-  #forbidden = 0;
 
   constructor(
     fd: Fd,
@@ -52,17 +47,14 @@ export class Listener implements Watcher {
     this.#watched = wanted;
   }
 
-  /**
-   * After all else in this round: a new socket may get the number of one that was closed in it,
-   * and then its events. And who gets an answer first goes on meanwhile: 1.01 to 1.03 times as
-   * many connections are made in a second (`deno task bench:serving --tests=http`).
-   */
+  /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */
   ready(): void {
-    this.#host.loop.atLast(this);
+    this.#host.loop.soon(this);
   }
 
   run(): void {
     const { fd } = this.fd;
+    let forbidden = 0;
     for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
       if (!this.#mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
@@ -70,13 +62,14 @@ export class Listener implements Watcher {
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) throw new SystemError("fcntl", fd, refused);
       const accepted = accept(fd);
-      this.#forbidden = accepted === -EPERM ? this.#forbidden + 1 : 0;
-      if (this.#forbidden === MAX_FORBIDDEN) throw new SystemError("accept", fd, EPERM);
       if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
       else if (isShortage(-accepted)) return this.#onShort();
       else if (!isPassing(accepted)) throw new SystemError("accept", fd, accepted);
+      // A firewall forbids one connection, a seccomp filter all of them.
+      else if (accepted === -EPERM) forbidden++;
     }
+    if (forbidden === ACCEPTS_PER_TURN) throw new SystemError("accept", fd, EPERM);
   }
 
   /** Puts the flag back that other processes share. */

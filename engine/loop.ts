@@ -66,8 +66,6 @@ export class Loop {
   #firstDue = Infinity;
   #turnAt = Infinity;
   #tasks: Task[] = [];
-  /** What has its turn after these. */
-  #lastTasks: Task[] = [];
   /** How many need the loop to run on. */
   #refs = 0;
   /** Calls under way on other threads. */
@@ -143,15 +141,6 @@ export class Loop {
   /** Gives `task` a turn once all that is ready has had its own; a task, in the next round. */
   soon(task: Task): void {
     this.#tasks.push(task);
-  }
-
-  /** As {@linkcode soon}, but after all others of that round. */
-  atLast(task: Task): void {
-    this.#lastTasks.push(task);
-  }
-
-  get #hasTasks(): boolean {
-    return this.#tasks.length > 0 || this.#lastTasks.length > 0;
   }
 
   /** Keeps the loop running, until {@linkcode unref} is called as often. */
@@ -262,13 +251,13 @@ export class Loop {
       if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
       const busy = this.#beforeWait?.();
       if (busy) return busy;
-      const count = this.#epoll.wait(this.#yieldDue || this.#hasTasks ? 0 : -1);
+      const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
       this.#time = 0;
       for (let i = 0; i < count; i++) {
         this.#toCome = count - 1 - i;
         this.#dispatch(i);
       }
-      if (this.#hasTasks) this.#runTasks();
+      if (this.#tasks.length > 0) this.#runTasks();
       this.#time = NaN;
       // A signal ends the wait too, with -EINTR.
       if (!this.#yieldDue && count >= 0) continue;
@@ -293,10 +282,6 @@ export class Loop {
     const tasks = this.#tasks;
     this.#tasks = [];
     for (const task of tasks) task.run();
-    const last = this.#lastTasks;
-    if (last.length === 0) return; // a new list would be garbage in each round of a copy
-    this.#lastTasks = [];
-    for (const task of last) task.run();
   }
 
   /** Gives its descriptors back; no timer is called any more. */

@@ -702,7 +702,7 @@ Deno.test(
     const { target, port: to } = listenTcp();
     echo(target);
     const { listener, port } = serving();
-    // More than are accepted in a turn, and fewer than say that all are forbidden.
+    // One fewer than say that all are forbidden.
     const forbidden = injecting("accept4:error=EPERM:when=1..31");
     using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command: forbidden });
     assertEquals(await ask(port, "after them"), "after them");
