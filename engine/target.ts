@@ -73,7 +73,12 @@ export class Target {
 
   /** One was reached: it is the first to be tried, lest each connection wait for one that is dead. */
   prefer(address: Address): void {
-    this.#best = Math.max(0, this.#addresses.indexOf(address));
+    if (address !== this.#addresses[this.#best]) this.#best = this.#indexOf(address);
+  }
+
+  /** Its index; 0 where it is none of the addresses. By its text, as each look-up makes them anew. */
+  #indexOf(address: Address | undefined): number {
+    return Math.max(0, this.#addresses.findIndex((other) => String(other) === String(address)));
   }
 
   /** Asks for the addresses of the name; undefined once they are there, else in words why they are not. */
@@ -85,8 +90,9 @@ export class Target {
     const found = await resolve(this.#host, this.#port);
     this.#foundAt = performance.now(); // the old ones serve on where nothing was found
     if (typeof found === "string") return found;
+    const best = this.#addresses[this.#best];
     this.#addresses = found;
-    this.#best = 0;
+    this.#best = this.#indexOf(best);
     return found.length > 0 ? undefined : "the name has no address";
   }
 }
