@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { EAGAIN, EBADF, EBUSY, ERR, IN, OUT } from "./constants.ts";
+import { EAGAIN, EBADF, EBUSY, ECONNREFUSED, ERR, IN, OUT } from "./constants.ts";
 import { SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
 import {
@@ -22,7 +22,14 @@ import {
   syncOnThread,
   terminalMode,
 } from "./file.ts";
-import { type Address, connect, listen, numericAddress, unixAddress } from "./socket.ts";
+import {
+  type Address,
+  connect,
+  isItsOwnPeer,
+  listen,
+  numericAddress,
+  unixAddress,
+} from "./socket.ts";
 import * as libc from "./libc.ts";
 
 /**
@@ -82,7 +89,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
     // A signal comes, or the wait is refused, as it is on this thread then.
     let ready;
     do ready = await libc.pollOnThread(fd, OUT, -1); while (ready === 0);
-    const error = ready < 0 ? -ready : libc.pendingError(fd);
+    const error = ready < 0
+      ? -ready
+      : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
     if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
     libc.close(fd);
     throw refused(error);

@@ -262,6 +262,26 @@ export function localAddress(fd: number): Address {
   throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
 
+/**
+ * Whether a TCP socket is connected with itself; then it is not any more. Where nobody listens at
+ * a port of this machine, and the kernel may choose ports as high for those who connect, it may
+ * choose just that one, which is no error (RFC 9293, 3.5, "simultaneous connection").
+ */
+export function isItsOwnPeer(fd: number, { bytes, isUnix }: Address): boolean {
+  if (isUnix) return false;
+  const { getsockname, getpeername, connect } = calls();
+  length[0] = MAX_ADDRESS_BYTES;
+  if (getsockname(fd, room, length) < 0) return false;
+  if (room[2] !== bytes[2] || room[3] !== bytes[3]) return false; // another port
+  const own = toAddress().toString();
+  length[0] = MAX_ADDRESS_BYTES;
+  if (getpeername(fd, room, length) < 0 || toAddress().toString() !== own) return false;
+  // To no address: that takes it apart at once (connect(2)). Were it closed, its port would be
+  // taken for a minute more (TIME_WAIT).
+  connect(fd, new Uint8Array(16), 16);
+  return true;
+}
+
 /** Has the kernel find out that the peer of a TCP connection has vanished (tcp(7)). */
 export function setKeepAlive(fd: number): void {
   libc.setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE);

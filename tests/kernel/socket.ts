@@ -70,6 +70,10 @@ export function localAddress(fd: number): Address {
   if (refused) throw new SystemError("getsockname", fd, refused);
   return new Address(new Uint8Array([2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]));
 }
+/** A simulated socket has a peer of its own. */
+export function isItsOwnPeer(_fd: number, _address: Address): boolean {
+  return false;
+}
 export function setKeepAlive(fd: number): void {
   libc.setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE); // nobody hears of a refusal
 }
@@ -88,6 +92,7 @@ export const seam: typeof real = {
   connect,
   listen,
   localAddress,
+  isItsOwnPeer,
   setKeepAlive,
   raiseDescriptorLimit,
 };
