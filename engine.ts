@@ -71,8 +71,9 @@ export async function copy(
  * function that returns a connected {@linkcode Descriptor} for each connection.
  * Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
  *
- * Rejects as {@linkcode copy} does; an error of one connection ends that one
- * only, and so does what the function of a `target` throws.
+ * Rejects as {@linkcode copy} does, and with a {@linkcode SystemError} where the system
+ * refuses to accept any more, once the open connections have ended. An error of one connection
+ * ends that one only, and so does what the function of a `target` throws.
  *
  * @example Forward a port, for half a second
  * ```ts ignore
@@ -88,12 +89,14 @@ export async function serve(
   options: ServeOptions & CopyOptions = {},
 ): Promise<void> {
   const copier = new Copier([], options);
+  let service: ServiceStatus;
   try {
-    await copier.serve(listener, target, options);
+    service = await copier.serve(listener, target, options);
   } catch (error) {
     copier.stop(0);
     await copier.run();
     throw error;
   }
   await copier.run();
+  if (service.error) throw service.error;
 }

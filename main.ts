@@ -86,13 +86,15 @@ async function run(settings: Settings): Promise<number> {
   const giveUp = (reason: string, seconds: number) => () => {
     status = REFUSED;
     log.message(`${reason}: nothing moved for ${seconds} s`);
-    copier.stop(0);
+    if (serving) copier.stopPairs();
+    else copier.stop(0);
   };
   if ((settings.timeout || settings.halfClosed) && pairs.length > 0) {
     const { timeout, halfClosed } = settings;
     const { onTimeout } = await import("./cli/timeout.ts");
-    if (timeout) watchers.push(onTimeout(channels, timeout, giveUp("timeout", timeout)));
-    const isHalfClosed = () => channels.some(({ ended }) => ended);
+    const isOpen = () => channels.some(({ ended }) => !ended); // else there are services that go on
+    if (timeout) watchers.push(onTimeout(channels, timeout, giveUp("timeout", timeout), isOpen));
+    const isHalfClosed = () => isOpen() && channels.some(({ ended }) => ended);
     const giveHalfUp = giveUp("half-closed", halfClosed);
     if (halfClosed) watchers.push(onTimeout(channels, halfClosed, giveHalfUp, isHalfClosed));
   }
@@ -114,7 +116,8 @@ async function run(settings: Settings): Promise<number> {
   await running.finally(() => watchers.forEach((end) => end()));
   if (settings.stats) await report();
   await log.end();
-  return status || (channels.some(failure) ? REFUSED : OK);
+  const hasFailed = channels.some(failure) || services.some(({ error }) => error);
+  return status || (hasFailed ? REFUSED : OK);
 }
 
 function isListening(fd: number): boolean {

@@ -58,15 +58,19 @@ function telling(
 ): ServeOptions {
   return {
     ...verbose && {
-      onAccept: ({ id, peer }, { address, open }) =>
+      onAccept: ({ id, address, peer }, { open }) =>
         log.message(`${address} #${id}: accepted from ${peer}, ${open} open`),
-      onConnect: ({ id, target }, { address }) =>
+      onConnect: ({ id, address, target }) =>
         log.message(`${address} #${id}: connected to ${target}`),
     },
-    onEnd: (session, { address, open }) => {
-      if (stats && json) log.keep(JSON.stringify(toObject(session, address)) + "\n");
+    onFailure: (error) => {
+      log.message(error.message);
+      log.flush();
+    },
+    onEnd: (session, { address: service, open }) => {
+      if (stats && json) log.keep(JSON.stringify(toObject(session, service)) + "\n");
       if (verbose) {
-        const { id, sent, received, seconds } = session;
+        const { id, address, sent, received, seconds } = session;
         const how = session.error ?? ENDINGS[session.ended ?? "eof"];
         log.message(
           `${address} #${id}: ${how}; ${sent} bytes sent, ${received} received in ` +

@@ -194,6 +194,23 @@ export class Copier implements AsyncDisposable {
     return service;
   }
 
+  /**
+   * Ends the pairs of the constructor at once, and reports what they still hold as lost;
+   * services go on, and pairs that were added.
+   */
+  stopPairs(): void {
+    if (this.#phase !== "running") return;
+    const stop = () => {
+      for (const channel of this.#given) {
+        channel.stop();
+        channel.stopReading();
+        channel.giveUp();
+      }
+    };
+    this.#loop.soon({ run: stop });
+    this.#loop.wake();
+  }
+
   /** Accepts no more connections, and lets those that are open end in their own time. */
   drain(): void {
     this.#isDrained = true;

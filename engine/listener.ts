@@ -19,6 +19,7 @@ export class Listener implements Watcher {
   readonly #onAccepted: (fd: number, peer: string) => void;
   readonly #mayAccept: () => boolean;
   readonly #onShort: () => void;
+  readonly #onFailure: (error: SystemError) => void;
   #watched = UNWATCHED;
   #isClosed = false;
 
@@ -28,6 +29,7 @@ export class Listener implements Watcher {
     mayAccept: () => boolean,
     onAccepted: (fd: number, peer: string) => void,
     onShort: () => void,
+    onFailure: (error: SystemError) => void,
   ) {
     this.fd = fd;
     this.isUnix = fd.isUnix;
@@ -35,6 +37,7 @@ export class Listener implements Watcher {
     this.#mayAccept = mayAccept;
     this.#onAccepted = onAccepted;
     this.#onShort = onShort;
+    this.#onFailure = onFailure;
   }
 
   /** Accepts connections, or leaves those that come to the kernel's queue. */
@@ -60,16 +63,17 @@ export class Listener implements Watcher {
       // Another process may take the connection before we do. It may put the flag
       // back as well, when it ends: so it is checked each time.
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
-      if (refused < 0) throw new SystemError("fcntl", fd, refused);
+      if (refused < 0) return this.#onFailure(new SystemError("fcntl", fd, refused));
       const accepted = accept(fd);
       if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
       else if (isShortage(-accepted)) return this.#onShort();
-      else if (!isPassing(accepted)) throw new SystemError("accept", fd, accepted);
-      // A firewall forbids one connection, a seccomp filter all of them.
+      else if (!isPassing(accepted)) {
+        return this.#onFailure(new SystemError("accept", fd, accepted));
+      } // A firewall forbids one connection, a seccomp filter all of them.
       else if (accepted === -EPERM) forbidden++;
     }
-    if (forbidden === ACCEPTS_PER_TURN) throw new SystemError("accept", fd, EPERM);
+    if (forbidden === ACCEPTS_PER_TURN) this.#onFailure(new SystemError("accept", fd, EPERM));
   }
 
   /** Puts the flag back that other processes share. */

@@ -33,6 +33,8 @@ export interface ServiceStatus {
   readonly sent: number;
   /** Bytes from the target, of all connections that have ended. */
   readonly received: number;
+  /** Why it could accept no more; undefined where it could, or was asked to end. */
+  readonly error: SystemError | undefined;
   /** How each open connection stands. */
   readonly sessions: Iterable<SessionStatus>;
 }
@@ -63,6 +65,8 @@ export interface ServeOptions {
   onConnect?: (session: SessionStatus, service: ServiceStatus) => void;
   /** It has ended, or was not connected at all: then it has an error, and no target. */
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
+  /** The system refuses to accept any more: all services drain now. The error is in the service's status. */
+  onFailure?: (error: SystemError, service: ServiceStatus) => void;
 }
 
 /** What a client is joined with: an address in words, a client of another listening descriptor, or what a function returns. */
@@ -75,6 +79,9 @@ export type ServeTarget =
 /** Timeouts are checked this often in their time, within bounds. */
 const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
 
+/** After so long a unix socket is tried again whose queue was full. */
+const QUEUE_RETRY_MS = 5;
+
 /** Descriptors that are left to the program and to pipes, where their limit bounds the connections. */
 const RESERVED_DESCRIPTORS = 24;
 
@@ -86,6 +93,7 @@ export class Service implements ServiceStatus {
   errors = 0;
   sent = 0;
   received = 0;
+  error: SystemError | undefined;
   readonly isUnix: boolean;
   #options: ServeOptions & { connectTimeout: number };
   readonly #listener: Fd;
@@ -99,6 +107,8 @@ export class Service implements ServiceStatus {
   #most = 0;
   #isPaused = false;
   #isClosed = false;
+  /** Sessions that found the queue of a unix socket full. */
+  readonly #queued = new Set<Session>();
   /** Sessions that the system has no descriptor or memory for. */
   #short = 0;
   /** How often to check them, in milliseconds; and whether a check is due. */
@@ -162,7 +172,7 @@ export class Service implements ServiceStatus {
 
   /** Calls no callback any more. */
   silence(): void {
-    const { onAccept: _, onConnect: __, onEnd: ___, ...options } = this.#options;
+    const { onAccept: _, onConnect: __, onEnd: ___, onFailure: ____, ...options } = this.#options;
     this.#options = options;
   }
 
@@ -193,7 +203,8 @@ export class Service implements ServiceStatus {
     this.#listeners = fds.map((fd, side) => {
       const mayAccept = () => this.#mayAccept(side);
       const onAccepted = (client: number, peer: string) => this.#accepted(client, peer, side);
-      return new Listener(fd, host, mayAccept, onAccepted, () => this.pause());
+      const onFailure = (error: SystemError) => this.#failed(error);
+      return new Listener(fd, host, mayAccept, onAccepted, () => this.pause(), onFailure);
     });
     host.loop.ref();
     for (const listener of this.#listeners) listener.listen(true);
@@ -254,7 +265,8 @@ export class Service implements ServiceStatus {
   }
 
   #accepted(client: number, peer: string, side: number): void {
-    const session = new Session(++this.connections, this, client, peer);
+    const address = side === 0 ? this.address : this.target;
+    const session = new Session(++this.connections, this, address, client, peer);
     this.#sessions.add(session);
     this.options.onAccept?.(session, this);
     const target = this.#target;
@@ -351,6 +363,30 @@ export class Service implements ServiceStatus {
     this.options.onEnd?.(session, this);
     if (this.#isClosed) this.#endIfIdle();
     else if (!this.#isPaused) this.#resume();
+  }
+
+  /** As it may never accept again, what is open ends in its own time, and then the program: who has started it may do so again. */
+  #failed(error: SystemError): void {
+    this.error = error;
+    this.options.onFailure?.(error, this);
+    for (const service of this.#all) service.drain();
+  }
+
+  /** The target's queue is full: tries again in a while, one of those that wait after the other. */
+  queue(session: Session): void {
+    if (this.#queued.size === 0) this.host.loop.after(QUEUE_RETRY_MS, () => this.#tryQueued());
+    this.#queued.add(session);
+  }
+
+  /** Until one finds it full again. */
+  #tryQueued(): void {
+    const queued = [...this.#queued];
+    this.#queued.clear();
+    for (const session of queued) {
+      // The others have not been tried: they stay as they are.
+      if (this.#queued.size > 0) this.#queued.add(session);
+      else session.run();
+    }
   }
 
   /** Accepts no more: closes its listening sockets, and ends with its last connection. */

@@ -19,7 +19,7 @@ import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
-import { Address, connect, setKeepAlive } from "../sys/socket.ts";
+import { Address, connect, isItsOwnPeer, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint, NEWS } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -32,6 +32,8 @@ import type { Target } from "./target.ts";
 export interface SessionStatus {
   /** Its number in its service, from 1 on. */
   readonly id: number;
+  /** Where it came to, as {@linkcode ServiceStatus.address}, or the other one of two listening sockets. */
+  readonly address: string;
   /** Who made it: "192.0.2.1:4711"; "unix" for a unix socket. */
   readonly peer: string;
   /** With what it is connected; undefined as long as it is not. */
@@ -51,15 +53,13 @@ export interface SessionStatus {
 /** After so long a call is tried again for which the system had no descriptor or memory. */
 export const SHORTAGE_RETRY_MS = 50;
 
-/** After so long a unix socket is tried again whose queue was full. */
-const QUEUE_RETRY_MS = 5;
-
 const NONE: readonly Address[] = [];
 
 /** One connection: from its acceptance to its end. */
 export class Session implements SessionStatus, Watcher, Host, Member {
   place = 0;
   readonly id: number;
+  readonly address: string;
   readonly #service: Service;
   /** An {@linkcode Address}, packed: there are many sessions. */
   readonly #peer: string;
@@ -81,13 +81,14 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #receiving: Channel | undefined;
   #isEnded = false;
   error: string | undefined;
-  /** Operations at the last check, and since when there were no more. */
+  /** Operations and ends at the last check, and since when there were no more. */
   #moved = 0;
   #since: number;
   #isKeptAlive = false;
 
-  constructor(id: number, service: Service, client: number, peer: string) {
+  constructor(id: number, service: Service, address: string, client: number, peer: string) {
     this.id = id;
+    this.address = address;
     this.#service = service;
     this.#client = client;
     this.#peer = peer;
@@ -158,7 +159,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       this.#setShort(isShortage(-fd));
       if (fd >= 0) return this.#watch(fd);
       if (this.#isShort) return this.#tryLater(SHORTAGE_RETRY_MS);
-      if (fd === -EAGAIN) return this.#tryLater(QUEUE_RETRY_MS);
+      if (fd === -EAGAIN) return this.#service.queue(this);
       if (!this.#failed(-fd)) return;
     }
   }
@@ -212,14 +213,12 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   ready(events: number): void {
     const fd = this.#connecting, address = this.#address;
     if (fd < 0 || !address) return;
-    if (events & (ERR | HUP)) {
-      const error = libc.pendingError(fd);
-      if (error || libc.getpeername(fd) < 0) {
-        this.#dropConnecting();
-        // Its number must not be given away in this round: see Listener.ready.
-        if (this.#failed(error || ECONNREFUSED)) this.#service.host.loop.soon(this);
-        return;
-      }
+    const error = refusal(fd, address, events);
+    if (error) {
+      this.#dropConnecting();
+      // Its number must not be given away in this round: see Listener.ready.
+      if (this.#failed(error)) this.#service.host.loop.soon(this);
+      return;
     }
     this.#connecting = -1;
     this.#service.reached(address);
@@ -408,7 +407,10 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       return;
     }
     this.#keepAlive(this.#sending);
-    const moved = this.#sending.operations + this.#receiving.operations;
+    // An end is news as well: who is alone from now on has all of his time.
+    const ends = Number(this.#sending.ended !== undefined) +
+      Number(this.#receiving.ended !== undefined);
+    const moved = this.#sending.operations + this.#receiving.operations + ends;
     if (moved !== this.#moved) {
       this.#moved = moved;
       this.#since = now;
@@ -443,6 +445,16 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 }
 
+/** The errno with which a connection was refused; 0 where it was made. `events` are those that the socket to the target has brought. */
+function refusal(fd: number, address: Address, events: number): number {
+  if (events & (ERR | HUP)) {
+    const error = libc.pendingError(fd);
+    if (error) return error;
+    if (libc.getpeername(fd) < 0) return ECONNREFUSED;
+  }
+  return isItsOwnPeer(fd, address) ? ECONNREFUSED : 0;
+}
+
 function isTcp(fd: Fd): boolean {
   return fd.kind === "socket" && !fd.isUnix;
 }
@@ -470,7 +482,7 @@ export class Waiting implements Watcher {
 
   ready(events: number): void {
     if (this.#isGone(events)) this.drop();
-    else this.#watch(0);
+    else this.#watch(events & HUP ? UNWATCHED : 0); // else that would be reported for ever
   }
 
   /** Whether its client has gone. */
@@ -483,11 +495,11 @@ export class Waiting implements Watcher {
     this.#onGone(this);
   }
 
-  // A half-close looks like a close. A client that has sent nothing has gone; one
-  // that has may wait for a reply.
+  // A half-close looks like a close, and a unix socket's close leaves what was sent. A client
+  // that has sent nothing has gone; one that has may wait for a reply, or wants it delivered.
   #isGone(events: number): boolean {
-    if (events & (ERR | HUP)) return true;
-    return (events & RDHUP) !== 0 && libc.bytesQueued(this.session.client) === 0;
+    if (events & ERR) return true;
+    return (events & (RDHUP | HUP)) !== 0 && libc.bytesQueued(this.session.client) === 0;
   }
 
   #watch(events: number): void {

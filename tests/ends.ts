@@ -160,6 +160,11 @@ export class End implements Disposable {
     well("shutdown", libc.shutdown(this.fd, 1));
   }
 
+  /** Both directions; a listening socket listens no more, whoever else has it. */
+  shutdown(): void {
+    well("shutdown", libc.shutdown(this.fd, 2));
+  }
+
   /** Makes close(2) reset a TCP connection. */
   resetOnClose(): void {
     const SOL_SOCKET = 1, SO_LINGER = 13;

@@ -466,6 +466,148 @@ Deno.test("--timeout and --half-closed end a silent connection, and no other", a
   }
 });
 
+Deno.test("--half-closed counts from the half-close, not from the last byte before it", async () => {
+  const { target, port: to } = listenTcp();
+  await withService(() => `--half-closed=1 3 127.0.0.1:${to}`, async (port) => {
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const server = await target.accept();
+    await writeAll(conn, "?");
+    assertEquals(await readText(server, 1), "?");
+    await pause(1300);
+    await conn.closeWrite();
+    assertEquals(await within("the end", readAll(server)), "");
+    await pause(400);
+    await writeAll(server, "an answer");
+    server.close();
+    assertEquals(await within("the answer", readAll(conn)), "an answer");
+    conn.close();
+  });
+  target.close();
+});
+
+Deno.test("a timeout of plain pairs does not end the services beside them", async () => {
+  for (const isOpen of [true, false]) {
+    const { target, port: to } = listenTcp();
+    const { listener, port } = serving();
+    const [input, stdin] = pipe();
+    const [stdout, output] = pipe();
+    using running = iocopy(`-t 0.5 0 1 3 127.0.0.1:${to}`, { 0: input, 1: output, 3: listener });
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const server = await target.accept();
+    if (!isOpen) stdin.close();
+    const nothing = stdout.readAll();
+    for (let i = 0; i < 8; i++) { // for longer than the timeout
+      await pause(100);
+      await writeAll(conn, "x");
+      assertEquals(await within("a byte", readText(server, 1)), "x");
+    }
+    assertEquals(await within("the pair's end", nothing), new Uint8Array(0));
+    for (const end of [conn, server]) end.close();
+    running.kill("SIGHUP");
+    const { code, stderr } = await running.outcome;
+    const timeout = "iocopy: timeout: nothing moved for 0.5 s\n";
+    assertEquals([code, stderr], isOpen ? [111, timeout] : [0, ""]);
+    if (isOpen) stdin.close();
+    stdout.close();
+    target.close();
+  }
+});
+
+Deno.test("a listening socket that listens no more: open connections go on, and then 111", async () => {
+  const { target, port: to } = listenTcp();
+  const [one, other] = [serving(), serving()];
+  using mine = one.listener.duplicate();
+  const args = `s 3 127.0.0.1:${to} 4 127.0.0.1:${to}`;
+  using running = iocopy(args, { 3: one.listener, 4: other.listener });
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port: other.port });
+  const server = await target.accept();
+  mine.shutdown();
+  const closed = async () => {
+    for (;;) (await Deno.connect({ hostname: "127.0.0.1", port: other.port })).close();
+  };
+  await within("its end", closed().catch(() => {}));
+  await writeAll(conn, "still here");
+  await conn.closeWrite();
+  assertEquals(await within("the bytes", readAll(server)), "still here");
+  server.close();
+  assertEquals(await within("the end", readAll(conn)), "");
+  conn.close();
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 111);
+  assertMatch(stderr, /^iocopy: accept 3: Invalid argument\n(iocopy: .* connections, .*\n){2}$/);
+  target.close();
+});
+
+/** The command in a network of its own, where the kernel chooses one of two ports for those who connect. */
+const ISOLATED = [
+  ...["unshare", "--map-root-user", "--net", "sh", "-c"],
+  'ip link set lo up && echo "45000 45001" >/proc/sys/net/ipv4/ip_local_port_range && exec "$@"',
+  "sh",
+];
+
+const canIsolate = (() => {
+  try {
+    const [program = "", ...args] = ISOLATED;
+    return new Deno.Command(program, { args: [...args, "true"], stderr: "null" }).outputSync()
+      .success;
+  } catch {
+    return false; // there is no unshare(1)
+  }
+})();
+
+Deno.test({
+  name: "a target that is down is not replaced by a connection of a socket with itself" +
+    (canIsolate ? "" : " SKIPPED: no user namespace, or no ip(8)"),
+  ignore: !canIsolate,
+  fn: async () => {
+    const { listener, port } = serving();
+    using running = iocopy("3 127.0.0.1:45000", { 3: listener }, {
+      command: [...ISOLATED, ...COMMAND],
+    });
+    for (let i = 0; i < 3; i++) {
+      assertEquals(await ask(port, "hello").catch(() => ""), "");
+    }
+    running.kill("SIGHUP");
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 0);
+    assertMatch(stderr, /^(iocopy: 127.0.0.1:45000: Connection refused.*\n)+$/);
+  },
+});
+
+Deno.test(
+  "two listeners: what a unix client sends before it goes is delivered",
+  KEEPS,
+  async () => {
+    const { Descriptor, serve } = await import("../engine.ts");
+    await inFolder(async (folder) => {
+      const path = `${folder}/door`;
+      const probe = listenTcp();
+      probe.target.close();
+      const doors: string[] = [];
+      const stop = new AbortController();
+      const { promise: accepted, resolve } = Promise.withResolvers<void>();
+      const ended = serve(Descriptor.listen(path), Descriptor.listen(`127.0.0.1:${probe.port}`), {
+        signal: stop.signal,
+        yieldAfter: 1,
+        onAccept: ({ address }) => {
+          doors.push(address);
+          resolve();
+        },
+      });
+      const client = await Deno.connect({ transport: "unix", path });
+      await writeAll(client, "message");
+      client.close();
+      await within("its acceptance", accepted);
+      const mate = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+      assertEquals(await within("the message", readAll(mate)), "message");
+      mate.close();
+      stop.abort();
+      await within("the end", ended);
+      assertEquals(doors, [path, `127.0.0.1:${probe.port}`]);
+    });
+  },
+);
+
 Deno.test("--connect-timeout gives up a target that does not reply", async () => {
   // A backlog of 0 has room for one connection (listen(2)); the next ones are dropped.
   const full = serving(0);
@@ -522,6 +664,35 @@ Deno.test({
       running.kill("SIGHUP");
       assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
       target.close();
+    }),
+});
+
+Deno.test({
+  name: "a new look-up of a name keeps the address that was reached" +
+    (canMount ? "" : " SKIPPED: no user namespace, to have another /etc/hosts"),
+  ignore: !canMount,
+  fn: () =>
+    inFolder(async (folder) => {
+      const hosts = `${folder}/hosts`;
+      await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
+      const script = `
+        import { Target } from ${JSON.stringify(import.meta.resolve("../engine/target.ts"))};
+        const target = new Target("twins:80"), best = () => String(target.addresses[target.best]);
+        await target.find();
+        const reached = target.addresses[1];
+        target.prefer(reached);
+        await target.find();
+        const found = best();
+        target.prefer(reached); // by who was connecting meanwhile
+        console.log(String(reached), found, best());`;
+      const [program = "", ...args] = knowing(hosts).slice(0, -COMMAND.length);
+      const { stdout } = await new Deno.Command(program, {
+        args: [...args, Deno.execPath(), "eval", script],
+        stderr: "inherit",
+      }).output();
+      const [reached, ...later] = decoder.decode(stdout).trim().split(" ");
+      assertMatch(reached ?? "", /^127\.0\.0\.[12]:80$/);
+      assertEquals(later, [reached, reached]);
     }),
 });
 
