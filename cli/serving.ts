@@ -149,8 +149,9 @@ export function sums(services: readonly ServiceStatus[], json: boolean): string 
 /** Shows how many connections there are, and the rates. Returns a function that ends it. */
 export function showServing(services: readonly ServiceStatus[], log: Log): () => void {
   const isTerminal = Deno.stderr.isTerminal();
-  let before = { at: performance.now(), connections: 0, bytes: 0 };
-  const draw = () => {
+  const start = { at: performance.now(), connections: 0, bytes: 0 };
+  let before = start;
+  const line = () => {
     const now = { at: performance.now(), connections: 0, bytes: 0 };
     let open = 0;
     for (const service of services) {
@@ -163,14 +164,18 @@ export function showServing(services: readonly ServiceStatus[], log: Log): () =>
     const rate = (now.connections - before.connections) / seconds;
     const speed = forPeople(Math.max(0, now.bytes - before.bytes) / seconds);
     before = now;
-    const line = `${open} open  ${rate.toFixed(1)} connections/s  ${speed}/s`;
-    if (isTerminal) log.live(line, 80);
-    else log.message(line);
+    return `${open} open  ${rate.toFixed(1)} connections/s  ${speed}/s`;
+  };
+  const draw = () => {
+    if (isTerminal) log.live(line(), 80);
+    else log.message(line());
     log.flush();
   };
   const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
   return () => {
     clearInterval(timer);
     log.live("", 80);
+    before = start; // the last line, which stays, has the averages
+    log.message(line());
   };
 }

@@ -147,7 +147,7 @@ export class Service implements ServiceStatus {
       ? "a function"
       : this.#mate
       ? localAddress(this.#mate.fd).toString()
-      : String(target);
+      : String(this.#target);
   }
 
   /** The descriptors that it listens at. */

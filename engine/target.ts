@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Address, numericAddress, resolve, unixAddress } from "../sys/socket.ts";
+import { type Address, numericAddress, printable, resolve, unixAddress } from "../sys/socket.ts";
 
 /** For how long the addresses of a name are used without asking again. */
 const ADDRESSES_VALID_MS = 30_000;
@@ -23,7 +23,7 @@ export class Target {
 
   /** Throws a `RangeError` where the words are none, with the reason. */
   constructor(text: string) {
-    this.#text = text;
+    this.#text = printable(text);
     if (text.includes("/") || text.startsWith("@")) {
       if (text.length < 2) throw new RangeError(`${JSON.stringify(text)} is not a target`);
       this.#addresses = [unixAddress(text)];
@@ -54,7 +54,7 @@ export class Target {
     this.#foundAt = Infinity;
   }
 
-  /** As it was written. */
+  /** As it was written, but for control characters. */
   toString(): string {
     return this.#text;
   }

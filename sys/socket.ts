@@ -109,19 +109,29 @@ export class Address {
     if (this.version) return `${this.version === 6 ? `[${this.host}]` : this.host}:${this.port}`;
     const name = this.bytes.subarray(2);
     if (name.length === 0) return "unix";
-    if (name[0] === 0) return "@" + decoder.decode(name.subarray(1));
+    if (name[0] === 0) return printable("@" + decoder.decode(name.subarray(1)));
     const end = name.indexOf(0);
-    return decoder.decode(end < 0 ? name : name.subarray(0, end));
+    return printable(decoder.decode(end < 0 ? name : name.subarray(0, end)));
   }
 }
 
 const decoder = new TextDecoder(), encoder = new TextEncoder();
 
+/** A name for a line of a log: whoever chose it can write no line of its own, and nothing that a terminal obeys. */
+export function printable(name: string): string {
+  return name.replaceAll(
+    /\p{Cc}/gu,
+    (letter) => "\\x" + letter.charCodeAt(0).toString(16).padStart(2, "0"),
+  );
+}
+
 /** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long. */
 export function unixAddress(name: string): Address {
   const path = encoder.encode(name);
   if (path.length > MAX_PATH_BYTES) {
-    throw new RangeError(`${name}: the path of a socket has at most ${MAX_PATH_BYTES} bytes`);
+    throw new RangeError(
+      `${printable(name)}: the path of a socket has at most ${MAX_PATH_BYTES} bytes`,
+    );
   }
   const isAbstract = name.startsWith("@");
   const bytes = new Uint8Array(2 + path.length + (isAbstract ? 0 : 1));

@@ -696,6 +696,21 @@ Deno.test({
     }),
 });
 
+Deno.test("no name of a unix socket writes lines of its own", async () => {
+  const { listener, port } = serving();
+  const to = "/nowhere/a\niocopy: b\x1b[2J\u009b";
+  using running = iocopy(["v", "p", "3", to], { 3: listener });
+  assertEquals(await ask(port, "").catch(() => ""), "");
+  running.kill("SIGHUP");
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  const lines = stderr.trimEnd().split("\n");
+  assertMatch(lines[1] ?? "", /nowhere\/a\\x0aiocopy: b\\x1b\[2J\\x9b: No such file or directory/);
+  // The last line of the progress.
+  assertMatch(lines[2] ?? "", /^iocopy: 0 open {2}[\d.]+ connections\/s {2}0 B\/s$/);
+  assertEquals(lines.length, 3);
+});
+
 Deno.test("--exit-idle ends it without connections", async () => {
   const { listener } = serving();
   using running = iocopy("--exit-idle=0.1 3 127.0.0.1:9", { 3: listener });
