@@ -478,6 +478,7 @@ export class Waiting implements Watcher {
     this.#host = host;
     this.#onGone = onGone;
     host.loop.watch(session.client, UNWATCHED, this.#watched, this);
+    if (!isUnix) setKeepAlive(session.client); // one that has vanished is not to be joined
   }
 
   ready(events: number): void {

@@ -447,6 +447,19 @@ function isBetween(line: string, from: number, to: number): boolean {
   return new RegExp(`: ${hex(from)} ${hex(to)} `).test(line);
 }
 
+Deno.test("two listeners: a client that waits has keepalive", async () => {
+  const [users, servers] = [serving(), serving()];
+  using running = iocopy("3 4", { 3: users.listener, 4: servers.listener });
+  const client = await Deno.connect({ hostname: "127.0.0.1", port: users.port });
+  const isWatched = async () => {
+    while (!isKeptAlive(users.port, portOf(client.localAddr))) await pause(20);
+  };
+  await within("keepalive", isWatched());
+  client.close();
+  running.kill("SIGHUP");
+  assertEquals((await running.outcome).code, 0);
+});
+
 Deno.test("--timeout and --half-closed end a silent connection, and no other", async () => {
   for (const option of ["-t 0.2", "--half-closed=0.2"]) {
     const { target, port: to } = listenTcp();
