@@ -126,7 +126,7 @@ export class Service implements ServiceStatus {
    * `RangeError` where the target is no address, or an option is out of range.
    */
   constructor(listener: number | Fd, target: ServeTarget, options: ServeOptions = {}) {
-    this.#options = { connectTimeout: 10_000, ...options };
+    this.#options = { ...options, connectTimeout: options.connectTimeout ?? 10_000 };
     const { connections = 1000, proxyProtocol = 1 } = options;
     if (!(Number.isInteger(connections) && connections >= 1)) {
       throw new RangeError(`connections: ${connections} is not a whole number from 1 on`);
@@ -287,7 +287,9 @@ export class Service implements ServiceStatus {
   ) {
     const { loop } = this.host;
     try {
-      session.joinLater(await target(session.peer));
+      const end = await target(session.peer);
+      if (!(end instanceof Fd)) throw new TypeError("the function has returned no Descriptor");
+      session.joinLater(end);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       loop.soon({ run: () => session.fail(reason) });

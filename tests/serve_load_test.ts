@@ -366,6 +366,8 @@ Deno.test("the library: what the function that chooses a target may return", KEE
         return await new Promise<never>(() => {});
       case 4: // one that waits for connections itself
         return Descriptor.listen("127.0.0.1:0");
+      case 5: // nothing, as a program without types may
+        return undefined as unknown as InstanceType<typeof Descriptor>;
     }
     return last = await Descriptor.connect(`127.0.0.1:${to}`);
   }, {
@@ -379,7 +381,7 @@ Deno.test("the library: what the function that chooses a target may return", KEE
   await writeAll(first, order(ECHO, 0, 5));
   await writeAll(first, piece(0, 5));
   assert(same(await within("the echo", readExactly(first, 5)), piece(0, 5)));
-  for (let i = 1; i < 5; i++) {
+  for (let i = 1; i < 6; i++) {
     const conn = await connect();
     assertEquals(await within("its end", readAll(conn)), "");
     conn.close();
@@ -393,5 +395,6 @@ Deno.test("the library: what the function that chooses a target may return", KEE
   assertMatch(wrong[1] ?? "", /^descriptor \d+ is another connection's$/);
   assertMatch(wrong[2] ?? "", /^a function: Connection timed out$/);
   assertMatch(wrong[3] ?? "", /^descriptor \d+ is not a connection$/);
+  assertMatch(wrong[4] ?? "", /^the function has returned no Descriptor$/);
   target.close();
 });
