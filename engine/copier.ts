@@ -190,6 +190,7 @@ export class Copier implements AsyncDisposable {
     const fds = [...this.#services, service].flatMap(({ descriptors }) => descriptors);
     const twice = fds.find((fd, at) => fds.indexOf(fd) !== at);
     if (twice !== undefined) throw new DescriptorError(`descriptor ${twice} is served twice`);
+    service.claim();
     this.#services.push(service);
     return service;
   }

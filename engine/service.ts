@@ -155,6 +155,12 @@ export class Service implements ServiceStatus {
     return this.#mate ? [this.#listener.fd, this.#mate.fd] : [this.#listener.fd];
   }
 
+  /** From now on nobody else may close or serve its listening sockets. */
+  claim(): void {
+    this.#listener.isCopied = true;
+    if (this.#mate) this.#mate.isCopied = true;
+  }
+
   /** What it shares with the copying it belongs to. */
   get host(): Host {
     if (!this.#host) throw new Error("the service has not begun");
@@ -438,6 +444,8 @@ function isPassing(errno: number): boolean {
 
 function toListener(listener: number | Fd): Fd {
   const fd = typeof listener === "number" ? new Fd(listener) : listener;
+  if (fd.isClosed) throw new DescriptorError(`descriptor ${fd.fd} is closed`);
+  if (fd.isCopied) throw new DescriptorError(`descriptor ${fd.fd} is served already`);
   if (!fd.isListening) throw new DescriptorError(`descriptor ${fd.fd} is not a listening socket`);
   // What it accepts is taken for streams, of which a message may be cut in two.
   if (fd.isStream) return fd;

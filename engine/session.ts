@@ -299,7 +299,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
    * what a callback throws leaves through the loop.
    */
   joinLater(end: Fd): void {
-    if (this.#isEnded) return void end.tryClose();
+    if (this.#isEnded) return giveBack(end);
     this.#given = end;
     this.loop.soon({
       run: () => {
@@ -319,7 +319,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       end.tryClose();
       return this.fail(error.message);
     }
-    if (this.#service.host.loop.watches(end.fd)) {
+    if (end.isCopied || this.#service.host.loop.watches(end.fd)) {
       return this.fail(`descriptor ${end.fd} is another connection's`);
     }
     this.#joinEnds(end, `descriptor ${end.fd}`);
@@ -374,7 +374,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.error ??= error;
     this.#setShort(false);
     this.#dropConnecting();
-    this.#given?.tryClose();
+    if (this.#given) giveBack(this.#given);
     if (!this.#sending) libc.close(this.#client);
     this.#end();
   }
@@ -453,6 +453,11 @@ function refusal(fd: number, address: Address, events: number): number {
     if (libc.getpeername(fd) < 0) return ECONNREFUSED;
   }
   return isItsOwnPeer(fd, address) ? ECONNREFUSED : 0;
+}
+
+/** What a function has given is closed with its connection, unless it is copied elsewhere. */
+function giveBack(end: Fd): void {
+  if (!end.isCopied) end.tryClose();
 }
 
 function isTcp(fd: Fd): boolean {

@@ -1,5 +1,5 @@
 /** Many connections at the same time, and everything that can go wrong with them. */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { readAll, readExactly, readText, writeAll } from "./connections.ts";
 import { O_NONBLOCK, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
@@ -341,6 +341,35 @@ Deno.test("O_NONBLOCK of the listening socket is restored, and accepting never b
 
 // The engine keeps the functions of the C library that it loads in this process.
 const KEEPS = { sanitizeResources: false };
+
+Deno.test("the library: what is served or copied is nobody else's", KEEPS, async () => {
+  const { copy, Descriptor, serve } = await import("../engine.ts");
+  const { target, port: to } = listenTcp();
+  obey(target);
+  const probe = listenTcp();
+  probe.target.close();
+  const listener = Descriptor.listen(`127.0.0.1:${probe.port}`);
+  const copied = await Descriptor.connect(`127.0.0.1:${to}`);
+  const stop = new AbortController();
+  const options = { signal: stop.signal, yieldAfter: 1 };
+  const copying = copy([[copied, copied]], options);
+  const { promise: error, resolve } = Promise.withResolvers<string | undefined>();
+  const ended = serve(listener, () => copied, {
+    ...options,
+    onEnd: (session) => resolve(session.error),
+  });
+  await assertRejects(() => serve(listener, "127.0.0.1:9"), Error, "is served already");
+  assertThrows(() => listener.close(), Error, "close");
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+  assertEquals(await within("its end", readAll(conn)), "");
+  conn.close();
+  assertMatch(await error ?? "", /is another connection's$/);
+  assertEquals(copied.isClosed, false);
+  stop.abort();
+  await within("both ends", Promise.all([ended, copying]));
+  await assertRejects(() => serve(listener, "127.0.0.1:9"), Error, "is closed");
+  target.close();
+});
 
 Deno.test("the library: what the function that chooses a target may return", KEEPS, async () => {
   const { Descriptor, serve } = await import("../engine.ts");
