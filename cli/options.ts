@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { quoted } from "../sys/error.ts";
 
 /** What the command line asks for. */
 export interface Settings {
@@ -279,9 +280,5 @@ function parseDescriptor(word: string): number {
 /** Quotes a word of the user on one line, whatever it contains. */
 function quote(word: unknown): string {
   const text = String(word);
-  const json = JSON.stringify(text.length > 40 ? text.slice(0, 40) + "..." : text);
-  // JSON does not escape these, and U+009B begins an escape sequence on a terminal.
-  return json.replace(/[\x7f-\x9f\u2028\u2029]/g, (letter) => {
-    return `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  });
+  return quoted(text.length > 40 ? text.slice(0, 40) + "..." : text);
 }

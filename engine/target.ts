@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type Address, numericAddress, printable, resolve, unixAddress } from "../sys/socket.ts";
+import { printable, quoted } from "../sys/error.ts";
+import { type Address, numericAddress, resolve, unixAddress } from "../sys/socket.ts";
 
 /** For how long the addresses of a name are used without asking again. */
 const ADDRESSES_VALID_MS = 30_000;
@@ -25,7 +26,7 @@ export class Target {
   constructor(text: string) {
     this.#text = printable(text);
     if (text.includes("/") || text.startsWith("@")) {
-      if (text.length < 2) throw new RangeError(`${JSON.stringify(text)} is not a target`);
+      if (text.length < 2) throw new RangeError(`${quoted(text)} is not a target`);
       this.#addresses = [unixAddress(text)];
       this.#foundAt = Infinity;
       return;
@@ -35,17 +36,17 @@ export class Target {
     const port = digits.length > 5 ? NaN : Number(digits);
     if (!bracketed && !plain) {
       throw new RangeError(
-        `${JSON.stringify(text)} is not HOST:PORT, [IPv6]:PORT, a path or @name`,
+        `${quoted(text)} is not HOST:PORT, [IPv6]:PORT, a path or @name`,
       );
     }
     if (!(port >= 1 && port <= 65535)) {
-      throw new RangeError(`${JSON.stringify(text)}: a port is a number from 1 to 65535`);
+      throw new RangeError(`${quoted(text)}: a port is a number from 1 to 65535`);
     }
     this.#host = bracketed ?? plain;
     this.#port = port;
     const [numbers = ""] = this.#host.split("%");
     if (bracketed && numericAddress(numbers, port)?.version !== 6) {
-      throw new RangeError(`${JSON.stringify(text)}: the brackets do not contain an IPv6 address`);
+      throw new RangeError(`${quoted(text)}: the brackets do not contain an IPv6 address`);
     }
     // A name, or an IPv6 address of one interface: "fe80::1%eth0" is getaddrinfo(3)'s to know.
     const address = numericAddress(this.#host, port);

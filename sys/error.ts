@@ -39,6 +39,19 @@ export class DescriptorError extends Error {
   override readonly name = "DescriptorError";
 }
 
+/** Text from outside for a line of a message: it can write no line of its own, and nothing that a terminal obeys. */
+export function printable(text: string): string {
+  return text.replaceAll(/[\p{Cc}\u2028\u2029]/gu, (letter) => {
+    const digits = letter.charCodeAt(0).toString(16);
+    return digits.length > 2 ? `\\u${digits}` : `\\x${digits.padStart(2, "0")}`;
+  });
+}
+
+/** The same in quotes; JSON alone does not escape U+009B, which begins an escape sequence on a terminal. */
+export function quoted(text: string): string {
+  return printable(JSON.stringify(text));
+}
+
 /** Whether the system was out of descriptors or memory, so that a later call may succeed. */
 export function isShortage(errno: number): boolean {
   return errno === EMFILE || errno === ENFILE || errno === ENOBUFS || errno === ENOMEM;

@@ -19,7 +19,7 @@ import {
   SOCK_STREAM,
   SOL_SOCKET,
 } from "./constants.ts";
-import { DescriptorError, SystemError } from "./error.ts";
+import { DescriptorError, printable, SystemError } from "./error.ts";
 import { checked, errno, find, LIBRARY, moved, settled } from "./ffi.ts";
 import * as libc from "./libc.ts";
 
@@ -116,14 +116,6 @@ export class Address {
 }
 
 const decoder = new TextDecoder(), encoder = new TextEncoder();
-
-/** A name for a line of a log: whoever chose it can write no line of its own, and nothing that a terminal obeys. */
-export function printable(name: string): string {
-  return name.replaceAll(
-    /\p{Cc}/gu,
-    (letter) => "\\x" + letter.charCodeAt(0).toString(16).padStart(2, "0"),
-  );
-}
 
 /** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long. */
 export function unixAddress(name: string): Address {

@@ -1,5 +1,6 @@
 /** One process for all connections: listening descriptors and their targets. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { unixAddress } from "../sys/socket.ts";
 import { readAll, readText, writeAll } from "./connections.ts";
 import {
   accepted,
@@ -709,16 +710,26 @@ Deno.test({
     }),
 });
 
+Deno.test("a name of a unix socket is one line, which a terminal shows as it is", () => {
+  for (const name of ["@a\nb\x1b[2J\u009b\u2028", "/a\nb\x1b[2J\u009b\u2028"]) {
+    const text = String(unixAddress(name));
+    assertEquals(text, name.charAt(0) + "a\\x0ab\\x1b[2J\\x9b\\u2028");
+  }
+});
+
 Deno.test("no name of a unix socket writes lines of its own", async () => {
   const { listener, port } = serving();
-  const to = "/nowhere/a\niocopy: b\x1b[2J\u009b";
+  const to = "/nowhere/a\niocopy: b\x1b[2J\u009b\u2028";
   using running = iocopy(["v", "p", "3", to], { 3: listener });
   assertEquals(await ask(port, "").catch(() => ""), "");
   running.kill("SIGHUP");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 0);
   const lines = stderr.trimEnd().split("\n");
-  assertMatch(lines[1] ?? "", /nowhere\/a\\x0aiocopy: b\\x1b\[2J\\x9b: No such file or directory/);
+  assertMatch(
+    lines[1] ?? "",
+    /nowhere\/a\\x0aiocopy: b\\x1b\[2J\\x9b\\u2028: No such file or directory/,
+  );
   // The last line of the progress.
   assertMatch(lines[2] ?? "", /^iocopy: 0 open {2}[\d.]+ connections\/s {2}0 B\/s$/);
   assertEquals(lines.length, 3);
@@ -931,12 +942,15 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["4 127.0.0.1:22", /^iocopy: descriptor 4 listens for messages \(SEQPACKET\)/],
     ["3 4", /^iocopy: descriptor 4 listens for messages/],
     [`3 /${"x".repeat(200)}`, /the path of a socket has at most 107 bytes/],
+    [`3 /${"\n".repeat(200)}`, /^iocopy: \/\\x0a\\x0a.*the path of a socket has at most 107 bytes/],
+    ["3 \u009b31m\u2028\n:x", /^iocopy: "\\x9b31m\\u2028\\n:x" is not HOST:PORT/],
   ];
   for (const [args, message] of lines) {
     const { listener } = serving();
     using running = iocopy(args, { 3: listener, 4: listeningForMessages() });
     const { code, stderr } = await running.outcome;
     assertEquals([code, stderr.split("\n").length], [100, 2], `${args}: ${stderr}`);
+    assertMatch(stderr, /^[^\p{Cc}\u2028\u2029]+\n$/u, args);
     assertMatch(stderr, message, args);
   }
 });

@@ -11,7 +11,7 @@ import * as libc from "./libc.ts";
 import type { World } from "./world.ts";
 
 export type Address = real.Address;
-export const { Address, unixAddress, isPassing, printable } = real;
+export const { Address, unixAddress, isPassing } = real;
 
 /** As the real one, which asks the C library, for IPv4. */
 export function numericAddress(host: string, port: number): Address | undefined {
@@ -85,7 +85,6 @@ export function raiseDescriptorLimit(): number {
 export const seam: typeof real = {
   Address,
   unixAddress,
-  printable,
   numericAddress,
   isPassing,
   resolve,
