@@ -161,8 +161,9 @@ export function showServing(services: readonly ServiceStatus[], log: Log): () =>
       for (const { sent, received } of service.sessions) now.bytes += sent + received;
     }
     const seconds = (now.at - before.at) / 1000;
-    const rate = (now.connections - before.connections) / seconds;
-    const speed = forPeople(Math.max(0, now.bytes - before.bytes) / seconds);
+    const mean = (amount: number) => seconds > 0 ? amount / seconds : 0;
+    const rate = mean(now.connections - before.connections);
+    const speed = forPeople(mean(Math.max(0, now.bytes - before.bytes)));
     before = now;
     return `${open} open  ${rate.toFixed(1)} connections/s  ${speed}/s`;
   };
@@ -176,6 +177,7 @@ export function showServing(services: readonly ServiceStatus[], log: Log): () =>
     clearInterval(timer);
     log.live("", 80);
     before = start; // the last line, which stays, has the averages
-    log.message(line());
+    if (isTerminal) log.keep(line() + "\n");
+    else log.message(line());
   };
 }

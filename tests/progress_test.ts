@@ -1,6 +1,8 @@
 /** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Log } from "../cli/log.ts";
 import { Progress } from "../cli/progress.ts";
+import { showServing } from "../cli/serving.ts";
 import { makeFifo, O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
 import { COMMAND, ROOT } from "./harness.ts";
 import { DEADLINE, inFolder, iocopy, outputOf, within } from "./probe.ts";
@@ -99,6 +101,29 @@ Deno.test("the size of a regular file is known, counted from its offset", async 
     assertMatch(words(stderr), / 0->1 60\.0 kB mean .* \[=+\] 100%\n$/);
   });
 });
+
+for (const isTerminal of [true, false]) {
+  Deno.test(`serving ${isTerminal ? "" : "not "}on a terminal: a last line stays, even after no time at all`, () => {
+    const kept: string[] = [];
+    class Kept extends Log {
+      override keep(text: string): void {
+        kept.push(text);
+      }
+    }
+    const { now } = performance;
+    const { isTerminal: really } = Deno.stderr;
+    try {
+      performance.now = () => 1;
+      Deno.stderr.isTerminal = () => isTerminal;
+      showServing([], new Kept())();
+    } finally {
+      performance.now = now;
+      Deno.stderr.isTerminal = really;
+    }
+    // As the last line of pairs: on a terminal without the program's name.
+    assertEquals(kept, [`${isTerminal ? "" : "iocopy: "}0 open  0.0 connections/s  0 B/s\n`]);
+  });
+}
 
 /** A terminal in which iocopy runs. */
 class Screen implements AsyncDisposable {
