@@ -201,27 +201,22 @@ export class Copier implements AsyncDisposable {
    */
   stopPairs(): void {
     if (this.#phase !== "running") return;
-    const stop = () => {
+    this.#inNextRound(() => {
       for (const channel of this.#given) {
         channel.stop();
         channel.stopReading();
         channel.giveUp();
       }
-    };
-    this.#loop.soon({ run: stop });
-    this.#loop.wake();
+    });
   }
 
   /** Accepts no more connections, and lets those that are open end in their own time. */
   drain(): void {
     this.#isDrained = true;
     if (this.#phase !== "running") return;
-    // In the next round, so that what a callback throws leaves through the loop.
-    const drain = () => {
+    this.#inNextRound(() => {
       for (const service of this.#services) service.drain();
-    };
-    this.#loop.soon({ run: drain });
-    this.#loop.wake();
+    });
   }
 
   /**
@@ -280,8 +275,12 @@ export class Copier implements AsyncDisposable {
     this.#stop = stop;
     if (this.#phase !== "running") return;
     this.#host.stopped = stop;
-    // In the next round: whoever calls may be in the midst of a channel's step.
-    this.#loop.soon({ run: () => this.#beginToStop(stop) });
+    this.#inNextRound(() => this.#beginToStop(stop));
+  }
+
+  /** Whoever calls may be in the midst of a channel's step; and what a callback throws is to leave through the loop. */
+  #inNextRound(run: () => void): void {
+    this.#loop.soon({ run });
     this.#loop.wake();
   }
 

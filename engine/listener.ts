@@ -68,10 +68,11 @@ export class Listener implements Watcher {
       if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
       else if (isShortage(-accepted)) return this.#onShort();
+      // A firewall forbids one connection, a seccomp filter all of them.
+      else if (accepted === -EPERM) forbidden++;
       else if (!isPassing(accepted)) {
         return this.#onFailure(new SystemError("accept", fd, accepted));
-      } // A firewall forbids one connection, a seccomp filter all of them.
-      else if (accepted === -EPERM) forbidden++;
+      }
     }
     if (forbidden === ACCEPTS_PER_TURN) this.#onFailure(new SystemError("accept", fd, EPERM));
   }

@@ -373,7 +373,7 @@ export class Service implements ServiceStatus {
     else if (!this.#isPaused) this.#resume();
   }
 
-  /** As it may never accept again, what is open ends in its own time, and then the program: who has started it may do so again. */
+  /** It may never accept again: open connections end by themselves, and then all services have, so that they can be started anew. */
   #failed(error: SystemError): void {
     this.error = error;
     this.options.onFailure?.(error, this);

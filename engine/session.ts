@@ -316,7 +316,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
-      end.tryClose();
+      giveBack(end);
       return this.fail(error.message);
     }
     if (end.isCopied || this.#service.host.loop.watches(end.fd)) {

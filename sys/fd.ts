@@ -82,7 +82,7 @@ export class Fd {
   mayBlock: boolean;
   /** The number to read and write by: another one for a terminal that was opened again. */
   io: number;
-  /** Whether somebody copies from it or to it, who will close it. */
+  /** Whether somebody copies from it or to it, or serves it, who will close it. */
   isCopied = false;
   readonly #isTerminalSlave: boolean;
   /** Whether it is an eventfd, an epoll instance or the like: some carry bytes, others never get ready. */
