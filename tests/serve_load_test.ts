@@ -5,6 +5,7 @@ import { O_NONBLOCK, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { pause } from "./watching.ts";
 import { cpuSeconds, descriptors, injecting, iocopy, noise, same, within } from "./probe.ts";
+import { freePort } from "./programs.ts";
 
 /** What a client asks the target to do, in its first byte; eight more bytes are an offset in the noise, and a length. */
 const ECHO = 1, SPEAK_FIRST = 2, RESET = 3;
@@ -346,9 +347,8 @@ Deno.test("the library: what is served or copied is nobody else's", KEEPS, async
   const { copy, Descriptor, serve } = await import("../engine.ts");
   const { target, port: to } = listenTcp();
   obey(target);
-  const probe = listenTcp();
-  probe.target.close();
-  const listener = Descriptor.listen(`127.0.0.1:${probe.port}`);
+  const port = freePort();
+  const listener = Descriptor.listen(`127.0.0.1:${port}`);
   const copied = await Descriptor.connect(`127.0.0.1:${to}`);
   const stop = new AbortController();
   const options = { signal: stop.signal, yieldAfter: 1 };
@@ -360,7 +360,7 @@ Deno.test("the library: what is served or copied is nobody else's", KEEPS, async
   });
   await assertRejects(() => serve(listener, "127.0.0.1:9"), Error, "is served already");
   assertThrows(() => listener.close(), Error, "close");
-  const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
   assertEquals(await within("its end", readAll(conn)), "");
   conn.close();
   assertMatch(await error ?? "", /is another connection's$/);
@@ -375,13 +375,12 @@ Deno.test("the library: what the function that chooses a target may return", KEE
   const { Descriptor, serve } = await import("../engine.ts");
   const { target, port: to } = listenTcp();
   obey(target);
-  const probe = listenTcp();
-  probe.target.close();
+  const port = freePort();
   const stop = new AbortController();
   const errors: (string | undefined)[] = [];
   let last: InstanceType<typeof Descriptor> | undefined;
   let asked = 0;
-  const ended = serve(Descriptor.listen(`127.0.0.1:${probe.port}`), async () => {
+  const ended = serve(Descriptor.listen(`127.0.0.1:${port}`), async () => {
     switch (asked++) {
       case 1: { // one that is closed
         const closed = await Descriptor.connect(`127.0.0.1:${to}`);
@@ -405,7 +404,7 @@ Deno.test("the library: what the function that chooses a target may return", KEE
     connectTimeout: 100,
     onEnd: ({ error }) => errors.push(error),
   });
-  const connect = () => Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+  const connect = () => Deno.connect({ hostname: "127.0.0.1", port });
   const first = await connect();
   await writeAll(first, order(ECHO, 0, 5));
   await writeAll(first, piece(0, 5));
@@ -415,7 +414,7 @@ Deno.test("the library: what the function that chooses a target may return", KEE
     assertEquals(await within("its end", readAll(conn)), "");
     conn.close();
   }
-  assertEquals(await within("the last", client(probe.port, ECHO, 7, 1000)), "well");
+  assertEquals(await within("the last", client(port, ECHO, 7, 1000)), "well");
   first.close();
   stop.abort();
   await within("its end", ended);

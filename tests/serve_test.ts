@@ -12,7 +12,7 @@ import {
   pipe,
   serving,
 } from "./ends.ts";
-import { COMMAND, type Running } from "./harness.ts";
+import { COMMAND, type Running, skippedIf } from "./harness.ts";
 import { descriptors, inFolder, injecting, iocopy, readable, within } from "./probe.ts";
 import { freePort, needing } from "./programs.ts";
 import { pause, stop } from "./watching.ts";
@@ -552,6 +552,15 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
   target.close();
 });
 
+/** Whether a command can be run here, and exits with 0. */
+function succeeds([program = "", ...args]: readonly string[]): boolean {
+  try {
+    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
+  } catch {
+    return false; // it is missing
+  }
+}
+
 /** The command in a network of its own, where the kernel chooses one of two ports for those who connect. */
 const ISOLATED = [
   ...["unshare", "--map-root-user", "--net", "sh", "-c"],
@@ -559,33 +568,21 @@ const ISOLATED = [
   "sh",
 ];
 
-const canIsolate = (() => {
-  try {
-    const [program = "", ...args] = ISOLATED;
-    return new Deno.Command(program, { args: [...args, "true"], stderr: "null" }).outputSync()
-      .success;
-  } catch {
-    return false; // there is no unshare(1)
-  }
-})();
+const itself = "a target that is down is not replaced by a connection of a socket with itself";
+const canIsolate = succeeds([...ISOLATED, "true"]);
 
-Deno.test({
-  name: "a target that is down is not replaced by a connection of a socket with itself" +
-    (canIsolate ? "" : " SKIPPED: no user namespace, or no ip(8)"),
-  ignore: !canIsolate,
-  fn: async () => {
-    const { listener, port } = serving();
-    using running = iocopy("3 127.0.0.1:45000", { 3: listener }, {
-      command: [...ISOLATED, ...COMMAND],
-    });
-    for (let i = 0; i < 3; i++) {
-      assertEquals(await ask(port, "hello").catch(() => ""), "");
-    }
-    running.kill("SIGHUP");
-    const { code, stderr } = await running.outcome;
-    assertEquals(code, 0);
-    assertMatch(stderr, /^(iocopy: 127.0.0.1:45000: Connection refused.*\n)+$/);
-  },
+Deno.test(skippedIf(!canIsolate, "no user namespace, or no ip(8)", itself), async () => {
+  const { listener, port } = serving();
+  using running = iocopy("3 127.0.0.1:45000", { 3: listener }, {
+    command: [...ISOLATED, ...COMMAND],
+  });
+  for (let i = 0; i < 3; i++) {
+    assertEquals(await ask(port, "hello").catch(() => ""), "");
+  }
+  running.kill("SIGHUP");
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertMatch(stderr, /^(iocopy: 127.0.0.1:45000: Connection refused.*\n)+$/);
 });
 
 Deno.test(
@@ -595,12 +592,11 @@ Deno.test(
     const { Descriptor, serve } = await import("../engine.ts");
     await inFolder(async (folder) => {
       const path = `${folder}/door`;
-      const probe = listenTcp();
-      probe.target.close();
+      const port = freePort();
       const doors: string[] = [];
       const stop = new AbortController();
       const { promise: accepted, resolve } = Promise.withResolvers<void>();
-      const ended = serve(Descriptor.listen(path), Descriptor.listen(`127.0.0.1:${probe.port}`), {
+      const ended = serve(Descriptor.listen(path), Descriptor.listen(`127.0.0.1:${port}`), {
         signal: stop.signal,
         yieldAfter: 1,
         onAccept: ({ address }) => {
@@ -612,12 +608,12 @@ Deno.test(
       await writeAll(client, "message");
       client.close();
       await within("its acceptance", accepted);
-      const mate = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+      const mate = await Deno.connect({ hostname: "127.0.0.1", port });
       assertEquals(await within("the message", readAll(mate)), "message");
       mate.close();
       stop.abort();
       await within("the end", ended);
-      assertEquals(doors, [path, `127.0.0.1:${probe.port}`]);
+      assertEquals(doors, [path, `127.0.0.1:${port}`]);
     });
   },
 );
@@ -635,79 +631,65 @@ Deno.test("--connect-timeout gives up a target that does not reply", async () =>
   full.listener.close();
 });
 
-/** The command, for which a file is /etc/hosts. */
-function knowing(hosts: string): string[] {
+/** A command, for which a file is /etc/hosts. */
+function knowing(hosts: string, command: readonly string[] = COMMAND): string[] {
   const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
-  return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, hosts, ...COMMAND];
+  return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, hosts, ...command];
 }
 
-function mayMount(): boolean {
-  const [program = "", ...args] = [...knowing("/etc/hosts").slice(0, -COMMAND.length), "true"];
-  try {
-    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
-  } catch {
-    return false; // there is no unshare(1)
-  }
-}
+const canMount = succeeds(knowing("/etc/hosts", ["true"]));
 
-const canMount = mayMount();
-
-Deno.test({
-  name: "of two addresses, one that is dead costs the first connection its time only" +
-    (canMount ? "" : " SKIPPED: no user namespace, to have another /etc/hosts"),
-  ignore: !canMount,
-  fn: () =>
+/** A test of the name "twins", which has two addresses in the file that it is given for /etc/hosts. */
+function ofTwins(name: string, test: (hosts: string) => Promise<void>): void {
+  const why = "no user namespace, to have another /etc/hosts";
+  Deno.test(skippedIf(!canMount, why, name), () =>
     inFolder(async (folder) => {
       const hosts = `${folder}/hosts`;
       await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
-      const { dead, target, port: to } = await twins();
-      using _dead = dead;
-      echo(target);
-      const { listener, port } = serving();
-      const args = `--connect-timeout=1 3 twins:${to}`;
-      using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
-      const took = async (text: string) => {
-        const start = performance.now();
-        assertEquals(await ask(port, text), text);
-        return performance.now() - start;
-      };
-      const first = await took("first");
-      assert(first >= 1000, `${first} ms: the dead one was not tried`);
-      const next = Math.min(await took("second"), await took("third"));
-      assert(next < 1000, `${next} ms: the dead one was tried again`);
-      running.kill("SIGHUP");
-      assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
-      target.close();
-    }),
-});
+      await test(hosts);
+    }));
+}
 
-Deno.test({
-  name: "a new look-up of a name keeps the address that was reached" +
-    (canMount ? "" : " SKIPPED: no user namespace, to have another /etc/hosts"),
-  ignore: !canMount,
-  fn: () =>
-    inFolder(async (folder) => {
-      const hosts = `${folder}/hosts`;
-      await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
-      const script = `
-        import { Target } from ${JSON.stringify(import.meta.resolve("../engine/target.ts"))};
-        const target = new Target("twins:80"), best = () => String(target.addresses[target.best]);
-        await target.find();
-        const reached = target.addresses[1];
-        target.prefer(reached);
-        await target.find();
-        const found = best();
-        target.prefer(reached); // by who was connecting meanwhile
-        console.log(String(reached), found, best());`;
-      const [program = "", ...args] = knowing(hosts).slice(0, -COMMAND.length);
-      const { stdout } = await new Deno.Command(program, {
-        args: [...args, Deno.execPath(), "eval", script],
-        stderr: "inherit",
-      }).output();
-      const [reached, ...later] = decoder.decode(stdout).trim().split(" ");
-      assertMatch(reached ?? "", /^127\.0\.0\.[12]:80$/);
-      assertEquals(later, [reached, reached]);
-    }),
+ofTwins(
+  "of two addresses, one that is dead costs the first connection its time only",
+  async (hosts) => {
+    const { dead, target, port: to } = await twins();
+    using _dead = dead;
+    echo(target);
+    const { listener, port } = serving();
+    const args = `--connect-timeout=1 3 twins:${to}`;
+    using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
+    const took = async (text: string) => {
+      const start = performance.now();
+      assertEquals(await ask(port, text), text);
+      return performance.now() - start;
+    };
+    const first = await took("first");
+    assert(first >= 1000, `${first} ms: the dead one was not tried`);
+    const next = Math.min(await took("second"), await took("third"));
+    assert(next < 1000, `${next} ms: the dead one was tried again`);
+    running.kill("SIGHUP");
+    assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+    target.close();
+  },
+);
+
+ofTwins("a new look-up of a name keeps the address that was reached", async (hosts) => {
+  const script = `
+    import { Target } from ${JSON.stringify(import.meta.resolve("../engine/target.ts"))};
+    const target = new Target("twins:80"), best = () => String(target.addresses[target.best]);
+    await target.find();
+    const reached = target.addresses[1];
+    target.prefer(reached);
+    await target.find();
+    const found = best();
+    target.prefer(reached); // by who was connecting meanwhile
+    console.log(String(reached), found, best());`;
+  const [program = "", ...args] = knowing(hosts, [Deno.execPath(), "eval", script]);
+  const { stdout } = await new Deno.Command(program, { args, stderr: "inherit" }).output();
+  const [reached, ...later] = decoder.decode(stdout).trim().split(" ");
+  assertMatch(reached ?? "", /^127\.0\.0\.[12]:80$/);
+  assertEquals(later, [reached, reached]);
 });
 
 Deno.test("a name of a unix socket is one line, which a terminal shows as it is", () => {
@@ -1003,11 +985,8 @@ Deno.test("the library: a function chooses the target of each connection", KEEPS
   const { Descriptor, serve } = await import("../engine.ts");
   const { target, port: to } = listenTcp();
   echo(target, "hello ");
-  const { listener, port } = (() => {
-    const probe = listenTcp();
-    probe.target.close();
-    return { listener: Descriptor.listen(`127.0.0.1:${probe.port}`), port: probe.port };
-  })();
+  const port = freePort();
+  const listener = Descriptor.listen(`127.0.0.1:${port}`);
   const stop = new AbortController();
   const peers: string[] = [];
   const ended = serve(listener, async (peer) => {
@@ -1033,15 +1012,14 @@ Deno.test(
     const { target, port: to } = listenTcp();
     const address = `127.0.0.1:${to}`;
     for (const way of [address, () => Descriptor.connect(address)]) {
-      const probe = listenTcp();
-      probe.target.close();
+      const port = freePort();
       const thrown = new Error("enough");
       const onConnect = () => {
         throw thrown;
       };
-      const ended = serve(Descriptor.listen(`127.0.0.1:${probe.port}`), way, { onConnect })
+      const ended = serve(Descriptor.listen(`127.0.0.1:${port}`), way, { onConnect })
         .catch((error) => error);
-      const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+      const conn = await Deno.connect({ hostname: "127.0.0.1", port });
       assertEquals(await within("the end", ended), thrown);
       assertEquals(await within("the client's end", readAll(conn).catch(() => "")), "");
       conn.close();
@@ -1058,10 +1036,9 @@ Deno.test(
     const { promise: accepted, resolve } = Promise.withResolvers<void>();
     const thrown = new Error("enough");
     const copier = new Copier([], { yieldAfter: 1 });
-    const probe = listenTcp();
-    probe.target.close();
-    const one = Descriptor.listen(`127.0.0.1:${probe.port}`);
-    const other = Descriptor.listen(`127.0.0.2:${probe.port}`);
+    const port = freePort();
+    const one = Descriptor.listen(`127.0.0.1:${port}`);
+    const other = Descriptor.listen(`127.0.0.2:${port}`);
     await copier.serve(one, other, {
       onAccept: () => resolve(),
       onEnd: () => {
@@ -1069,7 +1046,7 @@ Deno.test(
       },
     });
     const ended = copier.run().catch((error) => error);
-    const conn = await Deno.connect({ hostname: "127.0.0.1", port: probe.port });
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
     await within("the client", accepted);
     copier.drain();
     assertEquals(await within("the end", ended), thrown);
