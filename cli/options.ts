@@ -251,7 +251,7 @@ function parsePairs(words: readonly string[], settings: Settings): void {
       rfd = undefined;
       continue;
     }
-    const fd = parseDescriptor(word);
+    const fd = parseDescriptor(word, rfd === undefined ? "not a descriptor" : NEITHER);
     if (rfd !== undefined) pairs.push([rfd, fd]);
     rfd = rfd === undefined ? fd : undefined;
   }
@@ -271,10 +271,14 @@ function parseLetters(word: string, settings: Settings): boolean {
   return true;
 }
 
-function parseDescriptor(word: string): number {
+/** What the second word of a pair is where it is nothing: a target without its port, most often. */
+const NEITHER =
+  "neither a descriptor nor a target (HOST:PORT, [IPv6]:PORT, a path with a slash, @name)";
+
+function parseDescriptor(word: string, otherwise: string): number {
   const fd = /^\d+$/.test(word) ? Number(word) : NaN;
   if (fd <= LAST_DESCRIPTOR) return fd;
-  throw new UsageError(`${quote(word)} is not a descriptor`);
+  throw new UsageError(`${quote(word)} is ${otherwise}`);
 }
 
 /** Quotes a word of the user on one line, whatever it contains. */

@@ -53,6 +53,15 @@ const MISTAKES: [line: string, message: string][] = [
   ["t 0 1", '"t" is not a descriptor'],
   ["vt 0 1", '"vt" is not a descriptor'],
   ["s", "no descriptors to copy"],
+  ["0 1 127.0.0.1 1", '"127.0.0.1" is not a descriptor'],
+  [
+    "3 127.0.0.1",
+    '"127.0.0.1" is neither a descriptor nor a target (HOST:PORT, [IPv6]:PORT, a path with a slash, @name)',
+  ],
+  [
+    "v 3 4 5 socket",
+    '"socket" is neither a descriptor nor a target (HOST:PORT, [IPv6]:PORT, a path with a slash, @name)',
+  ],
   ["--stats=xml 0 1", '--stats: "xml" is not "json"'],
   ["--stats= 0 1", '--stats: "" is not "json"'],
   ["--stats json 0 1", '"json" is not a descriptor'],

@@ -907,7 +907,7 @@ Deno.test(
 
 Deno.test("wrong use of a target is one line and 100, before anything is accepted", async () => {
   const lines: [string, RegExp][] = [
-    ["3 localhost", /^iocopy: "localhost" is not a descriptor/],
+    ["3 localhost", /^iocopy: "localhost" is neither a descriptor nor a target \(HOST:PORT/],
     ["3 localhost:", /is not HOST:PORT/],
     ["3 localhost:0", /a port is a number from 1 to 65535/],
     ["3 localhost:65536", /a port is a number from 1 to 65535/],
