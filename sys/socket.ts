@@ -150,8 +150,28 @@ export function numericAddress(host: string, port: number): Address | undefined 
   return undefined;
 }
 
+const GETADDRINFO = {
+  parameters: ["buffer", "buffer", "buffer", "buffer"],
+  result: "i32",
+} as const;
+
 /** Another thread's getaddrinfo(3): what it found, or in words why it found nothing. */
 export async function resolve(host: string, port: number): Promise<Address[] | string> {
+  const getaddrinfo = find("getaddrinfo", { ...GETADDRINFO, nonblocking: true });
+  const asked = question(host, port);
+  const error = await getaddrinfo.call(...asked);
+  // Used afterwards, the memory is not given to anybody else while the thread reads it.
+  return answer(error, asked);
+}
+
+/** As {@linkcode resolve}, waiting on this thread: for seconds, where a name server is slow. */
+export function resolveSync(host: string, port: number): Address[] | string {
+  const asked = question(host, port);
+  return answer(find("getaddrinfo", GETADDRINFO).call(...asked), asked);
+}
+
+/** What getaddrinfo(3) is called with: the name, the port, hints, and room for a pointer to what it finds. */
+function question(host: string, port: number) {
   const AI_ADDRCONFIG = 0x20, AI_NUMERICSERV = 0x400;
   // struct addrinfo in 32-bit words: flags, family, type, protocol, length, then
   // from byte 24 on the pointers to the address, the name and the next one.
@@ -159,13 +179,14 @@ export async function resolve(host: string, port: number): Promise<Address[] | s
   hints[0] = AI_ADDRCONFIG | AI_NUMERICSERV;
   hints[2] = SOCK_STREAM;
   const list = new BigUint64Array(1);
-  const names = [encoder.encode(host + "\0"), encoder.encode(port + "\0")] as const;
-  const getaddrinfo = find("getaddrinfo", {
-    parameters: ["buffer", "buffer", "buffer", "buffer"],
-    result: "i32",
-    nonblocking: true,
-  });
-  const error = await getaddrinfo.call(names[0], names[1], hints, list);
+  return [encoder.encode(host + "\0"), encoder.encode(port + "\0"), hints, list] as const;
+}
+
+/** What it found, which is given back to it, or its error in words. */
+function answer(
+  error: number,
+  [, , , list]: ReturnType<typeof question>,
+): Address[] | string {
   if (error !== 0) {
     const words = find("gai_strerror", { parameters: ["i32"], result: "pointer" }).call(error);
     return words ? Deno.UnsafePointerView.getCString(words) : `error ${error}`;

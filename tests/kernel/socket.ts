@@ -47,6 +47,9 @@ export async function resolve(host: string, port: number): Promise<Address[] | s
   if (host !== "two.example") return "no such name";
   return ["192.0.2.1", "192.0.2.2"].flatMap((address) => numericAddress(address, port) ?? []);
 }
+export function resolveSync(_host: string, _port: number): Address[] | string {
+  return world.fail("the simulated engine looks no name up on its own thread");
+}
 export function accept(listener: number): { fd: number; peer: string } | number {
   world.enter();
   const result = network.accept(listener);
@@ -88,6 +91,7 @@ export const seam: typeof real = {
   numericAddress,
   isPassing,
   resolve,
+  resolveSync,
   accept,
   connect,
   listen,
