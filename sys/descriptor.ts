@@ -23,11 +23,13 @@ import {
   terminalMode,
 } from "./file.ts";
 import {
-  type Address,
+  Address,
   connect,
   isItsOwnPeer,
   listen,
   numericAddress,
+  resolve,
+  resolveSync,
   unixAddress,
 } from "./socket.ts";
 import * as libc from "./libc.ts";
@@ -66,35 +68,45 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /**
    * A socket of our own that listens at "HOST:PORT", "[IPv6]:PORT", a path or
-   * "@name"; HOST is an address, not a name. Port 0 is any that is free. So many
-   * connections may be `waiting` to be accepted. Throws a {@linkcode SystemError}
-   * (bind(2), listen(2)), and a `RangeError` where `address` is none.
+   * "@name". Port 0 is any that is free. So many connections may be `waiting` to be
+   * accepted.
+   *
+   * HOST is an IPv4 address or a name. A name is looked up on this thread, which waits
+   * for getaddrinfo(3), maybe for seconds; the socket listens at the first of its
+   * addresses where that is possible, and at no other.
+   *
+   * Throws a {@linkcode SystemError}, the last address's (bind(2), listen(2)); an `Error`
+   * with getaddrinfo's words where a name has no address; and a `RangeError` where
+   * `address` is none.
    */
   static listen(address: string, waiting = 4096): Descriptor {
-    const where = addressOf(address);
-    const fd = listen(where, waiting);
-    if (fd < 0) throw new SystemError(`listen at ${address}`, undefined, fd);
-    return new Descriptor(fd, { isUnix: where.isUnix });
+    const tried = `listen at ${address}`;
+    const place = placeOf(address);
+    const found = place instanceof Address ? [place] : resolveSync(place.host, place.port);
+    let fd = -1;
+    for (const where of someOf(found, tried)) {
+      fd = listen(where, waiting);
+      if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
+    }
+    throw new SystemError(tried, undefined, fd);
   }
 
   /**
-   * A socket of our own that is connected with such an address. Throws a
-   * {@linkcode SystemError} (connect(2)), and a `RangeError` where `address` is none.
+   * A socket of our own that is connected with such an address. A name is looked up on
+   * another thread, and its addresses are tried one after the other, each for as long as
+   * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does
+   * (connect(2)).
    */
   static async connect(address: string): Promise<Descriptor> {
-    const where = addressOf(address);
-    const fd = connect(where);
-    const refused = (errno: number) => new SystemError(`connect to ${address}`, undefined, errno);
-    if (fd < 0) throw refused(fd);
-    // A signal comes, or the wait is refused, as it is on this thread then.
-    let ready;
-    do ready = await libc.pollOnThread(fd, OUT, -1); while (ready === 0);
-    const error = ready < 0
-      ? -ready
-      : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
-    if (!error) return new Descriptor(fd, { isUnix: where.isUnix });
-    libc.close(fd);
-    throw refused(error);
+    const tried = `connect to ${address}`;
+    const place = placeOf(address);
+    const found = place instanceof Address ? [place] : await resolve(place.host, place.port);
+    let fd = -1;
+    for (const where of someOf(found, tried)) {
+      fd = await connected(where);
+      if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
+    }
+    throw new SystemError(tried, undefined, fd);
   }
 
   // ---- Reading and writing.
@@ -406,13 +418,41 @@ export class Descriptor extends Fd implements Deno.FsFile {
   }
 }
 
-function addressOf(text: string): Address {
+/** Where the words say that a socket is: an address, or a name that has to be looked up. Throws a `RangeError`. */
+function placeOf(text: string): Address | { host: string; port: number } {
   if (text.includes("/") || text.startsWith("@")) return unixAddress(text);
-  const [, bracketed, plain, port] = /^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
-  const address = Number(port) <= 65535 &&
-    numericAddress(bracketed ?? plain ?? "", Number(port));
-  if (!address) throw new RangeError(`${JSON.stringify(text)} is not the address of a socket`);
-  return address;
+  // A control character is in no name; the C library would take a NUL for the end.
+  const [, numbers, zone = "", plain = "", digits] =
+    /^(?:\[([\da-fA-F:.]+)(%[^\]\s\p{Cc}]+)?\]|([^:[\]\s\p{Cc}]+)):(\d{1,5})$/u.exec(text) ?? [];
+  const host = numbers ?? plain, port = Number(digits);
+  const address = numericAddress(host, port);
+  if (!(port <= 65535) || numbers && address?.version !== 6) {
+    throw new RangeError(`${JSON.stringify(text)} is not the address of a socket`);
+  }
+  // "fe80::1%eth0", of one interface, is getaddrinfo(3)'s to know.
+  return address && !zone ? address : { host: host + zone, port };
+}
+
+/** The addresses that a name has: one or more. Throws an `Error` where it has none. */
+function someOf(found: Address[] | string, tried: string): Address[] {
+  if (typeof found === "string") throw new Error(`${tried}: ${found}`);
+  if (found.length === 0) throw new Error(`${tried}: the name has no address`);
+  return found;
+}
+
+/** A socket that is connected with `where`, or a negative errno (connect(2)). */
+async function connected(where: Address): Promise<number> {
+  const fd = connect(where);
+  if (fd < 0) return fd;
+  // A signal comes, or the wait is refused, as it is on this thread then.
+  let ready;
+  do ready = await libc.pollOnThread(fd, OUT, -1); while (ready === 0);
+  const error = ready < 0
+    ? -ready
+    : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
+  if (!error) return fd;
+  libc.close(fd);
+  return -error;
 }
 
 /** A number that the kernel takes as 64 bits. */

@@ -17,7 +17,7 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, iocopy, strace } from "./probe.ts";
+import { fillUp, inFolder, iocopy, outputOf, strace } from "./probe.ts";
 import { needing } from "./programs.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
@@ -505,17 +505,24 @@ Deno.test("Descriptor.setRaw sets a terminal as Deno.FsFile.setRaw does, and bac
   other.close();
 });
 
-Deno.test("Descriptor refuses numbers that cannot be descriptors", async () => {
+Deno.test("Descriptor refuses what cannot be a number or an address", async () => {
+  const addresses = [
+    ...["127.0.0.1:65536", "localhost:100000", "localhost:-1", "localhost", "localhost:", ":80"],
+    ...["", "::1:80", "::1", "[::1]", "[localhost]:80", "[127.0.0.1]:80", "[fe80::1%]:80"],
+    ...["[%lo]:80", "localhost\0.example:80", "local host:80"],
+  ];
   const code = `
-    const d = new Descriptor(3);
+    const d = new Descriptor(3), addresses = ${JSON.stringify(addresses)};
     const calls = [
       () => d.seek(1.5, 0),
       () => d.seekSync(2n ** 63n, 0),
       () => d.truncateSync(NaN),
       () => d.utimeSync(NaN, 0),
       () => d.utimeSync(0, new Date(NaN)),
-      () => Descriptor.listen("127.0.0.1:65536"),
-      () => Descriptor.connect("localhost:80"),
+      ...addresses.flatMap((address) => [
+        () => Descriptor.listen(address),
+        () => Descriptor.connect(address),
+      ]),
       ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => () => new Descriptor(fd)),
     ];
     for (const call of calls) {
@@ -533,14 +540,96 @@ Deno.test("Descriptor refuses numbers that cannot be descriptors", async () => {
     ["RangeError", "len: NaN is not a whole number of 64 bits"],
     ["RangeError", "atime: NaN is not a time"],
     ["RangeError", "mtime: Invalid Date is not a time"],
-    ["RangeError", '"127.0.0.1:65536" is not the address of a socket'],
-    ["RangeError", '"localhost:80" is not the address of a socket'],
+    ...addresses.flatMap((address) => {
+      const error = ["RangeError", `${JSON.stringify(address)} is not the address of a socket`];
+      return [error, error];
+    }),
     ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => [
       "DescriptorError",
       `descriptor ${fd} is not open`,
     ]),
   ]);
 });
+
+Deno.test("Descriptor listens at a name, and connects with one", async () => {
+  const code = `
+    const { localAddress } = await import("./sys/socket.ts");
+    const listener = Descriptor.listen("localhost:0");
+    const own = localAddress(listener.fd), name = "localhost:" + own.port;
+    using one = await Descriptor.connect(name);
+    using other = await Descriptor.connect(String(own));
+    say([own.port > 0, listener.isUnix, one.isUnix, one.kind]);
+    listener.close();
+    say(await Descriptor.connect(name).catch((error) =>
+      [error.constructor.name, error.code, error.message.replace(own.port, "PORT")]));
+  `;
+  using running = program(code, {});
+  assertEquals(await said(running), [
+    [true, false, false, "socket"],
+    ["SystemError", "ECONNREFUSED", "connect to localhost:PORT: Connection refused"],
+  ]);
+});
+
+Deno.test("a name that has no address is an Error that says why", async () => {
+  const names = ["nosuch.invalid:80", "[fe80::1%nosuch]:80"];
+  const code = `
+    for (const name of ${JSON.stringify(names)}) {
+      for (const call of [Descriptor.listen, Descriptor.connect]) {
+        try {
+          say(await call(name));
+        } catch (error) {
+          say([error.constructor.name, error.message]);
+        }
+      }
+    }
+  `;
+  using running = program(code, {});
+  // The words at the end depend on whether there is a network.
+  const errors = await said(running) as [string, string][];
+  const beginnings = errors.map(([kind, message]) => [kind, message.replace(/: [A-Z][^:]+$/, "")]);
+  assertEquals(
+    beginnings,
+    names.flatMap((name) => [["Error", `listen at ${name}`], ["Error", `connect to ${name}`]]),
+  );
+});
+
+/** In a mount namespace where the name "twins" has two addresses; $0 is its /etc/hosts. */
+const WITH_TWINS = [
+  ...["unshare", "--map-root-user", "--mount", "sh", "-c"],
+  'echo "127.0.0.1 twins\n127.0.0.2 twins" > "$0" && mount --bind "$0" /etc/hosts && exec "$@"',
+];
+
+const canMount = await inFolder(async (folder) => {
+  const words = [...WITH_TWINS, `${folder}/hosts`, "true"];
+  return await outputOf(words).then(({ code }) => code === 0, () => false);
+});
+
+const allTried = "Descriptor tries all addresses of a name";
+Deno.test(
+  skippedIf(!canMount, "no user namespace, to have another /etc/hosts", allTried),
+  () =>
+    inFolder(async (folder) => {
+      const code = `
+        const { localAddress } = await import("./sys/socket.ts");
+        for (const own of ["127.0.0.1", "127.0.0.2"]) {
+          const listener = Descriptor.listen(own + ":0");
+          const { port } = localAddress(listener.fd);
+          const twins = "twins:" + port;
+          using client = await Descriptor.connect(twins);
+          using second = Descriptor.listen(twins); // at the one that is free
+          say(localAddress(second.fd).host);
+          const none = () => Descriptor.listen(twins);
+          try { none() } catch (error) { say([error.code, error.message.replace(port, "0")]) }
+          listener.close();
+          second.close();
+          say(await Descriptor.connect(twins).catch((error) => error.code));
+        }
+      `;
+      using running = program(code, {}, [...WITH_TWINS, `${folder}/hosts`]);
+      const refused = [["EADDRINUSE", "listen at twins:0: Address already in use"], "ECONNREFUSED"];
+      assertEquals(await said(running), ["127.0.0.2", ...refused, "127.0.0.1", ...refused]);
+    }),
+);
 
 Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
   const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
