@@ -5,8 +5,8 @@
  *     deno compile --allow-ffi -o tcpforward examples/tcpforward.ts
  *
  * Listens on the address of -l, and joins each connection with a new one to the
- * address of -c. Both can also be [IPv6]:PORT, the path of a unix socket, or @name.
- * At SIGTERM it delivers what was read, and exits.
+ * address of -c. HOST is an IPv4 address or a name. Both can also be [IPv6]:PORT, the
+ * path of a unix socket, or @name. At SIGTERM it delivers what was read, and exits.
  */
 import { Descriptor, serve, type SessionStatus } from "../engine.ts";
 

@@ -17,6 +17,10 @@ testWith([], "tcpforward forwards a port, and reports it with -v", async (shop) 
   await forwards(shop, SOURCE);
 });
 
+testWith([], "tcpforward's addresses can be names", async (shop) => {
+  await forwards(shop, SOURCE, "localhost");
+});
+
 testWith(
   [],
   "tcpforward: wrong use is one line and 100, an error of the system one line and 111",
@@ -26,13 +30,15 @@ testWith(
       [[], 100, /^tcpforward: usage: /],
       [["-l", "127.0.0.1:0"], 100, /^tcpforward: usage: /],
       [["-x"], 100, /^tcpforward: usage: /],
-      [["-l", "localhost:1", "-c", "127.0.0.1:1"], 100, /^tcpforward: "localhost:1" is not /],
+      [["-l", "localhost", "-c", "127.0.0.1:1"], 100, /^tcpforward: "localhost" is not /],
+      [["-l", "::1:0", "-c", "127.0.0.1:1"], 100, /^tcpforward: "::1:0" is not /],
       [["-l", "127.0.0.1:0", "-c", "nowhere"], 100, /^tcpforward: "nowhere" is not /],
       [
         ["-l", `127.0.0.1:${port}`, "-c", "127.0.0.1:1"],
         111,
         /^tcpforward: .*Address already in use$/,
       ],
+      [["-l", "nosuch.invalid:1", "-c", "127.0.0.1:1"], 111, /^tcpforward: .*nosuch\.invalid:1: ./],
     ];
     for (const [args, status, line] of lines) {
       const program = shop.start([...SOURCE, ...args]);
@@ -66,12 +72,16 @@ function listen(): { target: Deno.TcpListener; port: number } {
   return { target, port: target.addr.port };
 }
 
-async function forwards(shop: Workshop, command: readonly string[]): Promise<void> {
+async function forwards(
+  shop: Workshop,
+  command: readonly string[],
+  host = "127.0.0.1",
+): Promise<void> {
   const { target, port: to } = listen();
   const port = freePort();
-  const words = ["-v", "-l", `127.0.0.1:${port}`, "-c", `127.0.0.1:${to}`];
+  const words = ["-v", "-l", `${host}:${port}`, "-c", `${host}:${to}`];
   const program = shop.start([...command, ...words]);
-  const conn = await retrying(() => Deno.connect({ hostname: "127.0.0.1", port }));
+  const conn = await retrying(() => Deno.connect({ hostname: host, port }));
   await writeAll(conn, "there");
   await conn.closeWrite();
   const other = await target.accept();
@@ -80,7 +90,7 @@ async function forwards(shop: Workshop, command: readonly string[]): Promise<voi
   other.close();
   assertEquals(await within("the answer", readText(conn, 4)), "back");
   conn.close();
-  await program.says(/^tcpforward: #1 127\.0\.0\.1:\d+: connected to 127\.0\.0\.1:\d+, 0 bytes/);
+  await program.says(/^tcpforward: #1 \S+:\d+: connected to \S+:\d+, 0 bytes/);
   await program.says(/^tcpforward: #1 .*: eof, 5 bytes sent, 4 received$/);
   Deno.kill(program.pid, "SIGTERM");
   assertEquals(await program.ends(), 0, program.story);
