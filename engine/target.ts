@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { printable, quoted } from "../sys/error.ts";
-import { type Address, numericAddress, resolve, unixAddress } from "../sys/socket.ts";
+import { parseAddress } from "../sys/address.ts";
+import { printable } from "../sys/error.ts";
+import { Address, resolve } from "../sys/socket.ts";
 
 /** For how long the addresses of a name are used without asking again. */
 const ADDRESSES_VALID_MS = 30_000;
@@ -25,34 +26,14 @@ export class Target {
   /** Throws a `RangeError` where the words are none, with the reason. */
   constructor(text: string) {
     this.#text = printable(text);
-    if (text.includes("/") || text.startsWith("@")) {
-      if (text.length < 2) throw new RangeError(`${quoted(text)} is not a target`);
-      this.#addresses = [unixAddress(text)];
+    const place = parseAddress(text);
+    if (place instanceof Address) {
+      this.#addresses = [place];
       this.#foundAt = Infinity;
-      return;
+    } else {
+      this.#host = place.host;
+      this.#port = place.port;
     }
-    const [, bracketed, plain = "", digits = ""] =
-      /^(?:\[([0-9a-fA-F:.]+(?:%[^\]\s]+)?)\]|([^:[\]\s]+)):(\d+)$/.exec(text) ?? [];
-    const port = digits.length > 5 ? NaN : Number(digits);
-    if (!bracketed && !plain) {
-      throw new RangeError(
-        `${quoted(text)} is not HOST:PORT, [IPv6]:PORT, a path or @name`,
-      );
-    }
-    if (!(port >= 1 && port <= 65535)) {
-      throw new RangeError(`${quoted(text)}: a port is a number from 1 to 65535`);
-    }
-    this.#host = bracketed ?? plain;
-    this.#port = port;
-    const [numbers = ""] = this.#host.split("%");
-    if (bracketed && numericAddress(numbers, port)?.version !== 6) {
-      throw new RangeError(`${quoted(text)}: the brackets do not contain an IPv6 address`);
-    }
-    // A name, or an IPv6 address of one interface: "fe80::1%eth0" is getaddrinfo(3)'s to know.
-    const address = numericAddress(this.#host, port);
-    if (!address) return;
-    this.#addresses = [address];
-    this.#foundAt = Infinity;
   }
 
   /** As it was written, but for control characters. */

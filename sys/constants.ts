@@ -165,3 +165,7 @@ export const ETIMEDOUT = 110;
 export const ECONNREFUSED = 111;
 /** Given up. */
 export const ECANCELED = 125;
+/** No address of this machine. */
+export const EADDRNOTAVAIL = 99;
+/** An address of a kind that this system does not know. */
+export const EAFNOSUPPORT = 97;

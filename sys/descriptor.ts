@@ -3,8 +3,19 @@
  *
  * @module
  */
-import { EAGAIN, EBADF, EBUSY, ECONNREFUSED, ERR, IN, OUT } from "./constants.ts";
-import { SystemError } from "./error.ts";
+import {
+  EADDRNOTAVAIL,
+  EAFNOSUPPORT,
+  EAGAIN,
+  EBADF,
+  EBUSY,
+  ECONNREFUSED,
+  ERR,
+  IN,
+  OUT,
+} from "./constants.ts";
+import { parseAddress } from "./address.ts";
+import { printable, SystemError } from "./error.ts";
 import { Fd } from "./fd.ts";
 import {
   fileInfo,
@@ -22,16 +33,7 @@ import {
   syncOnThread,
   terminalMode,
 } from "./file.ts";
-import {
-  Address,
-  connect,
-  isItsOwnPeer,
-  listen,
-  numericAddress,
-  resolve,
-  resolveSync,
-  unixAddress,
-} from "./socket.ts";
+import { Address, connect, isItsOwnPeer, listen, resolve, resolveSync } from "./socket.ts";
 import * as libc from "./libc.ts";
 
 /**
@@ -73,20 +75,25 @@ export class Descriptor extends Fd implements Deno.FsFile {
    *
    * HOST is an IPv4 address or a name. A name is looked up on this thread, which waits
    * for getaddrinfo(3), maybe for seconds; the socket listens at the first of its
-   * addresses where that is possible, and at no other.
+   * addresses that this machine has, and at no other.
    *
-   * Throws a {@linkcode SystemError}, the last address's (bind(2), listen(2)); an `Error`
-   * with getaddrinfo's words where a name has no address; and a `RangeError` where
-   * `address` is none.
+   * Throws a {@linkcode SystemError} (bind(2), listen(2)); an `Error` with getaddrinfo's
+   * words where a name has no address; and a `RangeError` where `address` is none, or
+   * `waiting` is no number of 32 bits.
    */
   static listen(address: string, waiting = 4096): Descriptor {
-    const tried = `listen at ${address}`;
-    const place = placeOf(address);
+    if (waiting !== (waiting | 0)) {
+      throw new RangeError(`waiting: ${waiting} is not a whole number of 32 bits`);
+    }
+    const tried = `listen at ${printable(address)}`;
+    const place = parseAddress(address, 0);
     const found = place instanceof Address ? [place] : resolveSync(place.host, place.port);
-    let fd = -1;
+    let fd = -EADDRNOTAVAIL;
     for (const where of someOf(found, tried)) {
       fd = listen(where, waiting);
       if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
+      // One that is in use is an error: its clients would go on to whoever has it.
+      if (fd !== -EADDRNOTAVAIL && fd !== -EAFNOSUPPORT) break;
     }
     throw new SystemError(tried, undefined, fd);
   }
@@ -94,12 +101,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /**
    * A socket of our own that is connected with such an address. A name is looked up on
    * another thread, and its addresses are tried one after the other, each for as long as
-   * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does
-   * (connect(2)).
+   * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does, with
+   * the last address's error (connect(2)).
    */
   static async connect(address: string): Promise<Descriptor> {
-    const tried = `connect to ${address}`;
-    const place = placeOf(address);
+    const tried = `connect to ${printable(address)}`;
+    const place = parseAddress(address);
     const found = place instanceof Address ? [place] : await resolve(place.host, place.port);
     let fd = -1;
     for (const where of someOf(found, tried)) {
@@ -416,21 +423,6 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
   }
-}
-
-/** Where the words say that a socket is: an address, or a name that has to be looked up. Throws a `RangeError`. */
-function placeOf(text: string): Address | { host: string; port: number } {
-  if (text.includes("/") || text.startsWith("@")) return unixAddress(text);
-  // A control character is in no name; the C library would take a NUL for the end.
-  const [, numbers, zone = "", plain = "", digits] =
-    /^(?:\[([\da-fA-F:.]+)(%[^\]\s\p{Cc}]+)?\]|([^:[\]\s\p{Cc}]+)):(\d{1,5})$/u.exec(text) ?? [];
-  const host = numbers ?? plain, port = Number(digits);
-  const address = numericAddress(host, port);
-  if (!(port <= 65535) || numbers && address?.version !== 6) {
-    throw new RangeError(`${JSON.stringify(text)} is not the address of a socket`);
-  }
-  // "fe80::1%eth0", of one interface, is getaddrinfo(3)'s to know.
-  return address && !zone ? address : { host: host + zone, port };
 }
 
 /** The addresses that a name has: one or more. Throws an `Error` where it has none. */

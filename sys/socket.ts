@@ -19,7 +19,7 @@ import {
   SOCK_STREAM,
   SOL_SOCKET,
 } from "./constants.ts";
-import { DescriptorError, printable, SystemError } from "./error.ts";
+import { DescriptorError, printable, quoted, SystemError } from "./error.ts";
 import { checked, errno, find, LIBRARY, moved, settled } from "./ffi.ts";
 import * as libc from "./libc.ts";
 
@@ -117,15 +117,18 @@ export class Address {
 
 const decoder = new TextDecoder(), encoder = new TextEncoder();
 
-/** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long. */
+/** The address of a unix socket: a path, or `@` and a name that no file has (unix(7)). Throws a `RangeError` where it is too long, or a path that a NUL would cut. */
 export function unixAddress(name: string): Address {
+  const isAbstract = name.startsWith("@");
   const path = encoder.encode(name);
   if (path.length > MAX_PATH_BYTES) {
     throw new RangeError(
       `${printable(name)}: the path of a socket has at most ${MAX_PATH_BYTES} bytes`,
     );
   }
-  const isAbstract = name.startsWith("@");
+  if (!isAbstract && path.includes(0)) {
+    throw new RangeError(`${quoted(name)}: no path contains a NUL`);
+  }
   const bytes = new Uint8Array(2 + path.length + (isAbstract ? 0 : 1));
   bytes[0] = AF_UNIX;
   bytes.set(path, 2);

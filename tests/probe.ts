@@ -5,7 +5,15 @@
  * @module
  */
 import { type End, O_NONBLOCK } from "./ends.ts";
-import { COMMAND, handOver, ROOT, type Running, start, type StartOptions } from "./harness.ts";
+import {
+  COMMAND,
+  handOver,
+  ROOT,
+  type Running,
+  skippedIf,
+  start,
+  type StartOptions,
+} from "./harness.ts";
 
 const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -296,4 +304,31 @@ export async function inFolder<T>(action: (folder: string) => Promise<T>): Promi
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+}
+
+/** Whether a command can be run here, and exits with 0. */
+export function succeeds([program = "", ...args]: readonly string[]): boolean {
+  try {
+    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
+  } catch {
+    return false; // it is missing
+  }
+}
+
+/** A command, for which a file is /etc/hosts. */
+export function knowing(hosts: string, command: readonly string[] = COMMAND): string[] {
+  const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
+  return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, hosts, ...command];
+}
+
+/** A test of the name "twins", which has two addresses in the file that it is given for /etc/hosts. */
+export function ofTwins(name: string, test: (hosts: string) => Promise<void>): void {
+  const why = "no user namespace, to have another /etc/hosts";
+  const canMount = succeeds(knowing("/etc/hosts", ["true"]));
+  Deno.test(skippedIf(!canMount, why, name), () =>
+    inFolder(async (folder) => {
+      const hosts = `${folder}/hosts`;
+      await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
+      await test(hosts);
+    }));
 }

@@ -13,7 +13,17 @@ import {
   serving,
 } from "./ends.ts";
 import { COMMAND, type Running, skippedIf } from "./harness.ts";
-import { descriptors, inFolder, injecting, iocopy, readable, within } from "./probe.ts";
+import {
+  descriptors,
+  inFolder,
+  injecting,
+  iocopy,
+  knowing,
+  ofTwins,
+  readable,
+  succeeds,
+  within,
+} from "./probe.ts";
 import { freePort, needing } from "./programs.ts";
 import { pause, stop } from "./watching.ts";
 
@@ -552,15 +562,6 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
   target.close();
 });
 
-/** Whether a command can be run here, and exits with 0. */
-function succeeds([program = "", ...args]: readonly string[]): boolean {
-  try {
-    return new Deno.Command(program, { args, stderr: "null" }).outputSync().success;
-  } catch {
-    return false; // it is missing
-  }
-}
-
 /** The command in a network of its own, where the kernel chooses one of two ports for those who connect. */
 const ISOLATED = [
   ...["unshare", "--map-root-user", "--net", "sh", "-c"],
@@ -630,25 +631,6 @@ Deno.test("--connect-timeout gives up a target that does not reply", async () =>
   first.close();
   full.listener.close();
 });
-
-/** A command, for which a file is /etc/hosts. */
-function knowing(hosts: string, command: readonly string[] = COMMAND): string[] {
-  const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
-  return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, hosts, ...command];
-}
-
-const canMount = succeeds(knowing("/etc/hosts", ["true"]));
-
-/** A test of the name "twins", which has two addresses in the file that it is given for /etc/hosts. */
-function ofTwins(name: string, test: (hosts: string) => Promise<void>): void {
-  const why = "no user namespace, to have another /etc/hosts";
-  Deno.test(skippedIf(!canMount, why, name), () =>
-    inFolder(async (folder) => {
-      const hosts = `${folder}/hosts`;
-      await Deno.writeTextFile(hosts, "127.0.0.1 twins\n127.0.0.2 twins\n");
-      await test(hosts);
-    }));
-}
 
 ofTwins(
   "of two addresses, one that is dead costs the first connection its time only",
@@ -912,7 +894,7 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["3 localhost:0", /a port is a number from 1 to 65535/],
     ["3 localhost:65536", /a port is a number from 1 to 65535/],
     ["3 [127.0.0.1]:22", /the brackets do not contain an IPv6 address/],
-    ["3 @", /is not a target/],
+    ["3 @", /is not HOST:PORT/],
     ["0 127.0.0.1:22", /^iocopy: descriptor 0 is not a listening socket/],
     ["9 127.0.0.1:22", /^iocopy: descriptor 9 is not open/],
     ["0 3", /^iocopy: descriptor 3 is a listening socket/],
