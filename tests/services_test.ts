@@ -62,6 +62,7 @@ testWith(["s6-ipcserver-socketbinder"], "the run scripts work", async (shop) => 
   // it, with the port as the path; and so does a script for s6-setuidgid, which needs root.
   await script(shop, "s6-tcpserver-socketbinder", 'shift; exec s6-ipcserver-socketbinder "$@"');
   await script(shop, "s6-setuidgid", 'shift; exec "$@"');
+  await Deno.copyFile(`${ROOT}/examples/services/hold`, shop.path("hold"));
   for (const name of SERVICES) {
     const ports = [...text(`${name}.run`).matchAll(/socketbinder \S+ (\d+)/g)].map(([, port]) =>
       port
@@ -78,6 +79,40 @@ testWith(["s6-ipcserver-socketbinder"], "the run scripts work", async (shop) => 
     for (const port of ports) await Deno.remove(shop.path(port ?? ""));
   }
 });
+
+testWith(
+  ["s6-ipcserver-socketbinder"],
+  "hold restarts without losing a connection",
+  async (shop) => {
+    using target = echo();
+    const hold = `${ROOT}/examples/services/hold`;
+    const command = [shop.iocopy, "v", "3", `127.0.0.1:${target.addr.port}`];
+    const program = shop.start(["s6-ipcserver-socketbinder", shop.path("door"), hold, ...command], {
+      env: { DENO_DIR: await denoDir() },
+    });
+    const connect = () => Deno.connect({ transport: "unix", path: shop.path("door") });
+    const session = await retrying(connect);
+    await program.says(/#1: connected to/);
+    Deno.kill(program.pid, "SIGHUP");
+    // Those that come meanwhile are served by the old process, or else are the first of the new one.
+    for (;;) {
+      using conn = await connect();
+      await passes(conn);
+      const [, id] = await program.says(/#(\d+): connected to/);
+      if (id === "1") break;
+    }
+    await passes(session);
+    Deno.kill(program.pid, "SIGTERM");
+    assertEquals(await program.ends(), 0);
+    assertEquals(await within("the end", readAll(session)), "");
+    session.close();
+  },
+);
+
+async function passes(conn: Deno.Conn): Promise<void> {
+  await writeAll(conn, "hello");
+  assertEquals(await within("the answer", readText(conn, 5)), "hello");
+}
 
 /** Passes bytes from one end to the other: to the echo, or to a connection to the second port. */
 async function meets<P>(connect: (port?: P) => Promise<Deno.Conn>, ports: P[]): Promise<void> {
