@@ -93,7 +93,14 @@ testWith(
     const connect = () => Deno.connect({ transport: "unix", path: shop.path("door") });
     const session = await retrying(connect);
     await program.says(/#1: connected to/);
+    const children = () => {
+      const text = Deno.readTextFileSync(`/proc/${program.pid}/task/${program.pid}/children`);
+      return text.trim().split(" ").length;
+    };
     Deno.kill(program.pid, "SIGHUP");
+    while (children() < 2) await new Promise((resolve) => setTimeout(resolve));
+    // The new process does not catch it yet.
+    Deno.kill(program.pid, "SIGUSR2");
     // Those that come meanwhile are served by the old process, or else are the first of the new one.
     for (;;) {
       using conn = await connect();
