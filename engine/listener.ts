@@ -2,7 +2,7 @@ import { EAGAIN, EPERM, IN } from "../sys/constants.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import type { Fd } from "../sys/fd.ts";
-import { accept, isPassing } from "../sys/socket.ts";
+import { accept, concernsOneConnection } from "../sys/socket.ts";
 import type { Host } from "./channel.ts";
 import { Connection } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -70,7 +70,7 @@ export class Listener implements Watcher {
       else if (isShortage(-accepted)) return this.#onShort();
       // A firewall forbids one connection, a seccomp filter all of them.
       else if (accepted === -EPERM) forbidden++;
-      else if (!isPassing(accepted)) {
+      else if (!concernsOneConnection(accepted)) {
         return this.#onFailure(new SystemError("accept", fd, accepted));
       }
     }

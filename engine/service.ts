@@ -336,7 +336,7 @@ export class Service implements ServiceStatus {
     client.join(server.giveAway(), side === 0 ? mate.isUnix : isUnix, server.peer);
   }
 
-  /** Out of descriptors or memory: accepts again when a connection has ended, or after a while. */
+  /** Out of descriptors or memory: accepts again after {@linkcode SHORTAGE_RETRY_MS}, whatever ends before. */
   pause(): void {
     if (this.#isPaused) return;
     this.#isPaused = true;
@@ -356,7 +356,9 @@ export class Service implements ServiceStatus {
       for (const listener of this.#listeners) listener.listen(true);
     } catch (error) {
       // The user's limit of watched descriptors is reached, or memory is short.
-      if (error instanceof SystemError && isPassing(error.errno)) this.pause();
+      const isShort = error instanceof SystemError &&
+        (error.errno === ENOSPC || isShortage(error.errno));
+      if (isShort) this.pause();
       else this.host.loop.fail(error); // once whoever called has done its work
     }
   }
@@ -435,11 +437,6 @@ export class Service implements ServiceStatus {
       if (session.target === undefined) session.fail("stopped");
     }
   }
-}
-
-/** Whether epoll_ctl(2) may succeed at another time. */
-function isPassing(errno: number): boolean {
-  return errno === ENOSPC || isShortage(errno);
 }
 
 function toListener(listener: number | Fd): Fd {

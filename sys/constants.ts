@@ -141,8 +141,6 @@ export const ENOSPC = 28;
 export const ENOTTY = 25;
 /** Nobody will read it. */
 export const EPIPE = 32;
-/** The kernel has no such call. */
-export const ENOSYS = 38;
 /** Not a socket. */
 export const ENOTSOCK = 88;
 /** A message that does not fit. */

@@ -8,12 +8,14 @@
  * @module
  */
 import {
+  AF_INET,
+  AF_INET6,
   AF_UNIX,
-  EAGAIN,
   EINPROGRESS,
   EINTR,
   ENOENT,
   ENOTSOCK,
+  EOPNOTSUPP,
   SO_KEEPALIVE,
   SO_REUSEADDR,
   SOCK_STREAM,
@@ -43,7 +45,6 @@ function calls(): ReturnType<typeof compiled> {
   return symbols ??= compiled();
 }
 
-const AF_INET = 2, AF_INET6 = 10;
 const SOCK_CLOEXEC = 0o2000000, SOCK_NONBLOCK = 0o4000;
 const NEW_SOCKET = SOCK_CLOEXEC | SOCK_NONBLOCK;
 
@@ -255,7 +256,7 @@ export function connect(address: Address, waitsForBytes = false): number {
   // ENOENT is a unix socket's: of others it is the runtime's clock, as in {@linkcode moved}.
   const isLost = error === ENOENT && address.bytes[0] !== AF_UNIX;
   if (error === EINPROGRESS || error === EINTR || isLost) return fd;
-  find("close", { parameters: ["i32"], result: "i32" }).call(fd);
+  libc.close(fd);
   return -error;
 }
 
@@ -275,7 +276,7 @@ function listenOnce(address: Address, waiting: number): number {
     calls().bind(fd, address.bytes, address.bytes.length) === 0 && calls().listen(fd, waiting) === 0
   ) return fd;
   const error = errno();
-  find("close", { parameters: ["i32"], result: "i32" }).call(fd);
+  libc.close(fd);
   return -error;
 }
 
@@ -325,14 +326,12 @@ export function raiseDescriptorLimit(): number {
   return Number(setrlimit.call(RLIMIT_NOFILE, limits) < 0 ? soft : hard);
 }
 
-/** Whether accept(2) failed for this one connection only, or for none at all: the next one may come. */
-export function isPassing(error: number): boolean {
+/** Whether accept(2) failed because of the one connection that it would have returned: the next one may be accepted. */
+export function concernsOneConnection(error: number): boolean {
   // accept(2): errors of the network that the new socket already has.
   const ECONNABORTED = 103, EPROTO = 71, ENETDOWN = 100, ENOPROTOOPT = 92, EHOSTDOWN = 112;
-  const ENONET = 64, EHOSTUNREACH = 113, EOPNOTSUPP = 95, ENETUNREACH = 101, EPERM = 1;
+  const ENONET = 64, EHOSTUNREACH = 113, ENETUNREACH = 101;
   return [
-    EAGAIN,
-    EINTR,
     ECONNABORTED,
     EPROTO,
     ENETDOWN,
@@ -342,6 +341,5 @@ export function isPassing(error: number): boolean {
     EHOSTUNREACH,
     EOPNOTSUPP,
     ENETUNREACH,
-    EPERM,
   ].includes(-error);
 }

@@ -11,7 +11,7 @@ import * as libc from "./libc.ts";
 import type { World } from "./world.ts";
 
 export type Address = real.Address;
-export const { Address, unixAddress, isPassing } = real;
+export const { Address, unixAddress, concernsOneConnection } = real;
 
 /** As the real one, which asks the C library, for IPv4. */
 export function numericAddress(host: string, port: number): Address | undefined {
@@ -89,7 +89,7 @@ export const seam: typeof real = {
   Address,
   unixAddress,
   numericAddress,
-  isPassing,
+  concernsOneConnection,
   resolve,
   resolveSync,
   accept,
