@@ -8,17 +8,17 @@ import { EAGAIN, OUT } from "../sys/constants.ts";
 import { pollOnThread } from "../sys/libc.ts";
 
 /**
- * How much can be pending, in characters, for another line, block or message to be
- * added. Lines have the lowest limit, since they are so short that each takes ten
- * times its length in memory; messages, which matter most, have the highest.
+ * With more than this pending, in characters and besides what is being written, another
+ * line, block or message is dropped. Lines have the lowest limit, since they are so short that
+ * each takes ten times its length in memory; messages, which matter most, have the highest.
  */
-const KEPT = { line: 1 << 20, block: 16 << 20, message: 17 << 20 };
+const MAX_PENDING = { line: 1 << 20, block: 16 << 20, message: 17 << 20 };
 
 /** With more than this pending, in characters, a dump waits for its reader. */
-const MUCH = 64 * 1024;
+const SETTLED_PENDING = 64 * 1024;
 
-/** A reader that has taken nothing for so long is not waited for, in milliseconds. */
-const PATIENCE = 1000;
+/** A reader that has taken nothing for so long is not waited for. */
+const STUCK_AFTER_MS = 1000;
 
 /**
  * The log. If its reader does not read, copying still goes on: what exceeds the
@@ -43,17 +43,17 @@ export class Log {
 
   /** Adds the program's name and a line, for the next {@linkcode flush}; or drops it. */
   line(text: string): void {
-    this.#add(`iocopy: ${text}\n`, KEPT.line);
+    this.#add(`iocopy: ${text}\n`, MAX_PENDING.line);
   }
 
   /** Adds many lines as they are; or drops them. */
   block(text: string): void {
-    this.#add(text, KEPT.block);
+    this.#add(text, MAX_PENDING.block);
   }
 
-  /** Adds whole lines that matter: there is still room for them when others are dropped. */
+  /** Adds whole lines that matter: they are dropped last. */
   keep(text: string): void {
-    this.#add(text, KEPT.message);
+    this.#add(text, MAX_PENDING.message);
   }
 
   /** As {@linkcode keep}: the program's name and one line. */
@@ -61,8 +61,8 @@ export class Log {
     this.keep(`iocopy: ${text}\n`);
   }
 
-  #add(text: string, kept: number): void {
-    if (this.#text.length > kept) return void (this.#lost += text.split("\n").length - 1);
+  #add(text: string, maxPending: number): void {
+    if (this.#text.length > maxPending) return void (this.#lost += text.split("\n").length - 1);
     this.#noteLoss();
     this.#text += text;
   }
@@ -101,7 +101,9 @@ export class Log {
    */
   settle(): Promise<void> | undefined {
     this.flush();
-    return this.#pending > MUCH && !this.#stuck ? this.#wait(MUCH) : undefined;
+    return this.#pending > SETTLED_PENDING && !this.#stuck
+      ? this.#wait(SETTLED_PENDING)
+      : undefined;
   }
 
   /** Writes everything, and waits as long as the reader keeps reading. */
@@ -175,9 +177,9 @@ export class Log {
 
   /** Waits until the reader is ready, or for the time after which it counts as stuck. */
   async #ready({ fd }: Fd): Promise<void> {
-    if (!this.#writing) return void await pollOnThread(fd, OUT, PATIENCE);
+    if (!this.#writing) return void await pollOnThread(fd, OUT, STUCK_AFTER_MS);
     const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, PATIENCE);
+    const timer = setTimeout(late.resolve, STUCK_AFTER_MS);
     await Promise.race([this.#writing, late.promise]);
     clearTimeout(timer);
   }

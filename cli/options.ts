@@ -220,8 +220,8 @@ function unknown(option: string): UsageError {
 }
 
 /** A number of bytes, with or without a suffix. */
-function parseSize(option: keyof typeof MOST, text: unknown): number {
-  const size = toBytes(String(text));
+function parseSize(option: keyof typeof MOST, text: string): number {
+  const size = toBytes(text);
   if (size >= 1 && size <= toBytes(MOST[option])) return size;
   throw new UsageError(`--${option}: ${quote(text)} is not a size from 1 to ${MOST[option]} bytes`);
 }
@@ -232,8 +232,8 @@ function toBytes(text: string): number {
 }
 
 /** A number of seconds, which can have a fraction. */
-function parseSeconds(option: string, text: unknown): number {
-  const seconds = /^(\d+\.?|\d*\.\d+)$/.test(String(text)) ? Number(text) : NaN;
+function parseSeconds(option: string, text: string): number {
+  const seconds = /^(\d+\.?|\d*\.\d+)$/.test(text) ? Number(text) : NaN;
   const { least, most } = SECONDS;
   if (seconds >= least && seconds <= most) return seconds;
   const wanted = `a number of seconds from ${least} to ${most}`;
@@ -282,7 +282,6 @@ function parseDescriptor(word: string, otherwise: string): number {
 }
 
 /** Quotes a word of the user on one line, whatever it contains. */
-function quote(word: unknown): string {
-  const text = String(word);
-  return quoted(text.length > 40 ? text.slice(0, 40) + "..." : text);
+function quote(word: string): string {
+  return quoted(word.length > 40 ? word.slice(0, 40) + "..." : word);
 }

@@ -90,8 +90,6 @@ export const SO_DOMAIN = 39;
 export const SO_PROTOCOL = 38;
 /** The type of a socket that carries a stream. */
 export const SOCK_STREAM = 1;
-/** The type of a connection that keeps messages apart. */
-export const SOCK_SEQPACKET = 5;
 /** Unix sockets. */
 export const AF_UNIX = 1;
 /** The Internet's, version 4. */

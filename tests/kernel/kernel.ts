@@ -33,11 +33,11 @@ import {
   S_IFIFO,
   S_IFREG,
   S_IFSOCK,
-  SOCK_SEQPACKET,
   SOCK_STREAM,
 } from "../../sys/constants.ts";
 
 export const ECONNRESET = 104, EBUSY = 16, ENOTSOCK = 88, ENOTTY = 25, EEXIST = 17;
+export const SOCK_SEQPACKET = 5;
 export const PAGE = 4096;
 
 /** An open file description, which numbers refer to and processes share (open(2)). */

@@ -21,7 +21,6 @@ import {
   O_APPEND,
   OUT,
   RDHUP,
-  SOCK_SEQPACKET,
 } from "../../sys/constants.ts";
 import {
   Description,
@@ -31,6 +30,7 @@ import {
   PAGE,
   Pipe,
   RegularFile,
+  SOCK_SEQPACKET,
   StreamSocket,
 } from "./kernel.ts";
 import { enterWorld } from "./libc.ts";

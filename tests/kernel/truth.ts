@@ -24,9 +24,18 @@ import {
   OUT,
   RDHUP,
   SO_ERROR,
-  SOCK_SEQPACKET,
 } from "../../sys/constants.ts";
-import { type End, O_CREAT, O_RDWR, open, pipe, SOCK_DGRAM, tcpPair, unixPair } from "../ends.ts";
+import {
+  type End,
+  O_CREAT,
+  O_RDWR,
+  open,
+  pipe,
+  SOCK_DGRAM,
+  SOCK_SEQPACKET,
+  tcpPair,
+  unixPair,
+} from "../ends.ts";
 import { Description, MessageSocket, PAGE, Pipe, RegularFile, StreamSocket } from "./kernel.ts";
 import * as simulated from "./libc.ts";
 import { NOTHING_REFUSED, World } from "./world.ts";
