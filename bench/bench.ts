@@ -4,6 +4,7 @@
  * @module
  */
 import { parseArgs } from "@std/cli/parse-args";
+import { chosen, count, print, run, say, unknown, WrongUse } from "./command.ts";
 import { BINARY, type Copier, DIRECT, limit, others, type Path, PATHS } from "./copiers.ts";
 import { against, filter, isOurs, isSymmetric, PIPE, PIPELINES, subjects } from "./copiers.ts";
 import { Load } from "./load.ts";
@@ -53,15 +54,8 @@ function amount(quick: boolean, rounds: number, megabytes: number): Amount {
     : { rounds, bytes, trips: 20_000, starts: 5 };
 }
 
-class WrongUse extends Error {}
-
 async function main(args: string[]): Promise<number> {
-  const options = parseArgs(args, {
-    ...OPTIONS,
-    unknown: (word: string) => {
-      throw new WrongUse(`${word} is not known`);
-    },
-  });
+  const options = parseArgs(args, { ...OPTIONS, unknown });
   if (options.help) return print(HELP);
   const quick = options.quick === true;
   const rounds = count("rounds", options.rounds, quick ? 1 : 5);
@@ -83,8 +77,8 @@ async function main(args: string[]): Promise<number> {
       : [DIRECT, limit(load.limit), ...subjects(), ...found, ...also];
     const copiers = chosen("copiers", options.copiers, all);
     load.compile();
-    if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
-    if (!BINARY) say("bench: IOCOPY names no executable: iocopy runs from source only");
+    if (missing.length) say(`not installed, and left out: ${missing.join(", ")}`);
+    if (!BINARY) say("IOCOPY names no executable: iocopy runs from source only");
     // Who comes second finds another machine: in every other round that is who came first.
     const order = (i: number) => i % 2 ? copiers.toReversed() : copiers;
     const plan = Array.from(
@@ -92,7 +86,7 @@ async function main(args: string[]): Promise<number> {
       (_, i) => round(order(i), paths, much).filter(({ mode }) => tests.includes(mode)),
     );
     const quiet = isQuiet();
-    if (!quiet) say("bench: others use this machine: only ratios are worth something");
+    if (!quiet) say("others use this machine: only ratios are worth something");
     const figures = await measure(load, plan, new Progress());
     const how = `${machine()}; ${quiet ? "nothing else ran" : "others used the machine too"}; ` +
       `medians of ${rounds} runs of ${much.bytes / 1e6} MB, in turn`;
@@ -105,7 +99,7 @@ async function main(args: string[]): Promise<number> {
       write("performance", how, results, missing, bars(figures, copiers, paths));
     }
     const wrong = failures(figures);
-    for (const line of wrong) say(`bench: ${line}`);
+    for (const line of wrong) say(line);
     return wrong.length ? 1 : 0;
   } finally {
     for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupted);
@@ -168,36 +162,4 @@ function other(words: string): Copier {
   return filter(id, id, command);
 }
 
-function count(option: string, text: unknown, usual: number): number {
-  if (text === undefined) return usual;
-  if (/^[1-9]\d{0,6}$/.test(String(text))) return Number(text);
-  throw new WrongUse(`--${option}=${text} is not a number from 1`);
-}
-
-function chosen<T extends { id: string }>(option: string, text: unknown, all: readonly T[]): T[] {
-  if (text === undefined) return [...all];
-  return String(text).split(",").map((id) => {
-    const one = all.find((one) => one.id === id);
-    if (one) return one;
-    throw new WrongUse(`--${option}: ${id} is not one of ${all.map(({ id }) => id).join(", ")}`);
-  });
-}
-
-function print(text: string): number {
-  const bytes = new TextEncoder().encode(text);
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
-  return 0;
-}
-
-function say(line: string): void {
-  Deno.stderr.writeSync(new TextEncoder().encode(line + "\n"));
-}
-
-if (import.meta.main) {
-  try {
-    Deno.exitCode = await main(Deno.args);
-  } catch (error) {
-    say(`bench: ${error instanceof Error ? error.message : error}`);
-    Deno.exitCode = error instanceof WrongUse ? 100 : 111;
-  }
-}
+if (import.meta.main) await run(main);

@@ -6,11 +6,14 @@
  */
 import { resolve } from "node:path";
 import { parseArgs } from "@std/cli/parse-args";
+import { chosen, count, print, run, say, unknown } from "./command.ts";
 import { BINARY, isOurs, SOURCE } from "./copiers.ts";
 import { Load } from "./load.ts";
 import { median, Progress } from "./measure.ts";
 import { plot } from "./plot.ts";
 import { digits, fill, machine, markdown, type Table, text, write } from "./report.ts";
+
+const TESTS = ["http", "kept", "churn", "idle", "bulk", "busy", "paced"].map((id) => ({ id }));
 
 const HELP = `usage: deno task bench:serving [options]
 
@@ -19,9 +22,7 @@ names, and the other proxies that are installed, in turn.
 
   --quick           few of everything, once: shows whether it works, not how fast it is
   --rounds=N        runs of each program, by default 5
-  --tests=A,B       only these: ${
-  ["http", "kept", "churn", "bulk", "idle", "busy", "paced"].join(" ")
-}
+  --tests=A,B       only these: ${TESTS.map(({ id }) => id).join(" ")}
   --proxies=A,B     only these: iocopy source proxyd haproxy haproxy-mt socat tcpserver
   --churn=N         connections one after the other, by default 20000
   --json            print the figures as JSON
@@ -36,8 +37,6 @@ const OPTIONS = {
   boolean: ["quick", "json", "write", "help"],
   string: ["rounds", "tests", "proxies", "churn"],
 } as const;
-
-class WrongUse extends Error {}
 
 /** A program that forwards connections from one port to another. */
 interface Proxy {
@@ -553,29 +552,22 @@ function tables(figures: Figures, all: readonly Proxy[], much: Amount): Table[] 
 }
 
 async function main(args: string[]): Promise<number> {
-  const options = parseArgs(args, {
-    ...OPTIONS,
-    unknown: (word: string) => {
-      throw new WrongUse(`${word} is not known`);
-    },
-  });
+  const options = parseArgs(args, { ...OPTIONS, unknown });
   if (options.help) return print(HELP);
   const quick = options.quick === true;
   const rounds = count("rounds", options.rounds, quick ? 1 : 5);
   const much = amount(quick, rounds, count("churn", options.churn, quick ? 500 : 20_000));
-  const all = ["http", "kept", "churn", "idle", "bulk", "busy", "paced"];
-  const tests = options.tests === undefined ? all : chosen("tests", options.tests, all);
+  const tests = chosen("tests", options.tests, TESTS).map(({ id }) => id);
   using load = new Load();
   load.compile();
   const known = proxies(load.limit);
-  const ids = known.map(({ id }) => id);
-  const wanted = options.proxies === undefined ? ids : chosen("proxies", options.proxies, ids);
-  const listed = known.filter(({ id }) => wanted.includes(id));
+  const wanted = chosen("proxies", options.proxies, known);
+  const listed = known.filter((proxy) => wanted.includes(proxy));
   const found = listed.filter(({ needs }) => needs.every(isHere));
   const missing = listed.filter((proxy) => !found.includes(proxy)).map(({ title }) => title);
-  if (missing.length) say(`bench: not installed, and left out: ${missing.join(", ")}`);
+  if (missing.length) say(`not installed, and left out: ${missing.join(", ")}`);
   const hasHttp = isHere("nginx") && isHere("ab");
-  if (!hasHttp) say("bench: nginx or ab is missing: no figures of HTTP");
+  if (!hasHttp) say("nginx or ab is missing: no figures of HTTP");
   const todo = tests.filter((test) => hasHttp || test !== "http" && test !== "kept");
   const bench = new Bench(load.folder, much);
   const interrupted = () => {
@@ -610,7 +602,7 @@ async function main(args: string[]): Promise<number> {
     write("serving", how, results, missing, bars(figures, found));
     fill("README.md", markdown(summary(figures, found)) + "\n");
   }
-  for (const line of wrong) say(`bench: ${line}`);
+  for (const line of wrong) say(line);
   return wrong.length ? 1 : 0;
 }
 
@@ -637,36 +629,4 @@ function bars(figures: Figures, all: readonly Proxy[]): string {
   return plot(title, columns.map(([, title]) => title), rows);
 }
 
-function count(option: string, text: unknown, usual: number): number {
-  if (text === undefined) return usual;
-  if (/^[1-9]\d{0,6}$/.test(String(text))) return Number(text);
-  throw new WrongUse(`--${option}=${text} is not a number from 1`);
-}
-
-function chosen(option: string, text: unknown, all: readonly string[]): string[] {
-  return String(text).split(",").map((id) => {
-    if (all.includes(id)) return id;
-    throw new WrongUse(`--${option}: ${id} is not one of ${all.join(", ")}`);
-  });
-}
-
-function print(text: string): number {
-  const bytes = new TextEncoder().encode(text);
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
-  return 0;
-}
-
-function say(line: string): void {
-  Deno.stderr.writeSync(new TextEncoder().encode(line + "\n"));
-}
-
-if (import.meta.main) {
-  let status: number;
-  try {
-    status = await main(Deno.args);
-  } catch (error) {
-    say(`bench: ${error instanceof Error ? error.message : error}`);
-    status = error instanceof WrongUse ? 100 : 111;
-  }
-  Deno.exit(status);
-}
+if (import.meta.main) await run(main);
