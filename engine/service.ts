@@ -85,6 +85,9 @@ const QUEUE_RETRY_MS = 5;
 /** Descriptors that are left to the program and to pipes, where their limit bounds the connections. */
 const RESERVED_DESCRIPTORS = 24;
 
+/** The options, with their defaults. */
+type Settings = ServeOptions & { connections: number; connectTimeout: number };
+
 /** What comes to a listening descriptor, and where it goes. */
 export class Service implements ServiceStatus {
   readonly address: string;
@@ -95,7 +98,7 @@ export class Service implements ServiceStatus {
   received = 0;
   error: SystemError | undefined;
   readonly isUnix: boolean;
-  #options: ServeOptions & { connectTimeout: number };
+  #options: Settings;
   readonly #listener: Fd;
   readonly #mate: Fd | undefined;
   readonly #target: Target | ((peer: string) => Descriptor | Promise<Descriptor>) | undefined;
@@ -107,6 +110,8 @@ export class Service implements ServiceStatus {
   #most = 0;
   #isPaused = false;
   #isClosed = false;
+  /** Whether it keeps the loop running. */
+  #isHeld = true;
   /** Sessions that found the queue of a unix socket full. */
   readonly #queued = new Set<Session>();
   /** Sessions that the system has no descriptor or memory for. */
@@ -126,8 +131,8 @@ export class Service implements ServiceStatus {
    * `RangeError` where the target is no address, or an option is out of range.
    */
   constructor(listener: number | Fd, target: ServeTarget, options: ServeOptions = {}) {
-    this.#options = { ...options, connectTimeout: options.connectTimeout ?? 10_000 };
-    const { connections = 1000, proxyProtocol = 1 } = options;
+    const { connections = 1000, connectTimeout = 10_000, proxyProtocol = 1 } = options;
+    this.#options = { ...options, connections, connectTimeout };
     if (!(Number.isInteger(connections) && connections >= 1)) {
       throw new RangeError(`connections: ${connections} is not a whole number from 1 on`);
     }
@@ -172,7 +177,7 @@ export class Service implements ServiceStatus {
     return this.#mate !== undefined;
   }
 
-  get options(): ServeOptions & { connectTimeout: number } {
+  get options(): Settings {
     return this.#options;
   }
 
@@ -198,13 +203,8 @@ export class Service implements ServiceStatus {
     const limit = raiseDescriptorLimit();
     const free = libc.fcntl(this.#listener.fd, F_DUPFD_CLOEXEC);
     if (free >= 0) libc.close(free);
-    this.#most = Math.max(
-      1,
-      Math.min(
-        this.options.connections ?? 1000,
-        Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2),
-      ),
-    );
+    const possible = Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2);
+    this.#most = Math.max(1, Math.min(this.options.connections, possible));
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
       const mayAccept = () => this.#mayAccept(side);
@@ -417,8 +417,6 @@ export class Service implements ServiceStatus {
     this.#stopLooking?.();
     this.host.loop.unref();
   }
-
-  #isHeld = true;
 
   /** Puts the flags of its listening sockets back. */
   restore(): void {
