@@ -406,7 +406,7 @@ export class Channel implements ChannelStatus, Way, Member {
     if (!hasWaited) this.#waitFor(direction);
     if (direction === NOTHING) return;
     const endpoint = direction === READ ? this.source : this.sink;
-    if (hasWaited) endpoint.hearOn();
+    if (hasWaited) endpoint.endFirstWatch();
     if (endpoint.isAlwaysReady || moved && endpoint.isEdgeTriggered) this.loop.soon(this);
   }
 
@@ -493,7 +493,7 @@ export class Channel implements ChannelStatus, Way, Member {
     this.#phase = "lingering";
     this.#report(this.sink.removeWriter(this));
     this.source.connection?.linger(this, this.loop);
-    this.source.hearOn();
+    this.source.endFirstWatch();
     if (this.source.isEdgeTriggered) this.loop.soon(this); // what has arrived is not reported again
   }
 

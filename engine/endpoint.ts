@@ -21,11 +21,11 @@ import type { Loop, Watcher } from "./loop.ts";
 import type { PipeBudget } from "./pool.ts";
 
 /**
- * How a socket to a target is watched from before it is connected until it has brought something
- * that is not its end, each change reported once: two calls fewer for a connection of one
- * request and one answer.
+ * How a socket to a target is watched at first: edge-triggered (epoll(7)), from before it is
+ * connected until it has brought something that is not its end. So a connection of one request
+ * and one answer needs two calls fewer.
  */
-export const NEWS: number = IN | OUT | RDHUP | EDGE;
+export const FIRST_WATCH: number = IN | OUT | RDHUP | EDGE;
 
 /** What a channel waits for at one of its endpoints. */
 export const READ = 0, WRITE = 1;
@@ -188,22 +188,24 @@ export class Endpoint implements Watcher {
     this.rearm();
   }
 
-  /** Whether it is watched for {@linkcode NEWS}. */
-  get #isNew(): boolean {
-    return this.#watched === NEWS && this.#edge === 0;
+  get #isFirstWatch(): boolean {
+    return this.#watched === FIRST_WATCH && this.#edge === 0;
   }
 
   /** Watches for what its channels wait for, and for its end. */
   rearm(): void {
     if (this.isAlwaysReady) return;
-    // What is told once would be lost on a reader that does not wait for it.
-    const isHeard = this.#reading > 0 || this.#readers.length === 0;
-    if (!this.#isNew || this.#writing > 0 || !isHeard) this.#arm();
+    // An event that is reported once would be lost on a reader that does not wait for it.
+    const isAwaited = this.#reading > 0 || this.#readers.length === 0;
+    if (!this.#isFirstWatch || this.#writing > 0 || !isAwaited) this.#arm();
   }
 
-  /** What was reported has been looked at, and there may be more: it is to be reported as long as it is so. */
-  hearOn(): void {
-    if (this.#isNew) this.#arm();
+  /**
+   * Ends its {@linkcode FIRST_WATCH}, if that is how it is watched. What was reported has been
+   * looked at, and there may be more: level-triggered, that is reported as well.
+   */
+  endFirstWatch(): void {
+    if (this.#isFirstWatch) this.#arm();
   }
 
   #arm(): void {
@@ -220,7 +222,7 @@ export class Endpoint implements Watcher {
 
   /**
    * As {@linkcode rearm}, on leaving: who leaves has to end, whatever the system refuses. Who
-   * stays and is not watched yet rearms by itself before it waits, and hears of it then.
+   * stays and is not watched yet rearms by itself before it waits, and gets the error then.
    */
   #rearmForOthers(): void {
     try {
@@ -246,7 +248,7 @@ export class Endpoint implements Watcher {
         else if (events & (ERR | HUP)) writers[i]?.sinkHungUp();
       }
     }
-    if (events & (ERR | HUP)) this.hearOn();
+    if (events & (ERR | HUP)) this.endFirstWatch();
     if (events & ERR) this.#stillHasErrors();
   }
 

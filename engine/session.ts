@@ -21,7 +21,7 @@ import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, isItsOwnPeer, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
-import { Connection, Endpoint, NEWS } from "./endpoint.ts";
+import { Connection, Endpoint, FIRST_WATCH } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
 import type { Member } from "./members.ts";
 import { proxyHeader } from "./proxy.ts";
@@ -172,7 +172,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #watch(fd: number): void {
     this.#connecting = fd;
     try {
-      this.#service.host.loop.watch(fd, UNWATCHED, NEWS, this);
+      this.#service.host.loop.watch(fd, UNWATCHED, FIRST_WATCH, this);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
       this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
@@ -240,7 +240,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#joinEnds(new Fd(fd, { isUnix }), target);
   }
 
-  /** `events` are those that {@linkcode NEWS} of `to` has brought already; undefined where that is not watched. */
+  /** `events` are those that the {@linkcode FIRST_WATCH} of `to` has brought already; undefined where it is not watched. */
   #joinEnds(to: Fd, target: Address | string, events?: number): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
@@ -255,7 +255,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     // What was sent already may be small, and unacknowledged: then more of that kind would wait.
     if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
-    const watched = events === undefined ? UNWATCHED : NEWS;
+    const watched = events === undefined ? UNWATCHED : FIRST_WATCH;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     server.delaysAck = events !== undefined && this.#delaysAck && isTcp(to);
     host.loop.watch(to.fd, watched, watched, server); // no system call: its events go to the endpoint now
@@ -266,7 +266,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     options.onConnect?.(this, this.#service);
     // Where the user's limit of watched descriptors is reached, this connection has ended now.
     Channel.begin([this.#sending, this.#receiving]);
-    if (events !== OUT) server.hearOn();
+    if (events !== OUT) server.endFirstWatch();
     // The client has mostly spoken by now. Without waiting for epoll to say so there are 3 %
     // more connections in a second (`deno task bench:serving --tests=http`).
     this.loop.soon(this);

@@ -114,9 +114,9 @@ const MUTANTS: Mutant[] = [
     after: "if (!sink) libc",
   },
   {
-    name: "news that is told once, and is not all there is",
+    name: "an event that is reported once, and is not all there is",
     file: "engine/channel.ts",
-    before: "if (hasWaited) endpoint.hearOn();",
+    before: "if (hasWaited) endpoint.endFirstWatch();",
     after: "",
   },
 ];
