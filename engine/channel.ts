@@ -16,9 +16,9 @@ import {
   Direct,
   fallBack,
   type Route,
+  type RoutedChannel,
   ThroughPipe,
   UNDER_WAY,
-  type Way,
 } from "./route.ts";
 
 /** How a channel ended: its input did; its reader went, and nothing was lost; with an error; or it was stopped. */
@@ -36,11 +36,11 @@ export interface ChannelStatus {
   readonly operations: number;
   /** For how long it has been open, or was, in seconds. */
   readonly seconds: number;
-  /** Whether the bytes stay in the kernel (splice(2)), or are copied. */
+  /** Whether the bytes stay in the kernel (splice(2)), but for small pieces between sockets of ours, or are copied. */
   readonly route: "splice" | "copy";
   /** Why they are copied: "splice: Invalid argument", "append", "terminal", "messages"; undefined where they are not. */
   readonly reason: string | undefined;
-  /** How much the pipes in its way hold, in bytes: what it reads, one of our own, what it writes. */
+  /** How much the pipes hold that its bytes go through, in bytes. */
   readonly pipes: PipeSizes;
   /** How it ended; undefined while it is open. */
   readonly ended: End | undefined;
@@ -51,7 +51,7 @@ export interface ChannelStatus {
   readonly error: SystemError | undefined;
 }
 
-/** How much the pipes in the way of a channel hold, in bytes; undefined where there is no pipe. */
+/** How much the pipes hold that a channel's bytes go through, in bytes; undefined where there is no pipe. */
 export interface PipeSizes {
   /** The one it reads. */
   readonly read: number | undefined;
@@ -124,7 +124,7 @@ const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
 const NOTHING = -1;
 
 /** One pair. */
-export class Channel implements ChannelStatus, Way, Member {
+export class Channel implements ChannelStatus, RoutedChannel, Member {
   place = 0;
   readonly source: Endpoint;
   readonly sink: Endpoint;
@@ -267,7 +267,7 @@ export class Channel implements ChannelStatus, Way, Member {
     this.sink.addWriter(this);
   }
 
-  // ---- The way of a byte: from rfd into the buffer, from the buffer to wfd.
+  // ---- Copying: from rfd into the buffer, from the buffer to wfd.
 
   /** One step: whatever can move at once, within bounds that leave others their turn. */
   run(): void {

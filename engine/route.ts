@@ -9,8 +9,8 @@
  *
  * - {@linkcode Direct}: one splice(2) from pipe to pipe, which are buffers already.
  * - {@linkcode ThroughPipe}: two, through a pipe of ours, which is the buffer.
- * - {@linkcode BetweenSockets}: the same between two sockets of ours, but for what
- *   is little, which is received and sent.
+ * - {@linkcode BetweenSockets}: the same between two sockets of ours, but small
+ *   pieces are received and sent, through a buffer of 16 KiB.
  * - {@linkcode ThroughMemory}: read(2) and write(2), for what splice(2) refuses;
  *   on another thread, where the call may wait although poll(2) said ready.
  * - {@linkcode Messages}: the same for sockets that keep messages apart.
@@ -32,9 +32,9 @@ import type { BufferPool } from "./pool.ts";
 /** A result that is neither bytes nor an error, of which the last is -4095: another thread is at it. */
 export const UNDER_WAY = -4096;
 
-/** One way. */
+/** How the bytes of a channel move. */
 export interface Route {
-  /** Whether the bytes stay in the kernel. */
+  /** Whether the bytes stay in the kernel, but for small pieces of {@linkcode BetweenSockets}. */
   readonly name: "splice" | "copy";
   /** Why it is not splice; undefined where it is. */
   readonly reason: string | undefined;
@@ -60,7 +60,7 @@ export interface Route {
 }
 
 /** The channel, as its routes see it: where they lead, and whence their buffers come. */
-export interface Way extends Task {
+export interface RoutedChannel extends Task {
   readonly source: Endpoint;
   readonly sink: Endpoint;
   readonly pool: BufferPool;
@@ -72,35 +72,41 @@ export interface Way extends Task {
 }
 
 /** The best route for these two descriptors. */
-export function bestRoute(way: Way): Route {
-  const from = way.source.fd, to = way.sink.fd;
+export function bestRoute(channel: RoutedChannel): Route {
+  const from = channel.source.fd, to = channel.sink.fd;
   if (from.isOurs && to.isOurs) {
-    if (!way.onData) return new BetweenSockets(way);
+    if (!channel.onData) return new BetweenSockets(channel);
     libc.setNoDelay(to.fd); // which BetweenSockets does by itself
   }
   from.openAgain();
   to.openAgain();
-  if (!from.isStream) return new Messages(way, "messages");
-  if (!to.isStream) return new ThroughMemory(way, "messages");
-  if (way.onData) return new ThroughMemory(way, "dump");
+  if (!from.isStream) return new Messages(channel, "messages");
+  if (!to.isStream) return new ThroughMemory(channel, "messages");
+  if (channel.onData) return new ThroughMemory(channel, "dump");
   for (const kind of ["terminal", "device"] as const) {
     const isOne = (fd: Fd) => fd.kind === kind && (fd.mayBlock || kind === "terminal");
-    if (isOne(from) || isOne(to)) return new ThroughMemory(way, kind);
+    if (isOne(from) || isOne(to)) return new ThroughMemory(channel, kind);
   }
   // To be refused once has a price: a pipe that was spliced from forgets that
   // RWF_NOWAIT is possible, and is read on another thread from then on.
-  if (to.appends) return new ThroughMemory(way, "append");
+  if (to.appends) return new ThroughMemory(channel, "append");
   // What is not a pipe gives and takes more at once than a pipe of another's
   // making holds: through one of ours, larger, TCP to a pipe costs half.
-  return from.kind === "pipe" && to.kind === "pipe" ? new Direct(way) : new ThroughPipe(way);
+  return from.kind === "pipe" && to.kind === "pipe"
+    ? new Direct(channel)
+    : new ThroughPipe(channel);
 }
 
 /** The route to fall back to, with what `route` holds, after splice(2) has failed with -`error`. */
-export function fallBack(route: Direct | ThroughPipe, way: Way, error: number): Route {
-  const memory = new ThroughMemory(way, `splice: ${libc.strerror(error)}`, error);
+export function fallBack(
+  route: Direct | ThroughPipe,
+  channel: RoutedChannel,
+  error: number,
+): Route {
+  const memory = new ThroughMemory(channel, `splice: ${libc.strerror(error)}`, error);
   if (route.held > 0) memory.hold((route as ThroughPipe).takeOut());
   // A part of a packet may wait in the socket for what follows at once: no more.
-  if (route instanceof BetweenSockets) libc.setNoDelay(way.sink.fd.fd);
+  if (route instanceof BetweenSockets) libc.setNoDelay(channel.sink.fd.fd);
   route.release();
   return memory;
 }
@@ -123,7 +129,7 @@ export class Direct implements Route {
   readonly #from: Fd;
   readonly #to: Fd;
 
-  constructor({ source, sink }: Way) {
+  constructor({ source, sink }: RoutedChannel) {
     this.#from = source.fd;
     this.#to = sink.fd;
   }
@@ -157,7 +163,7 @@ const empty = new Uint8Array(0);
 
 /** Two splices, through a pipe of ours. */
 export class ThroughPipe implements Route {
-  protected readonly way: Way;
+  protected readonly channel: RoutedChannel;
   /** Taken to fill it, and given back when it is drained. */
   #pipe: Pipe | undefined;
   #isBusy = false;
@@ -167,8 +173,8 @@ export class ThroughPipe implements Route {
   #hasWaited = true;
   pipeSize: number | undefined;
 
-  constructor(way: Way) {
-    this.way = way;
+  constructor(channel: RoutedChannel) {
+    this.channel = channel;
   }
 
   // Getters, as there are many of them where connections are served.
@@ -199,11 +205,11 @@ export class ThroughPipe implements Route {
   fill(most: number): number {
     const refused = this.#hasWaited ? this.#makeNonBlocking() : 0;
     if (refused < 0) return refused;
-    const { fd, isEdgeTriggered } = this.way.source;
-    const pipe = this.#pipe ??= this.way.pool.takePipe(this.#isBusy);
+    const { fd, isEdgeTriggered } = this.channel.source;
+    const pipe = this.#pipe ??= this.channel.pool.takePipe(this.#isBusy);
     if (pipe === undefined) return -EMFILE; // not splice's error, but it goes the same way
     this.pipeSize = pipe.capacity || undefined;
-    const length = pipe.fill(fd, most, this.#misses >= MISSES || isEdgeTriggered);
+    const length = pipe.fill(fd, most, this.#misses >= MAX_MISSES || isEdgeTriggered);
     this.#misses = length === -EAGAIN ? this.#misses + 1 : 0;
     return length;
   }
@@ -213,21 +219,21 @@ export class ThroughPipe implements Route {
     if (pipe === undefined) return 0;
     const refused = this.#hasWaited ? this.#makeNonBlocking() : 0;
     if (refused < 0) return refused;
-    const length = pipe.drain(this.way.sink.fd);
+    const length = pipe.drain(this.channel.sink.fd);
     this.#hasWaited = pipe.held > 0;
     return length;
   }
 
   /** As splice(2) would wait otherwise. Returns a negative errno where that is refused. */
   #makeNonBlocking(): number {
-    const { source, sink } = this.way;
+    const { source, sink } = this.channel;
     const refused = Math.min(source.makeNonBlocking(), sink.makeNonBlocking(), 0);
     this.#hasWaited = refused < 0;
     return refused;
   }
 
   setBusy(isBusy: boolean): void {
-    if (isBusy && !this.#isBusy && this.#pipe) this.way.pool.enlarge(this.#pipe);
+    if (isBusy && !this.#isBusy && this.#pipe) this.channel.pool.enlarge(this.#pipe);
     this.#isBusy = isBusy;
   }
 
@@ -236,53 +242,53 @@ export class ThroughPipe implements Route {
   }
 
   release(): void {
-    if (this.#pipe) this.way.pool.givePipe(this.#pipe);
+    if (this.#pipe) this.channel.pool.givePipe(this.#pipe);
     this.#pipe = undefined;
     this.#hasWaited = true;
   }
 }
 
 /** After so many fills that found nothing, what splice(2) stops at is read over. */
-const MISSES = 3;
+const MAX_MISSES = 3;
 
 /** To receive and send up to so many bytes costs less than two splices. */
 const SMALL_BYTES = 16 * 1024;
 
-/** So many pieces may wait at one time, until all that is ready has been read: the buffers, 16 KiB each, are kept. */
-const MAX_WAITING = 32;
+/** So many buffers of small pieces may be full at one time, until all that is ready has been read. */
+const MAX_FULL_BUFFERS = 32;
 
-/** Pieces that are received and not yet sent, and the buffers for more of them. */
-let passing = 0;
-const passages: Uint8Array<ArrayBuffer>[] = [];
+/** How many of these buffers are in use; and those that are not, which are kept. */
+let buffersInUse = 0;
+const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 
 /** Between two sockets of ours: small pieces through memory, large ones through a pipe. */
 export class BetweenSockets extends ThroughPipe {
   readonly #from: Fd;
   readonly #to: Fd;
-  /** What a small piece passes through, from a call of fill to the next one of drain, and its length. */
-  #passage = empty;
-  #passing = 0;
-  /** What the sink did not take of them. */
-  #left = empty;
+  /** What a small piece is in from a call of fill to the next one of drain, and its length. */
+  #buffer = empty;
+  #buffered = 0;
+  /** What the sink did not take of it. */
+  #unsent = empty;
   #isLarge = false;
   /** Whether something was sent: the first piece goes at once, the next may wait until that is acknowledged. */
   #hasSent = false;
   /** Whether nothing waits so. A connection of one request and one answer saves two calls. */
   #hasNoDelay: boolean;
 
-  constructor(way: Way) {
-    super(way);
-    this.#from = way.source.fd;
-    this.#to = way.sink.fd;
+  constructor(channel: RoutedChannel) {
+    super(channel);
+    this.#from = channel.source.fd;
+    this.#to = channel.sink.fd;
     this.#hasNoDelay = this.#to.isUnix;
   }
 
   override get mayWait(): boolean {
-    return this.#passing > 0 && passing < MAX_WAITING;
+    return this.#buffered > 0 && buffersInUse < MAX_FULL_BUFFERS;
   }
 
   override get held(): number {
-    return this.#passing + this.#left.length + super.held;
+    return this.#buffered + this.#unsent.length + super.held;
   }
 
   override fill(most: number): number {
@@ -291,74 +297,74 @@ export class BetweenSockets extends ThroughPipe {
       this.#isLarge = length >= SMALL_BYTES;
       return length;
     }
-    passing++;
-    this.#passage = passages.pop() ?? new Uint8Array(SMALL_BYTES);
-    const length = libc.recv(this.#from.fd, this.#passage, 0, Math.min(most, SMALL_BYTES));
+    buffersInUse++;
+    this.#buffer = spareBuffers.pop() ?? new Uint8Array(SMALL_BYTES);
+    const length = libc.recv(this.#from.fd, this.#buffer, 0, Math.min(most, SMALL_BYTES));
     this.#isLarge = length === SMALL_BYTES;
-    if (length > 0) this.#passing = length;
-    else this.#leave();
+    if (length > 0) this.#buffered = length;
+    else this.#giveBuffer();
     return length;
   }
 
   override drain(): number {
-    const waitsForEnd = this.#passing > 0 && this.way.readsOn;
+    const waitsForEnd = this.#buffered > 0 && this.channel.readsOn;
     if (!this.#hasNoDelay && this.#hasSent && !waitsForEnd) {
       this.#hasNoDelay = true;
       libc.setNoDelay(this.#to.fd);
     }
-    const sent = this.#passing > 0
-      ? this.#pass()
-      : this.#left.length > 0
-      ? this.#sendLeft()
+    const sent = this.#buffered > 0
+      ? this.#sendBuffer()
+      : this.#unsent.length > 0
+      ? this.#sendUnsent()
       : super.drain();
     if (sent > 0 && !this.#hasSent) this.#sentFirst();
     // A part of a packet that waits in the socket for this need not, as this has to wait itself.
-    if (sent === -EAGAIN && this.way.readsOn) libc.setNoDelay(this.#to.fd);
+    if (sent === -EAGAIN && this.channel.readsOn) libc.setNoDelay(this.#to.fd);
     return sent;
   }
 
   #sentFirst(): void {
-    const { sink } = this.way;
+    const { sink } = this.channel;
     this.#hasSent = true;
     if (sink.delaysAck) libc.setQuickAck(this.#to.fd, true);
     sink.delaysAck = false;
   }
 
-  #pass(): number {
-    const length = this.#passing;
-    const sent = libc.send(this.#to.fd, this.#passage, length, this.way.readsOn);
-    if (sent < length) this.#left = this.#passage.slice(Math.max(0, sent), length);
-    this.#leave();
+  #sendBuffer(): number {
+    const length = this.#buffered;
+    const sent = libc.send(this.#to.fd, this.#buffer, length, this.channel.readsOn);
+    if (sent < length) this.#unsent = this.#buffer.slice(Math.max(0, sent), length);
+    this.#giveBuffer();
     return sent;
   }
 
-  /** Leaves the passage to the next one. */
-  #leave(): void {
-    passing--;
-    passages.push(this.#passage);
-    this.#passage = empty;
-    this.#passing = 0;
+  /** Gives its buffer back. */
+  #giveBuffer(): void {
+    buffersInUse--;
+    spareBuffers.push(this.#buffer);
+    this.#buffer = empty;
+    this.#buffered = 0;
   }
 
-  #sendLeft(): number {
-    const sent = libc.send(this.#to.fd, this.#left);
-    if (sent > 0) this.#left = this.#left.slice(sent);
+  #sendUnsent(): number {
+    const sent = libc.send(this.#to.fd, this.#unsent);
+    if (sent > 0) this.#unsent = this.#unsent.slice(sent);
     return sent;
   }
 
   override takeOut(): Uint8Array<ArrayBuffer> {
-    return this.#left.length > 0 ? this.#left : super.takeOut();
+    return this.#unsent.length > 0 ? this.#unsent : super.takeOut();
   }
 
   override release(): void {
     super.release();
-    if (this.#passing > 0) this.#leave();
-    this.#left = empty;
+    if (this.#buffered > 0) this.#giveBuffer();
+    this.#unsent = empty;
   }
 }
 
-/** The longest packet of a pipe whose writer keeps them apart, in bytes: PIPE_BUF (pipe(7)). */
-const PACKET = 4096;
+/** The longest packet of a pipe whose writer keeps them apart, in bytes (pipe(7)). */
+const PIPE_BUF = 4096;
 
 /** read(2) and write(2). */
 export class ThroughMemory implements Route {
@@ -369,7 +375,7 @@ export class ThroughMemory implements Route {
   readonly mayWait = false;
   protected readonly source: Fd;
   protected readonly sink: Fd;
-  readonly #way: Way;
+  readonly #channel: RoutedChannel;
   #memory: Uint8Array<ArrayBuffer> | undefined;
   /** What is held: the first {@linkcode held} bytes of it, as a view for each read would be garbage. */
   #content: Uint8Array<ArrayBuffer> = empty;
@@ -377,19 +383,19 @@ export class ThroughMemory implements Route {
   /** What the call on another thread returned, {@linkcode UNDER_WAY} until it has; undefined where there is none. */
   #call: number | undefined;
   /**
-   * The errno of the splice before, as long as it may have been a true error: a
-   * socket reports its error once, and is at its end afterwards.
+   * The errno of the splice(2) before, as long as it may have been a true error: a
+   * socket reports its error once, and is at its end afterwards. Else 0.
    */
-  #doubt: number;
+  #spliceError: number;
   /** The longest message that the sink takes, as far as that is known. */
   #longest = Infinity;
 
-  constructor(way: Way, reason: string, doubt = 0) {
-    this.#way = way;
-    this.source = way.source.fd;
-    this.sink = way.sink.fd;
+  constructor(channel: RoutedChannel, reason: string, spliceError = 0) {
+    this.#channel = channel;
+    this.source = channel.source.fd;
+    this.sink = channel.sink.fd;
     this.reason = reason;
-    this.#doubt = doubt;
+    this.#spliceError = spliceError;
   }
 
   get isUnderWay(): boolean {
@@ -410,7 +416,7 @@ export class ThroughMemory implements Route {
     const { source } = this, room = this.room();
     // Of a record what there is no room for is lost, whatever the rate allows.
     const length = source.keepsRecords ? room.length : Math.min(most, room.length);
-    if (source.kind === "pipe" && most < PACKET && !this.isUnderWay) {
+    if (source.kind === "pipe" && most < PIPE_BUF && !this.isUnderWay) {
       const part = this.#takePart(room, length);
       if (part !== undefined) return this.filled(part);
     }
@@ -424,7 +430,7 @@ export class ThroughMemory implements Route {
    * splice(2) leaves it where it is. Undefined where splice(2) is refused.
    */
   #takePart(room: Uint8Array<ArrayBuffer>, most: number): number | undefined {
-    const { pool } = this.#way;
+    const { pool } = this.#channel;
     const pipe = pool.takePipe();
     if (!pipe) return undefined;
     const length = pipe.fill(this.source, most);
@@ -477,9 +483,9 @@ export class ThroughMemory implements Route {
     const result = this.#call;
     if (result === undefined) {
       this.#call = UNDER_WAY;
-      this.#way.loop.onThread(threads.run(call), (returned) => {
+      this.#channel.loop.onThread(threads.run(call), (returned) => {
         this.#call = returned;
-        this.#way.run(); // which asks again
+        this.#channel.run(); // which asks again
       });
       return UNDER_WAY;
     }
@@ -489,7 +495,7 @@ export class ThroughMemory implements Route {
 
   /** What a read may write to, while nothing is held. */
   protected room(): Uint8Array<ArrayBuffer> {
-    return this.#memory ??= this.#way.pool.takeMemory();
+    return this.#memory ??= this.#channel.pool.takeMemory();
   }
 
   /** A read has put so many bytes into {@linkcode room}. */
@@ -498,24 +504,24 @@ export class ThroughMemory implements Route {
     if (result > 0) {
       this.#content = this.room();
       this.held = result;
-      this.#way.onData?.(this.#content.subarray(0, result));
+      this.#channel.onData?.(this.#content.subarray(0, result));
     }
     return result;
   }
 
   // An end, or another error, where splice failed: then that was the error.
   #settled(result: number): number {
-    if (this.#doubt === 0 || result === -EAGAIN || result === UNDER_WAY) return result;
-    const doubt = this.#doubt;
-    this.#doubt = 0;
-    return result <= 0 && isOfSockets(doubt) ? -doubt : result;
+    const error = this.#spliceError;
+    if (error === 0 || result === -EAGAIN || result === UNDER_WAY) return result;
+    this.#spliceError = 0;
+    return result <= 0 && isOfSockets(error) ? -error : result;
   }
 
   setBusy(): void {}
 
   release(): void {
     if (this.isUnderWay) return; // a buffer that another thread uses is left to it
-    if (this.#memory) this.#way.pool.giveMemory(this.#memory);
+    if (this.#memory) this.#channel.pool.giveMemory(this.#memory);
     this.#memory = undefined;
     this.#content = empty;
     this.held = 0;
@@ -534,9 +540,9 @@ class Messages extends ThroughMemory {
   /** Whether an empty message waits to be sent. */
   #holdsEmpty = false;
 
-  constructor(way: Way, reason: string) {
-    super(way, reason);
-    this.#room = new Uint8Array(way.pool.size);
+  constructor(channel: RoutedChannel, reason: string) {
+    super(channel, reason);
+    this.#room = new Uint8Array(channel.pool.size);
   }
 
   override get waitsFor(): number {
