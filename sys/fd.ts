@@ -22,6 +22,7 @@ import {
   FD_CLOEXEC,
   HUP,
   IN,
+  IPPROTO_TCP,
   MSG_ERRQUEUE,
   MSG_PEEK,
   MSG_TRUNC,
@@ -405,10 +406,11 @@ const nothing = new Uint8Array(0);
 
 /** Whether recv(2) with MSG_ERRQUEUE is sure to take no data: other sockets do not know that flag. */
 function hasErrorQueue(socket: number): boolean {
-  const TCP = 6, UDP = 17;
+  const IPPROTO_UDP = 17;
   const domain = libc.getsockopt(socket, SO_DOMAIN);
   const protocol = libc.getsockopt(socket, SO_PROTOCOL);
-  return (domain === AF_INET || domain === AF_INET6) && (protocol === TCP || protocol === UDP);
+  return (domain === AF_INET || domain === AF_INET6) &&
+    (protocol === IPPROTO_TCP || protocol === IPPROTO_UDP);
 }
 
 /** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */
