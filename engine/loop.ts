@@ -6,7 +6,7 @@
  * promises have their turn, an alarm (a timerfd in the same epoll) ends the wait
  * after `yieldAfter` ms. Then, if something was ready since the last time, the
  * loop rests for 0.1 ms on another thread while the event loop runs; if nothing
- * was, the wait itself moves to another thread, until something is ready. While
+ * was, the wait itself moves to another thread, which all loops share, until something is ready. While
  * a call is under way on another thread, of which only the event loop hears,
  * the alarm comes after 1 ms. It also comes when one of the loop's own timers is due.
  *
@@ -15,6 +15,7 @@
 import { Epoll, UNWATCHED } from "../sys/epoll.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
+import { ready } from "../sys/readiness.ts";
 
 /** What is called when a descriptor is ready, with a sum of IN, OUT, ERR and HUP. */
 export interface Watcher {
@@ -262,7 +263,7 @@ export class Loop {
       // A signal ends the wait too, with -EINTR.
       if (!this.#yieldDue && count >= 0) continue;
       const wait = this.#idle && count > 0 && this.#refs > 0;
-      return wait ? this.#epoll.waitOnThread() : libc.rest();
+      return wait ? this.#epoll.waitOnThread(ready) : libc.rest();
     }
     return undefined;
   }

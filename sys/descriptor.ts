@@ -35,6 +35,7 @@ import {
 } from "./file.ts";
 import { Address, connect, isItsOwnPeer, listen, resolve, resolveSync } from "./socket.ts";
 import * as libc from "./libc.ts";
+import { forget, ready } from "./readiness.ts";
 
 /**
  * One inherited descriptor. It does what `Deno.FsFile` does for a file that was
@@ -59,9 +60,6 @@ export class Descriptor extends Fd implements Deno.FsFile {
   #writable: WritableStream<Uint8Array> | undefined;
   /** How the terminal was set before {@linkcode setRaw}; undefined where that has not changed. */
   #modeBefore: DataView<ArrayBuffer> | undefined;
-  /** How many wait on another thread, and a timer that ends these waits when it is closed. */
-  #waiting = 0;
-  #bell: number | undefined;
 
   /** Wraps `fd`. Throws a {@linkcode DescriptorError} where it was not inherited. */
   constructor(fd: number, made?: { isUnix: boolean }) {
@@ -167,11 +165,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /** Waits until it is ready, or closed. */
   async #ready(events: number): Promise<number> {
-    const bell = this.#bell ??= libc.timerfdCreate(); // poll(2) ignores a negative one
-    this.#waiting++;
-    const ready = await libc.pollOnThread(this.fd, events, -1, bell);
-    if (--this.#waiting === 0 && this.isClosed) libc.close(bell);
-    return this.isClosed ? 0 : this.#checked("poll", ready);
+    const result = await ready(this.fd, events);
+    return this.isClosed ? 0 : this.#checked("poll", result);
   }
 
   /** As {@linkcode write}, waiting on this thread. */
@@ -390,12 +385,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /** As {@linkcode close}, but returns the error. */
   override tryClose(): SystemError | undefined {
     if (this.isClosed) return undefined;
-    const error = super.tryClose();
-    const bell = this.#bell;
-    if (bell === undefined) return error;
-    if (this.#waiting === 0) libc.close(bell);
-    else libc.timerfdSettime(bell, 1);
-    return error;
+    forget(this.fd);
+    return super.tryClose();
   }
 
   /**
@@ -436,11 +427,10 @@ function someOf(found: Address[] | string, tried: string): Address[] {
 async function connected(where: Address): Promise<number> {
   const fd = connect(where);
   if (fd < 0) return fd;
-  // A signal comes, or the wait is refused, as it is on this thread then.
-  let ready;
-  do ready = await libc.pollOnThread(fd, OUT, -1); while (ready === 0);
-  const error = ready < 0
-    ? -ready
+  let result;
+  do result = await ready(fd, OUT); while (result === 0); // a signal came
+  const error = result < 0
+    ? -result
     : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
   if (!error) return fd;
   libc.close(fd);

@@ -95,12 +95,12 @@ export class Epoll {
 
   /**
    * Waits on another thread until something is ready, which the next
-   * {@linkcode wait} returns. By poll(2), as epoll_wait(2) would consume the events
+   * {@linkcode wait} returns. By `poll`, as epoll_wait(2) would consume the events
    * that are reported once only (EDGE). Where it is refused, the wait is over after 0.1 ms, and
    * rejects with a {@linkcode SystemError} after so many in a row.
    */
-  async waitOnThread(): Promise<void> {
-    const result = await libc.pollOnThread(this.#epoll, IN, -1);
+  async waitOnThread(poll: (fd: number, events: number) => Promise<number>): Promise<void> {
+    const result = await poll(this.#epoll, IN);
     this.#refusals = result < 0 ? this.#refusals + 1 : 0;
     if (this.#refusals > MAX_REFUSALS) throw new SystemError("poll", undefined, result);
     if (result < 0) await libc.rest();

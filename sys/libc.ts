@@ -12,7 +12,6 @@ import {
   F_GETFD,
   F_GETSIG,
   F_SETSIG,
-  IN,
   IPPROTO_TCP,
   MSG_DONTWAIT,
   MSG_MORE,
@@ -299,20 +298,19 @@ function pollOnce(milliseconds: number): number {
 
 /**
  * As {@linkcode poll}, waiting on another thread, for at most `milliseconds` (-1:
- * for ever), and no longer than until `bell`, if there is one, can be read.
+ * for ever).
  */
 export async function pollOnThread(
   fd: number,
   events: number,
   milliseconds: number,
-  bell = -1,
 ): Promise<number> {
-  const descriptors = new Int32Array([fd, events, bell, IN]);
-  const ready = await thread.poll(descriptors, 2n, milliseconds);
+  const descriptor = new Int32Array([fd, events]);
+  const ready = await thread.poll(descriptor, 1n, milliseconds);
   // Read afterwards, the memory is not given to anybody else while the kernel
   // has its address.
   if (ready < 0) return poll(fd, events); // errno stayed on the other thread
-  return ready > 0 ? revents(descriptors) : 0;
+  return ready > 0 ? revents(descriptor) : 0;
 }
 
 /**

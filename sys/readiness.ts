@@ -1,0 +1,88 @@
+/**
+ * Waiting for descriptors on another thread: on one, however many wait. The runtime has
+ * no more than 32 threads for calls that wait; were each taken by one that waits for a
+ * silent peer, nothing that needs a thread would go on, in the whole program.
+ *
+ * @module
+ */
+import { Epoll, UNWATCHED } from "./epoll.ts";
+import { SystemError } from "./error.ts";
+import * as libc from "./libc.ts";
+
+/** Somebody who waits for `events` of a descriptor. */
+interface Wait {
+  readonly events: number;
+  readonly resolve: (revents: number) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Who waits, by the descriptor's number. */
+const waits = new Map<number, readonly Wait[]>();
+let shared: Epoll | undefined;
+let isWaiting = false;
+
+/**
+ * Which of `events` hold, and ERR and HUP (poll(2)), once there are any; 0 once
+ * {@linkcode forget} was called, or a signal came. Where that is refused the negative errno.
+ */
+export async function ready(fd: number, events: number): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  const before = waits.get(fd) ?? [];
+  try {
+    shared ??= new Epoll();
+    change(shared, fd, before, [...before, { events, resolve, reject }]);
+  } catch (error) {
+    if (!(error instanceof SystemError)) throw error;
+    // Of a regular file, or where there is no descriptor or memory: on a thread of its own.
+    return await libc.pollOnThread(fd, events, -1);
+  }
+  if (!isWaiting) void wait(shared);
+  return await promise;
+}
+
+/** Who waits for `fd` does so no more: to be called before it is closed. */
+export function forget(fd: number): void {
+  const before = waits.get(fd);
+  if (!shared || !before) return;
+  change(shared, fd, before, []);
+  for (const { resolve } of before) resolve(0);
+  if (waits.size === 0) libc.timerfdSettime(shared.timer, 1); // ends the wait
+}
+
+async function wait(epoll: Epoll): Promise<void> {
+  isWaiting = true;
+  try {
+    while (waits.size > 0) {
+      await epoll.waitOnThread((fd, events) => libc.pollOnThread(fd, events, -1));
+      const count = epoll.wait(0);
+      for (let i = 0; i < count; i++) deliver(epoll, epoll.descriptor(i));
+    }
+  } catch (error) {
+    for (const list of waits.values()) for (const { reject } of list) reject(error);
+    waits.clear();
+    epoll.close();
+    shared = undefined;
+  } finally {
+    isWaiting = false;
+  }
+}
+
+/** What epoll says may be of a number that was used before: only poll(2) is believed. */
+function deliver(epoll: Epoll, fd: number): void {
+  const before = waits.get(fd);
+  if (!before) return;
+  const results = before.map(({ events }) => libc.poll(fd, events));
+  change(epoll, fd, before, before.filter((_, i) => results[i] === 0));
+  for (const [i, { resolve }] of before.entries()) if (results[i]) resolve(results[i]);
+}
+
+/** Throws a {@linkcode SystemError} where that is refused. */
+function change(epoll: Epoll, fd: number, before: readonly Wait[], after: readonly Wait[]): void {
+  epoll.watch(fd, interest(before), interest(after));
+  if (after.length > 0) waits.set(fd, after);
+  else waits.delete(fd);
+}
+
+function interest(waits: readonly Wait[]): number {
+  return waits.length === 0 ? UNWATCHED : waits.reduce((all, { events }) => all | events, 0);
+}
