@@ -17,7 +17,7 @@
  */
 import { Copier, type CopyOptions, type Pair } from "./engine/copier.ts";
 import type { ChannelStatus, End, PipeSizes } from "./engine/channel.ts";
-import type { ServeOptions, ServeTarget, ServiceStatus } from "./engine/service.ts";
+import type { Connect, ServeOptions, ServeTarget, ServiceStatus } from "./engine/service.ts";
 import type { SessionStatus } from "./engine/session.ts";
 import { Descriptor } from "./sys/descriptor.ts";
 import { DescriptorError, SystemError } from "./sys/error.ts";
@@ -25,6 +25,7 @@ import type { Fd, Kind } from "./sys/fd.ts";
 
 export {
   type ChannelStatus,
+  type Connect,
   Copier,
   type CopyOptions,
   Descriptor,

@@ -74,7 +74,13 @@ export type ServeTarget =
   | string
   | number
   | Descriptor
-  | ((peer: string) => Descriptor | Promise<Descriptor>);
+  | Connect;
+
+/**
+ * Returns a connected descriptor for a client. Its `signal` is aborted where nobody waits for
+ * that any more: the time to connect is over, or the service was stopped.
+ */
+export type Connect = (peer: string, signal: AbortSignal) => Descriptor | Promise<Descriptor>;
 
 /** Timeouts are checked this often in their time, within bounds. */
 const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
@@ -101,7 +107,9 @@ export class Service implements ServiceStatus {
   #options: Settings;
   readonly #listener: Fd;
   readonly #mate: Fd | undefined;
-  readonly #target: Target | ((peer: string) => Descriptor | Promise<Descriptor>) | undefined;
+  readonly #target: Target | Connect | undefined;
+  /** Of the sessions for which a function is to return a descriptor. */
+  readonly #asked = new Map<Session, AbortController>();
   #listeners: Listener[] = [];
   readonly #sessions = new Members<Session>();
   /** Who waits for a mate, at each of the two listeners. */
@@ -287,19 +295,19 @@ export class Service implements ServiceStatus {
     if (this.#target instanceof Target) this.#target.prefer(address);
   }
 
-  async #ask(
-    session: Session,
-    target: (peer: string) => Descriptor | Promise<Descriptor>,
-  ) {
+  async #ask(session: Session, target: Connect) {
     const { loop } = this.host;
+    const asked = new AbortController();
+    this.#asked.set(session, asked);
     try {
-      const end = await target(session.peer);
+      const end = await target(session.peer, asked.signal);
       if (!(end instanceof Fd)) throw new TypeError("the function has returned no Descriptor");
       session.joinLater(end);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       loop.soon({ run: () => session.fail(reason) });
     }
+    this.#asked.delete(session);
     loop.wake();
   }
 
@@ -366,6 +374,7 @@ export class Service implements ServiceStatus {
   /** A session has ended. */
   sessionEnded(session: Session): void {
     this.#sessions.delete(session);
+    this.#asked.get(session)?.abort();
     this.#idleSince = this.host.loop.time;
     this.sent += session.sent;
     this.received += session.received;

@@ -9,6 +9,7 @@ import {
   EAGAIN,
   EBADF,
   EBUSY,
+  ECANCELED,
   ECONNREFUSED,
   ERR,
   IN,
@@ -100,17 +101,23 @@ export class Descriptor extends Fd implements Deno.FsFile {
    * A socket of our own that is connected with such an address. A name is looked up on
    * another thread, and its addresses are tried one after the other, each for as long as
    * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does, with
-   * the last address's error (connect(2)).
+   * the last address's error (connect(2)), and the reason of `signal` once that is
+   * aborted; a look-up ends by itself all the same.
    */
-  static async connect(address: string): Promise<Descriptor> {
+  static async connect(
+    address: string,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<Descriptor> {
     const tried = `connect to ${printable(address)}`;
     const place = parseAddress(address);
     const found = place instanceof Address ? [place] : await resolve(place.host, place.port);
     let fd = -1;
     for (const where of someOf(found, tried)) {
-      fd = await connected(where);
+      signal?.throwIfAborted();
+      fd = await connected(where, signal);
       if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
     }
+    signal?.throwIfAborted();
     throw new SystemError(tried, undefined, fd);
   }
 
@@ -312,8 +319,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /**
    * Locks the file, `exclusive` or shared, against other programs that lock it
-   * so, and waits as long as one has it. All numbers of one open file hold one
-   * lock. Throws a {@linkcode SystemError} (flock(2)).
+   * so, and waits as long as one has it, on one of the runtime's 32 threads. All numbers of
+   * one open file hold one lock. Throws a {@linkcode SystemError} (flock(2)).
    */
   async lock(exclusive = false): Promise<void> {
     this.#mustBeOpen("flock");
@@ -424,12 +431,17 @@ function someOf(found: Address[] | string, tried: string): Address[] {
 }
 
 /** A socket that is connected with `where`, or a negative errno (connect(2)). */
-async function connected(where: Address): Promise<number> {
+async function connected(where: Address, signal?: AbortSignal): Promise<number> {
   const fd = connect(where);
   if (fd < 0) return fd;
-  let result;
-  do result = await ready(fd, OUT); while (result === 0); // a signal came
-  const error = result < 0
+  const abort = () => forget(fd);
+  signal?.addEventListener("abort", abort);
+  let result = 0; // as well where a signal of the system came
+  while (result === 0 && !signal?.aborted) result = await ready(fd, OUT);
+  signal?.removeEventListener("abort", abort);
+  const error = signal?.aborted
+    ? ECANCELED
+    : result < 0
     ? -result
     : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
   if (!error) return fd;

@@ -19,7 +19,6 @@ interface Wait {
 /** Who waits, by the descriptor's number. */
 const waits = new Map<number, readonly Wait[]>();
 let shared: Epoll | undefined;
-let isWaiting = false;
 
 /**
  * Which of `events` hold, and ERR and HUP (poll(2)), once there are any; 0 once
@@ -28,15 +27,17 @@ let isWaiting = false;
 export async function ready(fd: number, events: number): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   const before = waits.get(fd) ?? [];
+  let epoll = shared;
   try {
-    shared ??= new Epoll();
-    change(shared, fd, before, [...before, { events, resolve, reject }]);
+    epoll ??= new Epoll();
+    change(epoll, fd, before, [...before, { events, resolve, reject }]);
   } catch (error) {
+    if (epoll !== shared) epoll?.close();
     if (!(error instanceof SystemError)) throw error;
     // Of a regular file, or where there is no descriptor or memory: on a thread of its own.
     return await libc.pollOnThread(fd, events, -1);
   }
-  if (!isWaiting) void wait(shared);
+  if (!shared) void wait(shared = epoll);
   return await promise;
 }
 
@@ -49,8 +50,8 @@ export function forget(fd: number): void {
   if (waits.size === 0) libc.timerfdSettime(shared.timer, 1); // ends the wait
 }
 
+/** Until nobody waits any more: then nothing is left open. */
 async function wait(epoll: Epoll): Promise<void> {
-  isWaiting = true;
   try {
     while (waits.size > 0) {
       await epoll.waitOnThread((fd, events) => libc.pollOnThread(fd, events, -1));
@@ -60,11 +61,9 @@ async function wait(epoll: Epoll): Promise<void> {
   } catch (error) {
     for (const list of waits.values()) for (const { reject } of list) reject(error);
     waits.clear();
-    epoll.close();
-    shared = undefined;
-  } finally {
-    isWaiting = false;
   }
+  epoll.close();
+  shared = undefined;
 }
 
 /** What epoll says may be of a number that was used before: only poll(2) is believed. */

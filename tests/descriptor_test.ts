@@ -3,6 +3,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import {
+  deaf,
   makeFifo,
   O_CREAT,
   O_RDONLY,
@@ -11,6 +12,7 @@ import {
   open,
   pipe,
   reversedTerminal,
+  serving,
   tcpPair,
   terminal,
   unixPair,
@@ -677,6 +679,33 @@ Deno.test("what waits when a Descriptor is closed fails, and the program ends", 
       for (const end of [other, another, full]) end.close();
     });
   }
+});
+
+Deno.test("however many wait, everything else goes on", async () => {
+  using silent = await deaf();
+  const { listener, port } = serving();
+  const code = `
+    const open = () => Descriptor.connect("127.0.0.1:${port}");
+    const ends = await Promise.all(Array.from({ length: 80 }, open));
+    const reads = ends.slice(0, 40).map((end) => end.read(new Uint8Array(9)));
+    const copies = ends.slice(40).map((end) => copy([[end, end]]));
+    const connect = () => Descriptor.connect("127.0.0.1:${silent.port}", { signal: stop.signal });
+    const stop = new AbortController();
+    const connects = Array.from({ length: 40 }, connect);
+    const settled = Promise.race([...reads, ...copies, ...connects]).then(() => "settled", String);
+    const later = new Promise((resolve) => setTimeout(() => resolve("they wait"), 100));
+    say(await Promise.race([settled, later]));
+    using another = await open();
+    say((await Deno.stat(".")).isDirectory);
+    stop.abort(new Error("enough"));
+    say((await Promise.allSettled(connects)).every(({ reason }) => reason.message === "enough"));
+    for (const end of ends.slice(0, 40)) end.close();
+    say((await Promise.allSettled(reads)).every(({ reason }) => reason.code === "EBADF"));
+    Deno.exit(0);
+  `;
+  using running = program(code, {});
+  assertEquals(await said(running), ["they wait", true, true, true]);
+  listener.close();
 });
 
 Deno.test(

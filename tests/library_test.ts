@@ -4,7 +4,16 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
-import { O_RDONLY, O_WRONLY, open, pipe, reversedTerminal, tcpPair, unixPair } from "./ends.ts";
+import {
+  deaf,
+  O_RDONLY,
+  O_WRONLY,
+  open,
+  pipe,
+  reversedTerminal,
+  tcpPair,
+  unixPair,
+} from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
 import { fillUp, outputOf } from "./probe.ts";
@@ -614,6 +623,39 @@ Deno.test("what a caller may get wrong with serve is refused, and the listener s
     "this Copier runs already, or has ended",
     [true, false],
   ]);
+});
+
+Deno.test("a function that connects is told when nobody waits for that any more", async () => {
+  using silent = await deaf();
+  const code = `
+    const { localAddress } = await import("./sys/socket.ts");
+    const sockets = () => [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
+      try {
+        return /socket|anon_inode/.test(Deno.readLinkSync("/proc/self/fd/" + name));
+      } catch {
+        return false; // the folder itself, closed meanwhile
+      }
+    }).length;
+    const before = sockets();
+    const listener = Descriptor.listen("127.0.0.1:0"), own = String(localAddress(listener.fd));
+    const stop = new AbortController(), connecting = [];
+    const done = serve(listener, (peer, signal) => {
+      connecting.push(Descriptor.connect("127.0.0.1:${silent.port}", { signal }));
+      return connecting.at(-1);
+    }, { connectTimeout: 100, signal: stop.signal, onEnd: ({ error }) => say(error) });
+    const timedOut = await Descriptor.connect(own);
+    await timedOut.read(new Uint8Array(9));
+    const stopped = await Descriptor.connect(own);
+    while (connecting.length < 2) await new Promise((resolve) => setTimeout(resolve));
+    stop.abort();
+    await done;
+    for (const end of [timedOut, stopped]) end.close();
+    say((await Promise.allSettled(connecting)).map(({ reason }) => reason.name));
+    while (sockets() > before) await new Promise((resolve) => setTimeout(resolve));
+  `;
+  using running = program(code, {});
+  const expected = ["a function: Connection timed out", "stopped", ["AbortError", "AbortError"]];
+  assertEquals(await said(running), expected);
 });
 
 Deno.test("a stop may be shortened by another one, and by disposal, which waits for the end", async (t) => {
