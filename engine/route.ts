@@ -14,6 +14,7 @@
  * - {@linkcode ThroughMemory}: read(2) and write(2), for what splice(2) refuses;
  *   on another thread, where the call may wait although poll(2) said ready.
  * - {@linkcode Messages}: the same for sockets that keep messages apart.
+ * - {@linkcode Whole}: the same for files of procfs, which may give all at once or not at all.
  *
  * splice(2) is refused for many reasons (a terminal, a file with O_APPEND, a
  * seccomp filter) and with any errno. So every error of it but EAGAIN means the
@@ -81,6 +82,7 @@ export function bestRoute(channel: RoutedChannel): Route {
   from.openAgain();
   to.openAgain();
   if (!from.isStream) return new Messages(channel, "messages");
+  if (from.isOfProcfs) return new Whole(channel, "procfs");
   if (!to.isStream) return new ThroughMemory(channel, "messages");
   if (channel.onData) return new ThroughMemory(channel, "dump");
   for (const kind of ["terminal", "device"] as const) {
@@ -371,7 +373,7 @@ export class ThroughMemory implements Route {
   readonly name = "copy";
   readonly reason: string;
   readonly pipeSize = undefined;
-  readonly triesAgain = true;
+  readonly triesAgain: boolean = true;
   readonly mayWait = false;
   protected readonly source: Fd;
   protected readonly sink: Fd;
@@ -565,6 +567,28 @@ class Messages extends ThroughMemory {
       if (length !== 0) return this.filled(length);
       this.#holdsEmpty = !this.sink.isStream; // to a stream an empty message is nothing
     }
+  }
+}
+
+/** What is read at a time of a file of procfs, as cat(1) does. */
+const WHOLE_BYTES = 128 * 1024;
+
+/**
+ * From a file of procfs. Many, as those of sysctl(8), give what they have to a read at their start,
+ * and nothing to the next one: so there is room for all of it, whatever the limits are. A rate
+ * holds on the average.
+ */
+class Whole extends ThroughMemory {
+  /** A read that has found all there is may wait for more, as one of /proc/kmsg does. */
+  override readonly triesAgain = false;
+  readonly #room = new Uint8Array(WHOLE_BYTES);
+
+  protected override room(): Uint8Array<ArrayBuffer> {
+    return this.#room;
+  }
+
+  override fill(): number {
+    return super.fill(WHOLE_BYTES);
   }
 }
 

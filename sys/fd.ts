@@ -167,6 +167,11 @@ export class Fd {
     return !this.isStream || this.kind === "device" && this.mayBlock;
   }
 
+  /** Whether it is a file that the kernel makes up as it is read (proc(5)). */
+  get isOfProcfs(): boolean {
+    return this.isRegular && this.size === 0 && libc.isOfProcfs(this.fd);
+  }
+
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */
   get isListening(): boolean {
     if (this.kind !== "socket") return false;

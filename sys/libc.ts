@@ -119,6 +119,7 @@ const c = {
   close: lazily("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
   epoll_create1: lazily("epoll_create1", "i32"),
+  fstatfs: lazily("fstatfs", "i32", "buffer"),
   getpeername: lazily("getpeername", "i32", "buffer", "buffer"),
   getsockopt: lazily("getsockopt", "i32", "i32", "i32", "buffer", "buffer"),
   ioctl: lazily("ioctl", "i32", "u64", "buffer"),
@@ -525,6 +526,13 @@ export function lseek(fd: number, offset: number | bigint, whence: number): numb
 export function offset(fd: number): number {
   const SEEK_CUR = 1;
   return lseek(fd, 0, SEEK_CUR);
+}
+
+/** Whether a file is one of procfs (fstatfs(2)); not where the system refuses to say. */
+export function isOfProcfs(fd: number): boolean {
+  const PROC_SUPER_MAGIC = 0x9fa0;
+  const status = new Int32Array(64); // more than struct statfs has anywhere; the type is the first
+  return checked(c.fstatfs(fd, status)) === 0 && status[0] === PROC_SUPER_MAGIC;
 }
 
 /** isatty(3). */

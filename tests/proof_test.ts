@@ -138,6 +138,24 @@ Deno.test("a file of unknown size, as in /proc, is copied completely", async () 
   }
 });
 
+Deno.test("a file of /proc that gives all at its start is read at once, whatever the limits are", async () => {
+  const path = "/proc/sys/kernel/pid_max", RATE = 20;
+  const content = Deno.readTextFileSync(path);
+  for (const options of ["-b 2", `--rate=${RATE}`, "x -b 2"]) {
+    const [out, sink] = pipe();
+    const start = performance.now();
+    using running = iocopy(`${options} 3 4`, { 3: open(path, O_RDONLY), 4: sink });
+    assertEquals(decoder.decode(await within("the end", out.readAll())), content, options);
+    assertEquals((await running.outcome).code, 0);
+    const seconds = (performance.now() - start) / 1000, BURST = 1;
+    // The end of file comes when the rate allows what was read.
+    if (options.includes("rate")) {
+      assert(seconds >= (content.length - BURST) / RATE, `${seconds} s`);
+    }
+    out.close();
+  }
+});
+
 Deno.test("an eventfd as 0: the runtime's own eventfd, which has the same inode, is not touched", async () => {
   const [out, sink] = pipe();
   using running = iocopy("0 1", { 0: eventfd(), 1: sink });

@@ -244,6 +244,10 @@ export function lseek(fd: number, offset: number | bigint, whence: number): numb
 export function offset(fd: number): number {
   return lseek(fd, 0, 1);
 }
+/** No file is: of those the buffer does not bound what is in flight. */
+export function isOfProcfs(_fd: number): boolean {
+  return false;
+}
 export function isatty(fd: number): boolean {
   const { file } = world.get(fd, "isatty");
   return !world.refusal("isatty") && file instanceof Device && file.isTerminal;
@@ -410,6 +414,7 @@ const seam: typeof real = {
   statx,
   lseek,
   offset,
+  isOfProcfs,
   isatty,
   getsockopt,
   pendingError,
