@@ -82,8 +82,10 @@ async function run(settings: Settings): Promise<number> {
     const { showProgress } = await import("./cli/progress.ts");
     watchers.push(showProgress(channels, settings.size, log));
   }
-  let status = OK;
+  let status = OK, hasGivenUp = false;
   const giveUp = (reason: string, seconds: number) => () => {
+    if (hasGivenUp) return; // -t and --half-closed can be due together
+    hasGivenUp = true;
     status = REFUSED;
     log.message(`${reason}: nothing moved for ${seconds} s`);
     if (serving) copier.stopPairs();

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { onTimeout } from "../cli/timeout.ts";
 import { pipe, tcpPair, terminal, unixPair } from "./ends.ts";
+import { endsWith } from "./expect.ts";
 import { fillUp, iocopy, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
@@ -57,6 +58,18 @@ Deno.test("a terminal where nobody types times out too", async () => {
   const { code, stderr } = await running.outcome;
   assertEquals([code, stderr], [111, "iocopy: timeout: nothing moved for 0.3 s\n"]);
   master.close();
+});
+
+Deno.test("-t and --half-closed at the same time: only the first one says so", async () => {
+  const [input, stdin] = pipe();
+  const [stdout, output] = pipe();
+  const [other, silent] = pipe();
+  const [out, into] = pipe();
+  stdin.close();
+  const given = { 0: input, 1: output, 6: other, 7: into };
+  using running = iocopy("-t 0.1 --half-closed=0.1 0 1 6 7", given);
+  await endsWith(running, 111, "iocopy: timeout: nothing moved for 0.1 s\n");
+  for (const end of [stdout, silent, out]) end.close();
 });
 
 Deno.test("one channel that moves keeps all of them going", async () => {
