@@ -77,10 +77,9 @@ async function run(settings: Settings): Promise<number> {
   const services = served?.services ?? [];
   const { channels } = copier;
   const watchers: (() => void)[] = served ? [served.end] : [];
-  if (settings.progress && serving) watchers.push(serving.showServing(services, log));
-  if (settings.progress && pairs.length > 0) {
+  if (settings.progress) {
     const { showProgress } = await import("./cli/progress.ts");
-    watchers.push(showProgress(channels, settings.size, log));
+    watchers.push(showProgress(channels, settings.size, log, serving?.traffic(services)));
   }
   let status = OK, hasGivenUp = false;
   const giveUp = (reason: string, seconds: number) => () => {

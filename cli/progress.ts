@@ -22,22 +22,26 @@ const FEW = 4;
 const BAR = { least: 12, most: 40 };
 
 /**
- * Shows how much the channels have copied of `size` bytes; with 0, of the bytes of
- * all rfds that are regular files. Returns a function that prints a last line and
- * ends it.
+ * Shows how much the channels, if any, have copied of `size` bytes; with 0, of the bytes
+ * of all rfds that are regular files; and the figures of the services, if any. Returns a
+ * function that prints a last line for the channels, and one for the services, and ends it.
  */
 export function showProgress(
   channels: readonly ChannelStatus[],
   size: number,
   log: Log,
+  services?: Figures,
 ): () => void {
   const isTerminal = Deno.stderr.isTerminal();
   const onScreen = channels.filter(({ wfd }) => isTerminal && new Fd(wfd).kind === "terminal");
-  const progress = new Progress(channels, size);
+  const all: Figures[] = services ? [services] : [];
+  if (channels.length > 0) all.push(new Progress(channels, size));
   const draw = () => {
-    // The line would be mixed with data that goes to a terminal.
-    if (isTerminal) log.live(sum(onScreen) ? "" : progress.line(width() - 1), width());
-    else log.message(progress.line(Infinity));
+    if (isTerminal) {
+      const pieces = all.flatMap((figures) => figures.pieces());
+      // The line would be mixed with data that goes to a terminal.
+      log.live(sum(onScreen) ? "" : fit(pieces, width() - 1), width());
+    } else for (const figures of all) log.message(fit(figures.pieces(), Infinity));
     log.flush();
   };
   const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
@@ -45,8 +49,10 @@ export function showProgress(
   return () => {
     clearInterval(timer);
     log.live("", width());
-    if (isTerminal) log.keep(progress.line(width() - 1, true) + "\n");
-    else log.message(progress.line(Infinity, true));
+    for (const figures of all) {
+      if (isTerminal) log.keep(fit(figures.pieces(true), width() - 1) + "\n");
+      else log.message(fit(figures.pieces(true), Infinity));
+    }
   };
 }
 
@@ -59,14 +65,20 @@ function width(): number {
   }
 }
 
-/** A piece of the line. If it is too wide, pieces are dropped, those of the highest rank first. */
-type Piece = [rank: number, text: string];
+/**
+ * A piece of the line. If it is too wide, pieces are dropped, those of the highest rank first.
+ * One that says how much is `done`, of 1, has a bar in front of it if there is room.
+ */
+export type Piece = [rank: number, text: string, done?: number];
 
-/** The rank of the percentage, which is dropped last. */
-const PERCENTAGE = 0;
+/** What the line is made of. */
+export interface Figures {
+  /** The pieces as of now; `last` leaves out what only an unfinished copy has. */
+  pieces(last?: boolean): Piece[];
+}
 
-/** The progress as a line of text. */
-export class Progress {
+/** The progress of channels. */
+export class Progress implements Figures {
   readonly #channels: readonly ChannelStatus[];
   /** The channels that copy {@linkcode #goal} bytes in the end. */
   readonly #counted: readonly ChannelStatus[];
@@ -85,8 +97,13 @@ export class Progress {
     this.#samples.push({ at: now, bytes: sum(channels) });
   }
 
-  /** The line at the time `now`, with at most `columns` characters; `last` leaves out the current rate and the time left. */
+  /** The line at the time `now`, with at most `columns` characters. */
   line(columns: number, last = false, now = performance.now()): string {
+    return fit(this.pieces(last, now), columns);
+  }
+
+  /** `last` leaves out the current rate and the time left. */
+  pieces(last = false, now = performance.now()): Piece[] {
     const seconds = (now - this.#startedAt) / 1000;
     const bytes = sum(this.#channels);
     const mean = seconds > 0 ? bytes / seconds : 0;
@@ -97,12 +114,14 @@ export class Progress {
     if (!last) pieces.push([3, speed(this.#current(now, bytes))]);
     pieces.push([last ? 3 : 5, `mean ${speed(mean)}`]);
     const done = sum(this.#counted) / this.#goal;
-    if (this.#goal > 0) pieces.push([PERCENTAGE, `${Math.floor(done * 100)}%`.padStart(4)]);
+    if (this.#goal > 0) {
+      pieces.push([0, `${Math.floor(done * 100)}%`.padStart(4), Math.min(1, done)]);
+    }
     const left = (this.#goal - sum(this.#counted)) / mean;
     if (this.#goal > 0 && !last && left >= 0) {
       pieces.push([4, `${left === Infinity ? "-:--:--" : clock(left)} left`]);
     }
-    return fit(pieces, columns, this.#goal > 0 ? Math.min(1, done) : undefined);
+    return pieces;
   }
 
   #current(now: number, bytes: number): number {
@@ -115,17 +134,16 @@ export class Progress {
 }
 
 /** Puts as many pieces on a line as fit, and a bar in front of the percentage. */
-function fit(pieces: Piece[], columns: number, done: number | undefined): string {
+function fit(pieces: Piece[], columns: number): string {
   const toText = () => pieces.map(([, text]) => text).join("  ");
   while (pieces.length > 1 && toText().length > columns) {
     const last = Math.max(...pieces.map(([rank]) => rank));
     pieces.splice(pieces.findLastIndex(([rank]) => rank === last), 1);
   }
   const room = Math.min(columns - toText().length - 2, BAR.most);
-  const at = pieces.findIndex(([rank]) => rank === PERCENTAGE);
-  if (done !== undefined && at >= 0 && room >= BAR.least) {
-    pieces.splice(at, 0, [PERCENTAGE, bar(room, done)]);
-  }
+  const at = pieces.findIndex(([, , done]) => done !== undefined);
+  const done = pieces[at]?.[2];
+  if (done !== undefined && room >= BAR.least) pieces.splice(at, 0, [0, bar(room, done)]);
   return toText().slice(0, columns);
 }
 

@@ -7,10 +7,8 @@ import type { Copier, ServeOptions, ServiceStatus, SessionStatus } from "../engi
 import { UsageError } from "./options.ts";
 import type { Settings } from "./options.ts";
 import type { Log } from "./log.ts";
+import type { Figures, Piece } from "./progress.ts";
 import { forPeople } from "./stats.ts";
-
-/** How often the progress is drawn on a terminal, and printed otherwise, in milliseconds. */
-const REDRAWN = 250, REPEATED = 10_000;
 
 /** An identical error is printed once in so many milliseconds, and counted meanwhile. */
 const REPEATED_ERROR = 1000;
@@ -146,12 +144,11 @@ export function sums(services: readonly ServiceStatus[], json: boolean): string 
   }).join("");
 }
 
-/** Shows how many connections there are, and the rates. Returns a function that ends it. */
-export function showServing(services: readonly ServiceStatus[], log: Log): () => void {
-  const isTerminal = Deno.stderr.isTerminal();
+/** How many connections are open, and the rates since the figures before; the last ones have the averages. */
+export function traffic(services: readonly ServiceStatus[]): Figures {
   const start = { at: performance.now(), connections: 0, bytes: 0 };
   let before = start;
-  const line = () => {
+  const pieces = (last = false): Piece[] => {
     const now = { at: performance.now(), connections: 0, bytes: 0 };
     let open = 0;
     for (const service of services) {
@@ -160,24 +157,13 @@ export function showServing(services: readonly ServiceStatus[], log: Log): () =>
       open += service.open;
       for (const { sent, received } of service.sessions) now.bytes += sent + received;
     }
-    const seconds = (now.at - before.at) / 1000;
+    const since = last ? start : before;
+    const seconds = (now.at - since.at) / 1000;
     const mean = (amount: number) => seconds > 0 ? amount / seconds : 0;
-    const rate = mean(now.connections - before.connections);
-    const speed = forPeople(mean(Math.max(0, now.bytes - before.bytes)));
+    const rate = mean(now.connections - since.connections);
+    const speed = forPeople(mean(Math.max(0, now.bytes - since.bytes)));
     before = now;
-    return `${open} open  ${rate.toFixed(1)} connections/s  ${speed}/s`;
+    return [[1, `${open} open`], [4, `${rate.toFixed(1)} connections/s`], [3, `${speed}/s`]];
   };
-  const draw = () => {
-    if (isTerminal) log.live(line(), 80);
-    else log.message(line());
-    log.flush();
-  };
-  const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
-  return () => {
-    clearInterval(timer);
-    log.live("", 80);
-    before = start; // the last line, which stays, has the averages
-    if (isTerminal) log.keep(line() + "\n");
-    else log.message(line());
-  };
+  return { pieces };
 }

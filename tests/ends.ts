@@ -150,6 +150,12 @@ export class End implements Disposable {
     return count[0] ?? 0;
   }
 
+  /** How wide a terminal is (ioctl_tty(2)). */
+  set columns(columns: number) {
+    const TIOCSWINSZ = 0x5414n, ROWS = 24;
+    well("ioctl", libc.ioctl(this.fd, TIOCSWINSZ, new Uint16Array([ROWS, columns, 0, 0])));
+  }
+
   /** Sets or clears O_NONBLOCK. */
   set nonBlocking(on: boolean) {
     libc.fcntl(this.fd, F_SETFL, on ? this.flags | O_NONBLOCK : this.flags & ~O_NONBLOCK);

@@ -1,9 +1,9 @@
 /** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Log } from "../cli/log.ts";
-import { Progress } from "../cli/progress.ts";
-import { showServing } from "../cli/serving.ts";
-import { makeFifo, O_CREAT, O_RDONLY, O_RDWR, open, pipe } from "./ends.ts";
+import { Progress, showProgress } from "../cli/progress.ts";
+import { traffic } from "../cli/serving.ts";
+import { listening, makeFifo, O_CREAT, O_RDONLY, O_RDWR, open, pipe, terminal } from "./ends.ts";
 import { COMMAND, ROOT } from "./harness.ts";
 import { DEADLINE, inFolder, iocopy, outputOf, within } from "./probe.ts";
 import { needing } from "./programs.ts";
@@ -109,19 +109,42 @@ for (const isTerminal of [true, false]) {
       override keep(text: string): void {
         kept.push(text);
       }
+      override flush(): void {}
     }
     const { now } = performance;
     const { isTerminal: really } = Deno.stderr;
     try {
       performance.now = () => 1;
       Deno.stderr.isTerminal = () => isTerminal;
-      showServing([], new Kept())();
+      showProgress([], 0, new Kept(), traffic([]))();
     } finally {
       performance.now = now;
       Deno.stderr.isTerminal = really;
     }
     // As the last line of pairs: on a terminal without the program's name.
     assertEquals(kept, [`${isTerminal ? "" : "iocopy: "}0 open  0.0 connections/s  0 B/s\n`]);
+  });
+}
+
+for (const columns of [100, 60, 30]) {
+  Deno.test(`pairs and services at once in ${columns} columns: one line has both`, async () => {
+    const [input, stdin] = pipe();
+    const [master, slave] = terminal();
+    master.columns = columns;
+    using running = iocopy("p 0 1 3 127.0.0.1:9", { 0: input, 2: slave, 3: listening() });
+    const ERASE = "\r\x1b[J";
+    let drawn = "";
+    while (drawn.split(ERASE).length < 3) {
+      drawn += new TextDecoder().decode(await within("a line", master.read()));
+    }
+    for (const line of drawn.split(ERASE).slice(1, -1)) {
+      assertMatch(words(line), /^0 open .*0->1 0 B/);
+      assert(line.length < columns && line.length >= columns / 2, line);
+    }
+    running.kill("SIGTERM");
+    stdin.close();
+    await running.outcome;
+    master.close();
   });
 }
 
