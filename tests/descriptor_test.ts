@@ -529,6 +529,9 @@ Deno.test("Descriptor refuses what cannot be a number or an address", async () =
       ...addresses.map((address) => () => Descriptor.listen(address)),
       () => Descriptor.connect("localhost:0"),
       ...[NaN, 1.5, 2 ** 31, "9"].map((waiting) => () => Descriptor.listen("@a", waiting)),
+      () => Descriptor.listen("\\u009b2J:80"),
+      () => Descriptor.listen("/nowhere/\\u009b2J"),
+      () => Descriptor.connect("/nowhere/\\u009b2J"),
       ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => () => new Descriptor(fd)),
     ];
     for (const call of calls) {
@@ -554,6 +557,10 @@ Deno.test("Descriptor refuses what cannot be a number or an address", async () =
       "RangeError",
       `waiting: ${waiting} is not a whole number of 32 bits`,
     ]),
+    // Nothing that a terminal obeys.
+    ["RangeError", `"\\x9b2J:80" ${none}`],
+    ["SystemError", "listen at /nowhere/\\x9b2J: No such file or directory"],
+    ["SystemError", "connect to /nowhere/\\x9b2J: No such file or directory"],
     ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => [
       "DescriptorError",
       `descriptor ${fd} is not open`,
