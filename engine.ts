@@ -69,7 +69,8 @@ export async function copy(
  * Serves: joins each connection that comes to `listener` with one of its own to
  * `target`: "HOST:PORT", "[IPv6]:PORT", the path of a unix socket, "@name";
  * another listening descriptor, whose connections are joined with these; or a
- * function that returns a connected {@linkcode Descriptor} for each connection.
+ * function that returns a connected {@linkcode Descriptor} for each connection, with which it is
+ * closed.
  * Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
  *
  * Rejects as {@linkcode copy} does, and with a {@linkcode SystemError} where the system

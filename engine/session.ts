@@ -75,7 +75,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   /** Whether the system had no descriptor or memory for the last try. */
   #isShort = false;
   #target: Address | string | undefined;
-  /** What a function of the program has given, until it is joined. */
+  /** What a function of the program has given, until it is joined, or given back. */
   #given: Fd | undefined;
   #sending: Channel | undefined;
   #receiving: Channel | undefined;
@@ -299,14 +299,9 @@ export class Session implements SessionStatus, Watcher, Host, Member {
    * what a callback throws leaves through the loop.
    */
   joinLater(end: Fd): void {
-    if (this.#isEnded) return giveBack(end);
+    if (this.#isEnded) return this.#giveBack(end);
     this.#given = end;
-    this.loop.soon({
-      run: () => {
-        this.#given = undefined;
-        this.#joinWith(end);
-      },
-    });
+    this.loop.soon({ run: () => this.#joinWith(end) });
   }
 
   #joinWith(end: Fd): void {
@@ -316,13 +311,21 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       if (!isGood) return this.fail(`descriptor ${end.fd} is not a connection`);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
-      giveBack(end);
       return this.fail(error.message);
     }
-    if (end.isCopied || this.#service.host.loop.watches(end.fd)) {
-      return this.fail(`descriptor ${end.fd} is another connection's`);
-    }
+    if (this.#isAnothers(end)) return this.fail(`descriptor ${end.fd} is another connection's`);
+    this.#given = undefined;
     this.#joinEnds(end, `descriptor ${end.fd}`);
+  }
+
+  /** Whether it is copied or served elsewhere, or its number is: who does that closes it. */
+  #isAnothers(end: Fd): boolean {
+    return end.isCopied || this.loop.watches(end.fd);
+  }
+
+  /** What a function has given is closed with its connection, were it none itself. */
+  #giveBack(end: Fd): void {
+    if (!this.#isAnothers(end)) end.tryClose();
   }
 
   // What its channels see: see Host. Getters, as there are many sessions.
@@ -374,7 +377,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.error ??= error;
     this.#setShort(false);
     this.#dropConnecting();
-    if (this.#given) giveBack(this.#given);
+    if (this.#given) this.#giveBack(this.#given);
     if (!this.#sending) libc.close(this.#client);
     this.#end();
   }
@@ -453,11 +456,6 @@ function refusal(fd: number, address: Address, events: number): number {
     if (libc.getpeername(fd) < 0) return ECONNREFUSED;
   }
   return isItsOwnPeer(fd, address) ? ECONNREFUSED : 0;
-}
-
-/** What a function has given is closed with its connection, unless it is copied elsewhere. */
-function giveBack(end: Fd): void {
-  if (!end.isCopied) end.tryClose();
 }
 
 function isTcp(fd: Fd): boolean {

@@ -11,6 +11,7 @@ import {
   open,
   pipe,
   reversedTerminal,
+  serving,
   tcpPair,
   unixPair,
 } from "./ends.ts";
@@ -544,6 +545,33 @@ const SERVING = `
     }
   }).length;
 `;
+
+Deno.test("serve closes what its function returns that is no connection, unless somebody else has it", async () => {
+  const { listener, port } = serving();
+  const [input, output] = pipe();
+  const code = `
+    // The last one is the number that is served.
+    const returned = [3, 4, 5].map((fd) => new Descriptor(fd));
+    const stop = new AbortController();
+    let asked = 0;
+    const ended = serve(5, () => returned[asked++], {
+      signal: stop.signal,
+      onEnd: ({ id, error }) => {
+        say([error, returned[id - 1].isClosed]);
+        if (id === 3) stop.abort();
+      },
+    });
+    const clients = [1, 2, 3].map(() => Descriptor.connect("127.0.0.1:${port}"));
+    await Promise.all([ended, ...clients]);
+  `;
+  using running = program(code, { 3: open(`${ROOT}/deno.json`, O_RDONLY), 4: input, 5: listener });
+  assertEquals(await said(running), [
+    ["descriptor 3 is not a connection", true],
+    ["descriptor 4 is not a connection", true],
+    ["descriptor 5 is not a connection", false],
+  ]);
+  output.close();
+});
 
 Deno.test("a callback of a service that throws ends all, and serve rejects with what it threw", async (t) => {
   for (const name of ["onAccept", "onConnect", "onEnd"]) {
