@@ -11,6 +11,7 @@ import {
   ECONNREFUSED,
   ERR,
   ETIMEDOUT,
+  F_DUPFD_CLOEXEC,
   HUP,
   OUT,
   RDHUP,
@@ -127,6 +128,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   connect(target: Target): void {
     this.#begin(target);
     if (this.#tries.length > 0) return this.#try();
+    // A look-up that has no descriptor fails in several ways, and does not say why.
+    const wasShort = this.#lacksDescriptor();
     let failed: string | undefined;
     const found = target.find().then((error) => {
       failed = error;
@@ -135,9 +138,17 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#service.host.loop.onThread(found, () => {
       if (this.#isEnded) return;
       this.#begin(target);
-      if (failed === undefined) this.#try();
+      if (failed === undefined) return this.#try();
+      this.#setShort(wasShort || this.#lacksDescriptor());
+      if (this.#isShort) this.#tryLater(() => this.connect(target));
       else this.fail(`${target}: ${failed}`);
     });
+  }
+
+  #lacksDescriptor(): boolean {
+    const fd = libc.fcntl(this.#client, F_DUPFD_CLOEXEC);
+    if (fd >= 0) libc.close(fd);
+    return isShortage(-fd);
   }
 
   #begin(target: Target): void {
@@ -158,7 +169,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       const fd = connect(address, this.#delaysAck);
       this.#setShort(isShortage(-fd));
       if (fd >= 0) return this.#watch(fd);
-      if (this.#isShort) return this.#tryLater(SHORTAGE_RETRY_MS);
+      if (this.#isShort) return this.#tryLater(() => this.#try());
       if (fd === -EAGAIN) return this.#service.queue(this);
       if (!this.#failed(-fd)) return;
     }
@@ -202,10 +213,11 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     return false;
   }
 
-  #tryLater(milliseconds: number): void {
-    this.#service.host.loop.after(milliseconds, () => {
-      if (this.#isShort) this.#since = performance.now(); // that is not the target's fault
-      this.#try();
+  #tryLater(again: () => void): void {
+    this.#service.host.loop.after(SHORTAGE_RETRY_MS, () => {
+      if (this.#isEnded) return;
+      this.#since = performance.now(); // that is not the target's fault
+      again();
     });
   }
 

@@ -573,6 +573,39 @@ Deno.test("serve closes what its function returns that is no connection, unless 
   output.close();
 });
 
+Deno.test("without a descriptor for the look-up of its target a connection waits for one", async () => {
+  const { listener, port } = serving();
+  const target = serving();
+  const code = `
+    const stop = new AbortController(), opened = [];
+    const ended = serve(3, "localhost:${target.port}", {
+      signal: stop.signal,
+      yieldAfter: 1,
+      onAccept: () => {
+        try {
+          for (;;) opened.push(Deno.openSync("/dev/null"));
+        } catch (error) {
+          say(error.message);
+        }
+        setTimeout(() => opened.forEach((file) => file.close()), 200);
+      },
+      onConnect: () => stop.abort(),
+      onEnd: ({ error }) => {
+        say(error ?? "joined");
+        stop.abort();
+      },
+    });
+    await Promise.all([ended, Descriptor.connect("127.0.0.1:${port}")]);
+  `;
+  const limited = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"];
+  using running = program(code, { 3: listener }, limited);
+  assertEquals(await said(running), [
+    "Too many open files (os error 24): open '/dev/null'",
+    "joined",
+  ]);
+  target.listener.close();
+});
+
 Deno.test("a callback of a service that throws ends all, and serve rejects with what it threw", async (t) => {
   for (const name of ["onAccept", "onConnect", "onEnd"]) {
     await t.step(name, async () => {
