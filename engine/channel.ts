@@ -38,7 +38,7 @@ export interface ChannelStatus {
   readonly seconds: number;
   /** Whether the bytes stay in the kernel (splice(2)), but for small pieces between sockets of ours, or are copied. */
   readonly route: "splice" | "copy";
-  /** Why they are copied: "splice: Invalid argument", "append", "terminal", "messages"; undefined where they are not. */
+  /** Why they are copied: "splice: Invalid argument", "append", "procfs", "terminal", "messages"; undefined where they are not. */
   readonly reason: string | undefined;
   /** How much the pipes hold that its bytes go through, in bytes. */
   readonly pipes: PipeSizes;
