@@ -26,6 +26,7 @@ import "./sys/epoll.ts";
 import "./sys/fd.ts";
 import "./sys/ffi.ts";
 import "./sys/pipe.ts";
+import "./sys/readiness.ts";
 
 /** No error; wrong use; the system refused something; a signal, plus its number. */
 const OK = 0, WRONG_USE = 100, REFUSED = 111, SIGNALLED = 128;
