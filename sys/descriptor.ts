@@ -128,12 +128,17 @@ export class Descriptor extends Fd implements Deno.FsFile {
    * {@linkcode SystemError} (read(2)).
    */
   async read(p: Uint8Array): Promise<number | null> {
-    const bytes = p as Uint8Array<ArrayBuffer>;
+    const bytes = p as Uint8Array<ArrayBuffer>, isEmpty = p.byteLength === 0;
     this.#mustBeOpen("read");
     // A wait can be ended, a read that waits cannot.
-    for (let events = this.mayBlock && p.byteLength > 0 ? await this.#ready(IN) : 0;;) {
+    for (let events = this.mayBlock && !isEmpty ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
-      const result = this.mayBlock ? await this.readOnThread(bytes) : this.tryRead(bytes);
+      // read(2) takes nothing where there is no room: recv(2) would take a message.
+      const result = this.mayBlock
+        ? await this.readOnThread(bytes)
+        : isEmpty
+        ? this.readOnce(bytes)
+        : this.tryRead(bytes);
       if (result !== -EAGAIN) return this.#length("read", result, p);
       if (events === ERR) this.emptyErrorQueue();
       events = await this.#ready(IN);

@@ -13,13 +13,14 @@ import {
   pipe,
   reversedTerminal,
   serving,
+  SOCK_DGRAM,
   tcpPair,
   terminal,
   unixPair,
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, iocopy, knowing, ofTwins, strace } from "./probe.ts";
+import { fillUp, inFolder, iocopy, knowing, ofTwins, strace, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
@@ -57,6 +58,25 @@ Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
       out.close();
     });
   }
+});
+
+Deno.test("reading into no room takes nothing, and waits for nothing", async () => {
+  const [filled, first] = pipe();
+  const [messages, second] = unixPair(SOCK_DGRAM);
+  const [silent, third] = tcpPair();
+  await first.write("bytes");
+  second.send("message");
+  const code = `
+    const room = new Uint8Array(9), nothing = room.subarray(0, 0);
+    for (const input of [3, 4, 5].map((fd) => new Descriptor(fd))) {
+      say([await input.read(nothing), input.readSync(nothing)]);
+      if (input.fd < 5) say(new TextDecoder().decode(room.subarray(0, await input.read(room))));
+    }
+  `;
+  using running = program(code, { 3: filled, 4: messages, 5: silent });
+  const all = await within("the end", said(running));
+  assertEquals(all, [[0, 0], "bytes", [0, 0], "message", [0, 0]]);
+  for (const end of [first, second, third]) end.close();
 });
 
 Deno.test("Descriptor.write waits for room, and the program goes on meanwhile", async () => {
