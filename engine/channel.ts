@@ -439,6 +439,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     const events = libc.poll(fd.io, 0);
     if (events < 0) return this.#fail("write", events);
     if (!(events & (ERR | HUP))) return; // the event has passed
+    if (fd.kind === "file" && !(events & HUP)) return; // ERR is news there, as in /proc/pressure
     if (connection && !(events & HUP)) {
       // ERR without an error is an error queue, of which the endpoint takes care.
       connection.error ||= libc.pendingError(fd.fd);

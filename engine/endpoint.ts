@@ -252,10 +252,13 @@ export class Endpoint implements Watcher {
     if (events & ERR) this.#stillHasErrors();
   }
 
-  /** An ERR that remains once the pending error was read is a socket's error queue, and would be reported for ever. */
+  /**
+   * An ERR that remains once the pending error was read is a socket's error queue, or the
+   * news of a file, and would be reported for ever.
+   */
   #stillHasErrors(): void {
     const isUsed = this.#readers.length + this.#writers.length > 0;
-    if (!isUsed || !this.connection) return;
+    if (!isUsed || !this.connection && this.fd.kind !== "file") return;
     const events = libc.poll(this.fd.io, 0);
     if (events === ERR) this.fd.emptyErrorQueue();
     // Refused, poll(2) cannot say that it remains: nobody is to be kept awake by it.

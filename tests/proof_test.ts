@@ -24,7 +24,8 @@ import {
   unixPair,
 } from "./ends.ts";
 import { endsWith, succeeds } from "./expect.ts";
-import { hasBytes, inFolder, iocopy, noise, same, watched, within } from "./probe.ts";
+import { skippedIf } from "./harness.ts";
+import { cpuSeconds, hasBytes, inFolder, iocopy, noise, same, watched, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
 const decoder = new TextDecoder();
@@ -44,6 +45,33 @@ for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair })) {
       assertEquals((await running.outcome).code, 0);
       out.close();
     });
+  }
+}
+
+/** It says ERR until somebody has written to it (poll(2)). */
+const PRESSURE = "/proc/pressure/memory";
+
+Deno.test(
+  skippedIf(!mayWrite(PRESSURE), `${PRESSURE} cannot be written`, "ERR of a file is no error"),
+  async () => {
+    const [input, writing] = pipe();
+    using running = iocopy("3 4", { 3: input, 4: open(PRESSURE, O_RDWR) });
+    await pause(300);
+    const used = cpuSeconds(running.pid);
+    await pause(500);
+    assert(cpuSeconds(running.pid) - used < 0.2, "it does not sleep");
+    await writing.write("some 150000 2000000\0");
+    writing.close();
+    await succeeds(running);
+  },
+);
+
+function mayWrite(path: string): boolean {
+  try {
+    open(path, O_RDWR).close();
+    return true;
+  } catch {
+    return false;
   }
 }
 
