@@ -130,7 +130,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>, isEmpty = p.byteLength === 0;
     this.#mustBeOpen("read");
-    // A wait can be ended, a read that waits cannot.
+    // A wait can be ended; a call that waits cannot, and holds one of the runtime's threads.
+    this.openAgain();
     for (let events = this.mayBlock && !isEmpty ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
       // read(2) takes nothing where there is no room: recv(2) would take a message.
@@ -166,7 +167,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
    */
   async write(p: Uint8Array): Promise<number> {
     const bytes = p as Uint8Array<ArrayBuffer>;
-    for (let events = 0;;) {
+    this.#mustBeOpen("write");
+    this.openAgain(); // as in read
+    for (let events = this.mayBlock ? await this.#ready(OUT) : 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
       if (result !== -EAGAIN) return this.#checked("write", result);

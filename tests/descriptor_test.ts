@@ -735,6 +735,25 @@ Deno.test("however many wait, everything else goes on", async () => {
   listener.close();
 });
 
+Deno.test("forty terminals that nobody reads hold up nothing else", async () => {
+  const terminals = Array.from({ length: 40 }, terminal);
+  const given = terminals.map(([, slave], i) => [10 + i, slave] as const);
+  const code = `
+    const ends = Array.from({ length: 40 }, (_, i) => new Descriptor(10 + i));
+    const fill = async (end) => {
+      for (const bytes = new Uint8Array(65536).fill(65);;) await end.write(bytes);
+    };
+    const writes = ends.map((end) => fill(end).catch((error) => error.code));
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    say((await Deno.stat(".")).isDirectory);
+    for (const end of ends) end.close();
+    say((await Promise.all(writes)).every((code) => code === "EBADF"));
+  `;
+  using running = program(code, Object.fromEntries(given));
+  assertEquals(await within("the end", said(running)), [true, true]);
+  for (const [master] of terminals) master.close();
+});
+
 Deno.test(
   needing(["strace"], "EIO of a terminal that is read after its master has gone is its end"),
   async () => {
