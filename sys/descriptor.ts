@@ -180,7 +180,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /** Waits until it is ready, or closed. */
   async #ready(events: number): Promise<number> {
-    const result = await ready(this.fd, events);
+    let result = 0;
+    while (result === 0 && !this.isClosed) result = await ready(this.fd, events);
     return this.isClosed ? 0 : this.#checked("poll", result);
   }
 
@@ -444,7 +445,7 @@ async function connected(where: Address, signal?: AbortSignal): Promise<number> 
   if (fd < 0) return fd;
   const abort = () => forget(fd);
   signal?.addEventListener("abort", abort);
-  let result = 0; // as well where a signal of the system came
+  let result = 0;
   while (result === 0 && !signal?.aborted) result = await ready(fd, OUT);
   signal?.removeEventListener("abort", abort);
   const error = signal?.aborted

@@ -16,13 +16,16 @@ interface Wait {
   readonly reject: (error: unknown) => void;
 }
 
+/** A wait that nothing can end, as epoll refuses it, ends after so long: it is to be tried again. */
+const REFUSED_MS = 100;
+
 /** Who waits, by the descriptor's number. */
 const waits = new Map<number, readonly Wait[]>();
 let shared: Epoll | undefined;
 
 /**
  * Which of `events` hold, and ERR and HUP (poll(2)), once there are any; 0 once
- * {@linkcode forget} was called, or a signal came. Where that is refused the negative errno.
+ * {@linkcode forget} was called, or for nothing. Where that is refused the negative errno.
  */
 export async function ready(fd: number, events: number): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
@@ -35,7 +38,7 @@ export async function ready(fd: number, events: number): Promise<number> {
     if (epoll !== shared) epoll?.close();
     if (!(error instanceof SystemError)) throw error;
     // Of a regular file, or where there is no descriptor or memory: on a thread of its own.
-    return await libc.pollOnThread(fd, events, -1);
+    return await libc.pollOnThread(fd, events, REFUSED_MS);
   }
   if (!shared) void wait(shared = epoll);
   return await promise;

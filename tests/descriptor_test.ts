@@ -680,6 +680,29 @@ Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
   for (const end of [stdin, stdout]) end.close();
 });
 
+Deno.test("what waits when no number is left ends as well, and fails once it is closed", async () => {
+  const [[input, stdin], [source, other]] = [pipe(), pipe()];
+  const code = `
+    import { Descriptor } from "./engine.ts";
+    const [input, source] = [new Descriptor(0), new Descriptor(3)];
+    const files = [];
+    try {
+      for (;;) files.push(Deno.openSync("/dev/null"));
+    } catch { /* that was the last one */ }
+    const reads = [input, source].map((end) => end.read(new Uint8Array(9)));
+    setTimeout(() => {
+      for (const file of [source, ...files]) file.close(); // soon, as the runtime needs some
+    });
+    console.error(...await Promise.all(reads.map((read) => read.catch(({ code }) => code))));
+  `;
+  const command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"];
+  command.push(Deno.execPath(), "eval", "--ext=ts");
+  using running = iocopy([code], { 0: input, 3: source }, { command });
+  await stdin.write("x");
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "1 EBADF\n" });
+  for (const end of [stdin, other]) end.close();
+});
+
 Deno.test("what waits when a Descriptor is closed fails, and the program ends", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, terminal: reversedTerminal })) {
     await t.step(`a ${kind}`, async () => {
