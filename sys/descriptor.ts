@@ -398,13 +398,6 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   // ---- The end.
 
-  /** As {@linkcode close}, but returns the error. */
-  override tryClose(): SystemError | undefined {
-    if (this.isClosed) return undefined;
-    forget(this.fd);
-    return super.tryClose();
-  }
-
   /**
    * Closes the number, once: a second call does nothing. A read or write that
    * waits fails with EBADF. Throws a {@linkcode SystemError}, the number being

@@ -48,6 +48,7 @@ import {
 } from "./constants.ts";
 import { DescriptorError, SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
+import { forget } from "./readiness.ts";
 
 /** What a descriptor is, as far as moving bytes is concerned. */
 export type Kind = "pipe" | "socket" | "file" | "terminal" | "device";
@@ -343,6 +344,7 @@ export class Fd {
   tryClose(): SystemError | undefined {
     if (this.#closed) return undefined;
     this.#closed = true;
+    forget(this.fd);
     if (this.io !== this.fd) libc.close(this.io);
     const result = this.fd > 2 ? libc.close(this.fd) : this.#makeInert();
     return result < 0 ? new SystemError("close", this.fd, result) : undefined;

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { EBADF } from "./constants.ts";
 import { Epoll, UNWATCHED } from "./epoll.ts";
 import { SystemError } from "./error.ts";
 import * as libc from "./libc.ts";
@@ -24,8 +25,8 @@ const waits = new Map<number, readonly Wait[]>();
 let shared: Epoll | undefined;
 
 /**
- * Which of `events` hold, and ERR and HUP (poll(2)), once there are any; 0 once
- * {@linkcode forget} was called, or for nothing. Where that is refused the negative errno.
+ * Which of `events` hold, and ERR and HUP (poll(2)), once there are any; 0 for nothing, to be
+ * tried again. Where that is refused the negative errno; -EBADF once {@linkcode forget} was called.
  */
 export async function ready(fd: number, events: number): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
@@ -49,7 +50,7 @@ export function forget(fd: number): void {
   const before = waits.get(fd);
   if (!shared || !before) return;
   change(shared, fd, before, []);
-  for (const { resolve } of before) resolve(0);
+  for (const { resolve } of before) resolve(-EBADF);
   if (waits.size === 0) libc.timerfdSettime(shared.timer, 1); // ends the wait
 }
 

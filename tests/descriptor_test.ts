@@ -731,6 +731,22 @@ Deno.test("what waits when a Descriptor is closed fails, and the program ends", 
   }
 });
 
+Deno.test("what waits for a number that a Copier closes fails, and nobody else's wait", async () => {
+  const [[source, other], [out, sink]] = [pipe(), pipe()];
+  const code = `
+    const listener = Descriptor.listen("@iocopy-test-" + Deno.pid);
+    const read = new Descriptor(3).read(new Uint8Array(9)).catch(({ code }) => code);
+    await copy([[3, 4]], { signal: AbortSignal.timeout(50) });
+    using next = await Descriptor.connect("@iocopy-test-" + Deno.pid);
+    const another = next.read(new Uint8Array(9)).catch(({ code }) => code);
+    setTimeout(() => listener.close(), 50); // which resets it
+    say([next.fd, await read, await another]);
+  `;
+  using running = program(code, { 3: source, 4: sink });
+  assertEquals(await within("the end", said(running)), [[3, "EBADF", "ECONNRESET"]]);
+  for (const end of [other, out]) end.close();
+});
+
 Deno.test("however many wait, everything else goes on", async () => {
   using silent = await deaf();
   const { listener, port } = serving();
