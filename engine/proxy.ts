@@ -6,7 +6,8 @@ const SIGNATURE = [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0
 /**
  * The header that names the client to a target, in front of the bytes: the PROXY
  * protocol of HAProxy (proxy-protocol.txt, 2.1 and 2.2). `client` is the
- * accepted socket. A client without an address of the Internet is "UNKNOWN".
+ * accepted socket. A client without an address of the Internet is "UNKNOWN", in version 2
+ * "LOCAL".
  */
 export function proxyHeader(
   version: 1 | 2,
@@ -25,9 +26,11 @@ function line(peer: Address, local: Address): Uint8Array<ArrayBuffer> {
 }
 
 function binary(peer: Address, local: Address): Uint8Array<ArrayBuffer> {
-  const PROXY = 0x21, TCP4 = 0x11, TCP6 = 0x21, UNSPEC = 0x00;
+  const LOCAL = 0x20, PROXY = 0x21, TCP4 = 0x11, TCP6 = 0x21, UNSPEC = 0x00;
   const family = peer.version === 4 ? TCP4 : peer.version === 6 ? TCP6 : UNSPEC;
   const ports = [peer, local].flatMap(({ port }) => [port >> 8, port & 255]);
   const rest = peer.version ? [...peer.numbers, ...local.numbers, ...ports] : [];
-  return new Uint8Array([...SIGNATURE, PROXY, family, 0, rest.length, ...rest]);
+  // haproxy refuses "PROXY" without an address, and takes "LOCAL".
+  const command = peer.version ? PROXY : LOCAL;
+  return new Uint8Array([...SIGNATURE, command, family, 0, rest.length, ...rest]);
 }

@@ -58,21 +58,27 @@ testWith(
   },
 );
 
+/** haproxy, which answers with the client's address at a port for the PROXY protocol. Returns the port. */
+async function startHaproxy(shop: Workshop): Promise<number> {
+  const port = freePort();
+  const config = [
+    "defaults",
+    "  mode http",
+    "  timeout client 10s",
+    "frontend f",
+    `  bind 127.0.0.1:${port} accept-proxy`,
+    '  http-request return status 200 content-type text/plain lf-string "%[src]:%[src_port]"',
+  ];
+  await Deno.writeTextFile(shop.path("haproxy.cfg"), config.join("\n") + "\n");
+  shop.start([find("haproxy") ?? "", "-db", "-f", shop.path("haproxy.cfg")]);
+  return port;
+}
+
 testWith(
   ["systemd-socket-activate", "haproxy", "curl"],
   "haproxy accepts the PROXY protocol's header",
   async (shop) => {
-    const behind = freePort();
-    const config = [
-      "defaults",
-      "  mode http",
-      "  timeout client 10s",
-      "frontend f",
-      `  bind 127.0.0.1:${behind} accept-proxy`,
-      '  http-request return status 200 content-type text/plain lf-string "%[src]:%[src_port]"',
-    ];
-    await Deno.writeTextFile(shop.path("haproxy.cfg"), config.join("\n") + "\n");
-    shop.start([find("haproxy") ?? "", "-db", "-f", shop.path("haproxy.cfg")]);
+    const behind = await startHaproxy(shop);
     for (const version of [1, 2]) {
       const target = `127.0.0.1:${behind}`;
       const port = await activate(shop, `--proxy-protocol=${version}`, "3", target);
@@ -80,6 +86,23 @@ testWith(
       const retry = ["--retry", "50", "--retry-all-errors", "--retry-delay", "1"];
       const words = ["curl", "-sS", ...retry, "--local-port", from, `http://127.0.0.1:${port}/`];
       assertEquals((await shop.run(...words)).split("\n").at(-1), `127.0.0.1:${from}`);
+    }
+  },
+);
+
+testWith(
+  ["s6-ipcserver-socketbinder", "haproxy", "curl"],
+  "haproxy accepts the PROXY protocol's header of a client of a unix socket",
+  async (shop) => {
+    const target = `127.0.0.1:${await startHaproxy(shop)}`;
+    for (const version of [1, 2]) {
+      const path = shop.path(`socket${version}`);
+      const option = `--proxy-protocol=${version}`;
+      shop.start(["s6-ipcserver-socketbinder", path, shop.iocopy, option, "0", target]);
+      const retry = ["--retry", "5", "--retry-all-errors", "--retry-delay", "1"];
+      const words = ["curl", "-sS", ...retry, "--unix-socket", path, "http://localhost/"];
+      // It has no address: haproxy takes that of the connection.
+      assertMatch((await shop.run(...words)).split("\n").at(-1) ?? "", /^127\.0\.0\.1:\d+$/);
     }
   },
 );
