@@ -25,11 +25,14 @@ export async function serveAll(
   log: Log,
 ): Promise<{ services: ServiceStatus[]; end: () => void }> {
   const failures = new Counted(log);
-  const options = { ...toOptions(settings), ...telling(settings, log, failures) };
+  const options = toOptions(settings);
   const services: ServiceStatus[] = [];
   for (const [listener, target] of [...settings.services, ...listeners]) {
+    // Who waits for another client and goes was not refused by anybody.
+    const refused = typeof target === "string" ? failures : undefined;
     try {
-      services.push(await copier.serve(listener, target, options));
+      const service = { ...options, ...telling(settings, log, refused) };
+      services.push(await copier.serve(listener, target, service));
     } catch (error) {
       throw error instanceof RangeError ? new UsageError(error.message) : error;
     }
@@ -52,7 +55,7 @@ function toOptions(settings: Settings): ServeOptions {
 function telling(
   { verbose, stats, json }: Settings,
   log: Log,
-  failures: Counted,
+  failures: Counted | undefined,
 ): ServeOptions {
   return {
     ...verbose && {
@@ -74,7 +77,7 @@ function telling(
           `${address} #${id}: ${how}; ${sent} bytes sent, ${received} received in ` +
             `${seconds.toFixed(3)} s, ${open} open`,
         );
-      } else if (session.target === undefined && session.error) failures.say(session.error);
+      } else if (session.target === undefined && session.error) failures?.say(session.error);
       log.flush();
     },
   };

@@ -63,7 +63,7 @@ export interface ServeOptions {
   onAccept?: (session: SessionStatus, service: ServiceStatus) => void;
   /** It is connected with its target. */
   onConnect?: (session: SessionStatus, service: ServiceStatus) => void;
-  /** It has ended, or was not connected at all: then it has an error, and no target. */
+  /** It has ended, or was not connected at all: then it has no target. */
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
   /** The system refuses to accept any more: all services drain now. The error is in the service's status. */
   onFailure?: (error: SystemError, service: ServiceStatus) => void;
@@ -441,7 +441,7 @@ export class Service implements ServiceStatus {
     }
     this.drain();
     for (const session of this.#sessions) {
-      if (session.target === undefined) session.fail("stopped");
+      if (session.target === undefined) session.fail();
     }
   }
 }

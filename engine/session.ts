@@ -117,7 +117,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   get ended(): SessionStatus["ended"] {
     if (!this.#isEnded) return undefined;
     if (this.error) return "error";
-    return this.#sending?.ended === "stopped" || this.#receiving?.ended === "stopped"
+    if (!this.#sending) return "stopped"; // before it was connected
+    return this.#sending.ended === "stopped" || this.#receiving?.ended === "stopped"
       ? "stopped"
       : "eof";
   }
@@ -383,8 +384,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
 
   // ---- The end.
 
-  /** Ends it before it was connected. */
-  fail(error: string): void {
+  /** Ends it before it was connected: with an error, or stopped. */
+  fail(error?: string): void {
     if (this.#isEnded) return;
     this.error ??= error;
     this.#setShort(false);

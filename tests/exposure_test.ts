@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { resolve } from "node:path";
 import { pipe, unixPair } from "./ends.ts";
 import { BINARY, COMMAND, denoDir, only, ROOT, skippedIf } from "./harness.ts";
-import { descriptors, inFolder, iocopy, listens, makeRoot } from "./probe.ts";
+import { descriptors, hasTcp, inFolder, iocopy, LISTENING, makeRoot } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
@@ -61,7 +61,7 @@ Deno.test("it listens on no port, and has no files open", async () => {
   using running = iocopy("6 7", { 6: source, 7: sink });
   await from.write("runs");
   await to.readText(4);
-  assert(!listens(running.pid));
+  assert(!hasTcp(running.pid, LISTENING));
   const files = [...descriptors(running.pid).values()].filter((name) => name.startsWith("/"));
   // From source, the runtime has its cache open, in its own folder.
   const own = BINARY ?? await denoDir();

@@ -703,7 +703,7 @@ Deno.test("a function that connects is told when nobody waits for that any more"
     const done = serve(listener, (peer, signal) => {
       connecting.push(Descriptor.connect("127.0.0.1:${silent.port}", { signal }));
       return connecting.at(-1);
-    }, { connectTimeout: 100, signal: stop.signal, onEnd: ({ error }) => say(error) });
+    }, { connectTimeout: 100, signal: stop.signal, onEnd: ({ ended, error }) => say(error ?? ended) });
     const timedOut = await Descriptor.connect(own);
     await timedOut.read(new Uint8Array(9));
     const stopped = await Descriptor.connect(own);

@@ -258,12 +258,15 @@ export function descriptors(pid: number): Map<number, string> {
   return found;
 }
 
-/** Whether a process listens for TCP connections. */
-export function listens(pid: number): boolean {
+/** States of a TCP socket, as /proc/net/tcp has them. */
+export const CONNECTED = "01", CONNECTING = "02", HALF_CLOSED = "08", LISTENING = "0A";
+
+/** Whether a process has a TCP socket in one of these states. */
+export function hasTcp(pid: number, ...states: string[]): boolean {
   const inodes = ["tcp", "tcp6"].flatMap((table) =>
     Deno.readTextFileSync(`/proc/${pid}/net/${table}`).split("\n").map((line) =>
       line.trim().split(/\s+/)
-    ).filter((fields) => fields[3] === "0A").map((fields) => `socket:[${fields[9]}]`)
+    ).filter((fields) => states.includes(fields[3] ?? "")).map((fields) => `socket:[${fields[9]}]`)
   );
   return [...descriptors(pid).values()].some((name) => inodes.includes(name));
 }

@@ -4,7 +4,18 @@ import { readAll, readExactly, readText, writeAll } from "./connections.ts";
 import { O_NONBLOCK, serving } from "./ends.ts";
 import { COMMAND } from "./harness.ts";
 import { pause } from "./watching.ts";
-import { cpuSeconds, descriptors, injecting, iocopy, noise, same, within } from "./probe.ts";
+import {
+  CONNECTED,
+  cpuSeconds,
+  descriptors,
+  HALF_CLOSED,
+  hasTcp,
+  injecting,
+  iocopy,
+  noise,
+  same,
+  within,
+} from "./probe.ts";
 import { freePort } from "./programs.ts";
 
 /** What a client asks the target to do, in its first byte; eight more bytes are an offset in the noise, and a length. */
@@ -315,6 +326,17 @@ Deno.test("two listeners: a connection that ends while it waits is dropped, unle
   const { code, stderr } = await running.outcome;
   assertEquals(code, 0);
   assertMatch(stderr, /#1: it went before another one came; /);
+});
+
+Deno.test("two listeners: without v nothing is reported of who waits and goes", async () => {
+  const [users, servers] = [serving(), serving()];
+  using running = iocopy("3 4", { 3: users.listener, 4: servers.listener });
+  const gone = await Deno.connect({ hostname: "127.0.0.1", port: users.port });
+  while (!hasTcp(running.pid, CONNECTED)) await pause();
+  gone.close();
+  while (hasTcp(running.pid, CONNECTED, HALF_CLOSED)) await pause();
+  running.kill("SIGHUP");
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
 });
 
 Deno.test("O_NONBLOCK of the listening socket is restored, and accepting never blocks", async () => {

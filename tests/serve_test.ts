@@ -14,7 +14,9 @@ import {
 } from "./ends.ts";
 import { COMMAND, type Running, skippedIf } from "./harness.ts";
 import {
+  CONNECTING,
   descriptors,
+  hasTcp,
   inFolder,
   injecting,
   iocopy,
@@ -776,6 +778,24 @@ Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => 
   assert(same(arrived, content.subarray(0, arrived.length)), "other bytes");
   await sent;
   for (const end of [client, target]) end.close();
+});
+
+Deno.test("SIGTERM while a target is being connected is no error of the connection", async () => {
+  using silent = await deaf();
+  for (const option of ["-c 9", "--stats=json"]) {
+    const { listener, port } = serving();
+    using running = iocopy(`${option} 3 127.0.0.1:${silent.port}`, { 3: listener });
+    const client = await Deno.connect({ hostname: "127.0.0.1", port });
+    while (!hasTcp(running.pid, CONNECTING)) await pause();
+    running.kill("SIGTERM");
+    const { code, stderr } = await running.outcome;
+    client.close();
+    assertEquals(code, 128 + 15);
+    const told = stderr.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    const ends = told.map(({ ended, error, errors }) => [ended, error, errors]);
+    const wanted = [["stopped", null, undefined], [undefined, undefined, 0]];
+    assertEquals(ends, option === "--stats=json" ? wanted : []);
+  }
 });
 
 /** Waits until nothing listens on a port. */

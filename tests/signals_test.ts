@@ -5,11 +5,12 @@ import { BINARY, COMMAND } from "./harness.ts";
 import {
   fillUp,
   hasBytes,
+  hasTcp,
   hungUp,
   ignores,
   injecting,
   iocopy,
-  listens,
+  LISTENING,
   noise,
   same,
   watched,
@@ -217,7 +218,7 @@ Deno.test("SIGUSR1 opens no inspector", async () => {
   if (!BINARY) assert(ignores(running.pid, 10), "SIGUSR1 is not ignored");
   if (!BINARY) running.kill("SIGUSR1");
   await roundTrip();
-  assert(!listens(running.pid), "it listens on a port");
+  assert(!hasTcp(running.pid, LISTENING), "it listens on a port");
   stdin.close();
   const outcome = await running.outcome;
   assertEquals([outcome.code, outcome.stderr], [0, ""]);
