@@ -115,7 +115,8 @@ export class Service implements ServiceStatus {
   /** Who waits for a mate, at each of the two listeners. */
   readonly #waiting: [Set<Waiting>, Set<Waiting>] = [new Set(), new Set()];
   #host: Host | undefined;
-  #most = 0;
+  /** The most connections that there are descriptors for, in all services together. */
+  #possible = 0;
   #isPaused = false;
   #isClosed = false;
   /** Whether it keeps the loop running. */
@@ -211,8 +212,7 @@ export class Service implements ServiceStatus {
     const limit = raiseDescriptorLimit();
     const free = libc.fcntl(this.#listener.fd, F_DUPFD_CLOEXEC);
     if (free >= 0) libc.close(free);
-    const possible = Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2);
-    this.#most = Math.max(1, Math.min(this.options.connections, possible));
+    this.#possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
       const mayAccept = () => this.#mayAccept(side);
@@ -232,10 +232,18 @@ export class Service implements ServiceStatus {
     if (exitIdle) this.#lookLater();
   }
 
-  /** Those that wait at the other listener are about to be joined with those that come to this one. */
+  /**
+   * Those that wait at the other listener are about to be joined with those that come to this one.
+   * Clients of several services that wait for the address of a name could take all descriptors:
+   * then none would be left for a target, and nothing would ever move.
+   */
   #mayAccept(side: number): boolean {
     const others = this.#waiting[1 - side]?.size ?? 0;
-    return !this.#isPaused && this.#short === 0 && this.#sessions.size - others < this.#most;
+    if (this.#isPaused || this.#short > 0) return false;
+    if (this.open - others >= this.options.connections) return false;
+    let all = 0;
+    for (const service of this.#all) all += service.open;
+    return all - others < this.#possible;
   }
 
   /** There is no check where there is no time that may pass. */
@@ -381,7 +389,9 @@ export class Service implements ServiceStatus {
     if (session.error) this.errors++;
     this.options.onEnd?.(session, this);
     if (this.#isClosed) this.#endIfIdle();
-    else if (!this.#isPaused) this.#resume();
+    for (const service of this.#all) {
+      if (!service.#isPaused) service.#resume();
+    }
   }
 
   /** It may never accept again: open connections end by themselves, and then all services have, so that they can be started anew. */

@@ -264,6 +264,23 @@ Deno.test("with few descriptors all connections are served in the end", async ()
   target.close();
 });
 
+Deno.test("with few descriptors the clients of one service leave some to the targets of others", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const services = [3, 4, 5, 6].map((fd) => ({ fd, ...serving() }));
+  const texts = Array.from({ length: 160 }, (_, i) => `client ${i}`);
+  // They wait when the services begin: all are accepted before the name's address is found.
+  const answers = Promise.all(texts.map((text, i) => ask(services[i % 4]?.port ?? 0, text)));
+  const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
+  const args = services.map(({ fd }) => `${fd} localhost:${to}`).join(" ");
+  const given = Object.fromEntries(services.map(({ fd, listener }) => [fd, listener]));
+  using running = iocopy(args, given, { command });
+  assertEquals(await answers, texts);
+  running.kill("SIGHUP");
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  target.close();
+});
+
 for (const version of [1, 2]) {
   Deno.test(`--proxy-protocol=${version} tells the target who the client is`, async () => {
     const { target, port: to } = listenTcp();
