@@ -369,7 +369,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   onError(error: SystemError, channel: ChannelStatus): void {
-    if (channel.error?.errno === ECANCELED) return;
+    // To be stopped is none, unless what was read is lost.
+    if (channel.ended === "stopped" && channel.error?.errno === ECANCELED) return;
     // The numbers of our own descriptors would mean nothing to a reader.
     const side = (error.syscall === "read") === (channel === this.#sending) ? "client" : "target";
     this.error ??= `${error.syscall} ${side}: ${libc.strerror(error.errno)}`;

@@ -719,6 +719,37 @@ Deno.test("a function that connects is told when nobody waits for that any more"
   assertEquals(await said(running), expected);
 });
 
+Deno.test("a connection that is stopped with bytes that its target does not take has an error", async () => {
+  const code = `
+    const { localAddress } = await import("./sys/socket.ts");
+    const target = Descriptor.listen("127.0.0.1:0"), listener = Descriptor.listen("127.0.0.1:0");
+    const own = String(localAddress(listener.fd)), stop = new AbortController();
+    let session;
+    const done = serve(listener, String(localAddress(target.fd)), {
+      signal: stop.signal,
+      grace: 100,
+      onConnect: (status) => session = status,
+      onEnd: ({ ended, error }) => say([ended, error]),
+    });
+    const client = await Descriptor.connect(own);
+    const written = (async () => {
+      for (;;) await client.write(new Uint8Array(1 << 20));
+    })().catch(() => {});
+    // Nobody reads at the target: in the end nothing moves, and a buffer is full.
+    for (let before = -1; !session?.sent || session.sent !== before;) {
+      before = session?.sent;
+      await new Promise((resolve) => setTimeout(resolve, 300));
+    }
+    stop.abort();
+    await done;
+    client.close();
+    await written;
+    target.close();
+  `;
+  using running = program(code, {});
+  assertEquals(await said(running), [["error", "write target: Operation canceled"]]);
+});
+
 Deno.test("a stop may be shortened by another one, and by disposal, which waits for the end", async (t) => {
   for (const how of ["copier.stop(0);", "await copier[Symbol.asyncDispose]();"]) {
     await t.step(how, async () => {
