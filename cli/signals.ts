@@ -5,8 +5,11 @@
  */
 import { ignore, isIgnored } from "../sys/libc.ts";
 
-/** Signals that end the program, and their numbers (signal(7)). */
-const ENDING = [["SIGHUP", 1], ["SIGINT", 2], ["SIGTERM", 15]] as const;
+/** Numbers of signals on every machine that Deno runs on (signal(7)). */
+const SIGHUP = 1, SIGINT = 2, SIGUSR1 = 10, SIGUSR2 = 12, SIGTERM = 15, SIGXFSZ = 25;
+
+/** Signals that end the program. */
+const ENDING = [["SIGHUP", SIGHUP], ["SIGINT", SIGINT], ["SIGTERM", SIGTERM]] as const;
 
 /**
  * Calls `stop` with the number of the first signal that ends the program. The
@@ -30,12 +33,12 @@ export function onEndingSignal(stop: (signal: number) => void, drain?: () => voi
 }
 
 /**
- * Signals that ask for statistics, and their numbers. SIGUSR1, which dd(1) uses,
- * is free in an executable only: otherwise the runtime opens its inspector at it.
+ * Signals that ask for statistics. SIGUSR1, which dd(1) uses, is free in an
+ * executable only: otherwise the runtime opens its inspector at it.
  * (Linux does not have BSD's SIGINFO.)
  */
-const ASKING: [Deno.Signal, number][] = [["SIGUSR2", 12]];
-if (Deno.build.standalone) ASKING.push(["SIGUSR1", 10]);
+const ASKING: [Deno.Signal, number][] = [["SIGUSR2", SIGUSR2]];
+if (Deno.build.standalone) ASKING.push(["SIGUSR1", SIGUSR1]);
 
 /** Calls `report` at each signal that asks for statistics, unless it was ignored at the start. */
 export function onAskingSignal(report: () => void): void {
@@ -48,12 +51,12 @@ export function onAskingSignal(report: () => void): void {
  * Ignores signals that would do harm. SIGXFSZ kills the process if a file reaches
  * its size limit, which write(2) reports as an error anyway. SIGUSR1 makes the
  * runtime open its inspector on a TCP port. The runtime installs that handler half
- * a second after the start, unless there is one already: so we add a listener
- * first, and then ignore the signal. An executable has no inspector.
+ * a second after the start, unless there is one already: so a listener is added
+ * first, and then the signal is ignored. An executable has no inspector.
  */
 export function ignoreOthers(): void {
-  ignore(25);
+  ignore(SIGXFSZ);
   if (Deno.build.standalone) return;
   Deno.addSignalListener("SIGUSR1", () => {});
-  ignore(10);
+  ignore(SIGUSR1);
 }

@@ -5,32 +5,36 @@
  */
 import type { ChannelStatus } from "../engine.ts";
 
-/** How often the counts are compared during a timeout, and the bounds of that interval in milliseconds. */
-const LOOKS = 20, OFTEN = 10, SELDOM = 1000;
+/** How often the counts are compared during a timeout, and the bounds of that interval. */
+const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
 
 /**
  * Calls `giveUp` once no byte has moved in any channel for `seconds`, never earlier
  * and at most a twentieth later. It compares what the channels count anyway, so that
- * it costs nothing for each byte. Time passes only while `counts` returns true.
+ * it costs nothing for each byte. Time passes only while `isRunning` returns true.
  * Returns a function that ends it.
  */
 export function onTimeout(
   channels: readonly ChannelStatus[],
   seconds: number,
   giveUp: () => void,
-  counts: () => boolean = () => true,
+  isRunning: () => boolean = () => true,
 ): () => void {
   let last = -1, since = 0;
-  const look = () => {
+  const interval = Math.min(
+    Math.max(MIN_CHECK_MS, seconds * 1000 / CHECKS_PER_TIMEOUT),
+    MAX_CHECK_MS,
+  );
+  const check = () => {
     const moved = channels.reduce((sum, channel) => sum + channel.operations, 0);
     const now = performance.now();
-    if (moved !== last || !counts()) [last, since] = [moved, now];
+    if (moved !== last || !isRunning()) [last, since] = [moved, now];
     else if (now - since >= seconds * 1000) {
       clearInterval(timer);
       giveUp();
     }
   };
-  const timer = setInterval(look, Math.max(OFTEN, Math.min(SELDOM, seconds * 1000 / LOOKS)));
-  look();
+  const timer = setInterval(check, interval);
+  check();
   return () => clearInterval(timer);
 }

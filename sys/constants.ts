@@ -1,6 +1,5 @@
 /**
- * Numbers of the kernel's interface that more than one module needs, the same on
- * every Linux that Deno runs on.
+ * Numbers of the kernel's interface, the same on every Linux that Deno runs on.
  *
  * @module
  */
@@ -18,19 +17,19 @@ export const RDHUP = 0x2000;
 /** Report a change only once (epoll(7)). */
 export const EDGE = 1 << 31;
 
-/** Commands of fcntl(2): the descriptor's flags. */
+/** Commands of fcntl(2). Returns the descriptor's own flags. */
 export const F_GETFD = 1;
-/** The flags of the open file description. */
+/** Returns the flags of the open file description. */
 export const F_GETFL = 3;
 /** Sets these. */
 export const F_SETFL = 4;
-/** The signal of an open file description for O_ASYNC. */
+/** Sets the signal that O_ASYNC makes an open file description send. */
 export const F_SETSIG = 10;
 /** Returns it. */
 export const F_GETSIG = 11;
-/** A duplicate that is close-on-exec. */
+/** Makes a duplicate that is close-on-exec. */
 export const F_DUPFD_CLOEXEC = 1030;
-/** The size of a pipe, in bytes. */
+/** Sets how many bytes a pipe holds. */
 export const F_SETPIPE_SZ = 1031;
 /** Returns it. */
 export const F_GETPIPE_SZ = 1032;
@@ -70,24 +69,24 @@ export const S_IFSOCK = 0o140000;
 export const SOL_SOCKET = 1;
 /** Of TCP. */
 export const IPPROTO_TCP = 6;
-/** Small pieces go at once (tcp(7)). */
-export const TCP_NODELAY = 1;
-/** What comes in is acknowledged at once. */
-export const TCP_QUICKACK = 12;
 /** Options of a socket (socket(7)): an address may be used again. */
 export const SO_REUSEADDR = 2;
-/** The kernel finds out that a peer has vanished. */
-export const SO_KEEPALIVE = 9;
 /** Stream or messages. */
 export const SO_TYPE = 3;
 /** The pending error, which asking clears. */
 export const SO_ERROR = 4;
+/** The kernel finds out that a peer has vanished. */
+export const SO_KEEPALIVE = 9;
 /** Whether it listens. */
 export const SO_ACCEPTCONN = 30;
-/** The family of its addresses. */
-export const SO_DOMAIN = 39;
 /** The protocol that it speaks: TCP's number, and so on. */
 export const SO_PROTOCOL = 38;
+/** The family of its addresses. */
+export const SO_DOMAIN = 39;
+/** Options of TCP (tcp(7)): small pieces go at once. */
+export const TCP_NODELAY = 1;
+/** What comes in is acknowledged at once. */
+export const TCP_QUICKACK = 12;
 /** The type of a socket that carries a stream. */
 export const SOCK_STREAM = 1;
 /** Unix sockets. */
@@ -108,9 +107,9 @@ export const MSG_PEEK = 2;
 /** Receive from the error queue (recv(2)). */
 export const MSG_ERRQUEUE = 0x2000;
 
-/** For shutdown(2). */
+/** For shutdown(2): nothing more is read. */
 export const SHUT_RD = 0;
-/** For shutdown(2). */
+/** Nothing more is written. */
 export const SHUT_WR = 1;
 
 // Error numbers (errno(3)).
@@ -127,16 +126,20 @@ export const EIO = 5;
 export const EBADF = 9;
 /** It would have to wait. */
 export const EAGAIN = 11;
+/** No memory. */
+export const ENOMEM = 12;
 /** In use. */
 export const EBUSY = 16;
 /** What splice(2) says of a descriptor that it cannot serve. */
 export const EINVAL = 22;
+/** No number is left in the whole system. */
+export const ENFILE = 23;
 /** No number is left for this process. */
 export const EMFILE = 24;
-/** No room is left: on a disk, or for one more descriptor that a user's epoll watches. */
-export const ENOSPC = 28;
 /** What is no terminal, or knows no such ioctl(2). */
 export const ENOTTY = 25;
+/** No room is left: on a disk, or for one more descriptor that a user's epoll watches. */
+export const ENOSPC = 28;
 /** Nobody will read it. */
 export const EPIPE = 32;
 /** Not a socket. */
@@ -145,23 +148,19 @@ export const ENOTSOCK = 88;
 export const EMSGSIZE = 90;
 /** The kernel, or the descriptor, does not know that flag. */
 export const EOPNOTSUPP = 95;
-/** It is not connected, or the peer has gone already. */
-export const ENOTCONN = 107;
-/** Under way: a connect. */
-export const EINPROGRESS = 115;
-/** No memory. */
-export const ENOMEM = 12;
-/** No number is left in the whole system. */
-export const ENFILE = 23;
+/** An address of a kind that this system does not know. */
+export const EAFNOSUPPORT = 97;
+/** No address of this machine. */
+export const EADDRNOTAVAIL = 99;
 /** No memory for sockets. */
 export const ENOBUFS = 105;
+/** It is not connected, or the peer has gone already. */
+export const ENOTCONN = 107;
 /** It took too long. */
 export const ETIMEDOUT = 110;
 /** Nobody listens there. */
 export const ECONNREFUSED = 111;
+/** Under way: a connect. */
+export const EINPROGRESS = 115;
 /** Given up. */
 export const ECANCELED = 125;
-/** No address of this machine. */
-export const EADDRNOTAVAIL = 99;
-/** An address of a kind that this system does not know. */
-export const EAFNOSUPPORT = 97;
