@@ -8,7 +8,7 @@ import { parse, type Settings, UsageError } from "./cli/options.ts";
 import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
 import { SO_ACCEPTCONN } from "./sys/constants.ts";
 import { getsockopt } from "./sys/libc.ts";
-import type { ChannelStatus } from "./engine.ts";
+import type { ChannelStatus, CopyOptions } from "./engine.ts";
 import { Copier } from "./engine/copier.ts";
 import { DescriptorError } from "./sys/error.ts";
 
@@ -58,48 +58,26 @@ async function run(settings: Settings): Promise<number> {
   const serving = settings.services.length + listeners.length > 0
     ? await import("./cli/serving.ts")
     : undefined;
-  const copier = new Copier(pairs, {
-    buffer: settings.buffer,
-    rate: settings.rate,
-    yieldAfter: serving ? YIELD_AFTER.serving : YIELD_AFTER.pairs,
-    onError: (error) => {
-      log.message(error.message);
-      log.flush();
-    },
-    ...settings.verbose && {
-      onWait: () => log.flush(),
-      onOperation: (operation, descriptor, bytes) =>
-        log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
-    },
-    // These modules are loaded only if they are used, which makes the start faster.
-    ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
-  });
+  const yieldAfter = serving ? YIELD_AFTER.serving : YIELD_AFTER.pairs;
+  const copier = new Copier(pairs, { ...await copyOptions(settings, log), yieldAfter });
   const served = await serving?.serveAll(copier, settings, listeners, log);
   const services = served?.services ?? [];
   const { channels } = copier;
+  let status = OK, hasGivenUp = false;
+  const giveUp = (reason: string) => {
+    if (hasGivenUp) return; // -t and --half-closed can be due together
+    hasGivenUp = true;
+    status = REFUSED;
+    log.message(reason);
+    if (serving) copier.stopPairs();
+    else copier.stop(0);
+  };
   const watchers: (() => void)[] = served ? [served.end] : [];
   if (settings.progress) {
     const { showProgress } = await import("./cli/progress.ts");
     watchers.push(showProgress(channels, settings.size, log, serving?.traffic(services)));
   }
-  let status = OK, hasGivenUp = false;
-  const giveUp = (reason: string, seconds: number) => () => {
-    if (hasGivenUp) return; // -t and --half-closed can be due together
-    hasGivenUp = true;
-    status = REFUSED;
-    log.message(`${reason}: nothing moved for ${seconds} s`);
-    if (serving) copier.stopPairs();
-    else copier.stop(0);
-  };
-  if ((settings.timeout || settings.halfClosed) && pairs.length > 0) {
-    const { timeout, halfClosed } = settings;
-    const { onTimeout } = await import("./cli/timeout.ts");
-    const isOpen = () => channels.some(({ ended }) => !ended); // else there are services that go on
-    if (timeout) watchers.push(onTimeout(channels, timeout, giveUp("timeout", timeout), isOpen));
-    const isHalfClosed = () => isOpen() && channels.some(({ ended }) => ended);
-    const giveHalfUp = giveUp("half-closed", halfClosed);
-    if (halfClosed) watchers.push(onTimeout(channels, halfClosed, giveHalfUp, isHalfClosed));
-  }
+  if (pairs.length > 0) watchers.push(...await onTimeouts(channels, settings, giveUp));
   const report = async () => {
     const { statistics } = await import("./cli/stats.ts");
     if (serving) log.keep(serving.sums(services, settings.json));
@@ -120,6 +98,41 @@ async function run(settings: Settings): Promise<number> {
   await log.end();
   const hasFailed = channels.some(failure) || services.some(({ error }) => error);
   return status || (hasFailed ? REFUSED : OK);
+}
+
+async function copyOptions(settings: Settings, log: Log): Promise<CopyOptions> {
+  return {
+    buffer: settings.buffer,
+    rate: settings.rate,
+    onError: (error) => {
+      log.message(error.message);
+      log.flush();
+    },
+    ...settings.verbose && {
+      onWait: () => log.flush(),
+      onOperation: (operation, descriptor, bytes) =>
+        log.line(`${descriptor} ${operation === "read" ? ">" : "<"} ${bytes}`),
+    },
+    // Loaded only if it is used, as are other modules: that makes the start faster.
+    ...settings.dump && (await import("./cli/dump.ts")).dumping(log),
+  };
+}
+
+/** Calls `giveUp` when -t or --half-closed is due. Returns the functions that end that. */
+async function onTimeouts(
+  channels: readonly ChannelStatus[],
+  { timeout, halfClosed }: Settings,
+  giveUp: (reason: string) => void,
+): Promise<(() => void)[]> {
+  if (!timeout && !halfClosed) return [];
+  const { onTimeout } = await import("./cli/timeout.ts");
+  const isOpen = () => channels.some(({ ended }) => !ended); // else there are services that go on
+  const isHalfClosed = () => isOpen() && channels.some(({ ended }) => ended);
+  const all = [["timeout", timeout, isOpen], ["half-closed", halfClosed, isHalfClosed]] as const;
+  return all.filter(([, seconds]) => seconds > 0).map(([name, seconds, isRunning]) => {
+    const expired = () => giveUp(`${name}: nothing moved for ${seconds} s`);
+    return onTimeout(channels, seconds, expired, isRunning);
+  });
 }
 
 function isListening(fd: number): boolean {

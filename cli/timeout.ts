@@ -18,7 +18,7 @@ export function onTimeout(
   channels: readonly ChannelStatus[],
   seconds: number,
   giveUp: () => void,
-  isRunning: () => boolean = () => true,
+  isRunning: () => boolean,
 ): () => void {
   let last = -1, since = 0;
   const interval = Math.min(

@@ -101,7 +101,8 @@ Deno.test("the timeout never comes early, and only once", async () => {
   const moving = { ...channel, pipes, reason: undefined, ended: undefined, error: undefined };
   const times: number[] = [];
   const start = performance.now();
-  const end = onTimeout([moving], 0.2, () => times.push(performance.now()));
+  const expired = () => times.push(performance.now());
+  const end = onTimeout([moving], 0.2, expired, () => true);
   let last = start;
   while (performance.now() - start < 500) {
     last = performance.now();
