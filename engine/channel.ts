@@ -9,8 +9,8 @@ import * as libc from "../sys/libc.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { Member, Members } from "./members.ts";
+import { Coalescing, Pace, REST_MICROSECONDS } from "./pacing.ts";
 import type { BufferPool, PipeBudget } from "./pool.ts";
-import { Coalescing, Pace, REST_MICROSECONDS } from "./rests.ts";
 import {
   bestRoute,
   Direct,

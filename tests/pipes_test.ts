@@ -1,7 +1,7 @@
 /** How pipes grow: inherited ones, and those of the process. */
 import { assertEquals, assertThrows } from "@std/assert";
 import { BufferPool, PipeBudget } from "../engine/pool.ts";
-import { Coalescing } from "../engine/rests.ts";
+import { Coalescing } from "../engine/pacing.ts";
 import { Loop } from "../engine/loop.ts";
 import { EPERM } from "../sys/constants.ts";
 import { SystemError } from "../sys/error.ts";

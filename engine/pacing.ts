@@ -1,35 +1,35 @@
 /**
- * Rests of a channel that could read on: so that it keeps to a rate, or so that more
- * comes at once.
+ * When a channel that could read on waits instead: to keep to a rate, or to get more
+ * bytes at once.
  *
  * @module
  */
 import type { Loop, Task } from "./loop.ts";
 
-/** A rate allows at once what it allows in so many milliseconds, and no more. */
+/** The burst of a rate: what it allows in so many milliseconds may be read at once. */
 const BURST_MS = 50;
 
 /**
- * Nothing is read before so many bytes may be, or half of a burst where that is
- * less: else each byte would be, as soon as it may.
+ * The least that is worth a read, or half of a burst where that is less: without it, each
+ * byte would be read by itself as soon as the rate allows it.
  */
 const PIECE_BYTES = 16 * 1024;
 
-/** How much a channel may read, so that it is no more than so many bytes in a second. */
+/** A token bucket: how much a channel may read, to read no more than so many bytes in a second. */
 export class Pace {
   readonly #rate: number;
-  /** Bytes that may be read, as of a moment. */
+  /** Bytes that might be read at the time {@linkcode #at}. */
   #allowed = 0;
   #at = performance.now();
   #isWaiting = false;
-  /** Half of a burst, in bytes. */
-  readonly #half: number;
-  /** Whether the next read may be of fewer bytes than are worth a call. */
+  /** In bytes. */
+  readonly #halfBurst: number;
+  /** Whether the next read may be of less than a piece. */
   #allowsOne = false;
 
   constructor(rate: number) {
     this.#rate = rate;
-    this.#half = Math.max(1, rate * BURST_MS / 2000);
+    this.#halfBurst = Math.max(1, rate * BURST_MS / 2000);
   }
 
   /** How many bytes may be read now, `most` at the most. */
@@ -39,12 +39,12 @@ export class Pace {
     const burst = Math.max(1, this.#rate * BURST_MS / 1000);
     this.#allowed = Math.min(burst, this.#allowed + this.#rate * (now - this.#at) / 1000);
     this.#at = now;
-    const least = this.#allowsOne ? 1 : Math.min(most, this.#half, PIECE_BYTES);
+    const least = this.#allowsOne ? 1 : Math.min(most, this.#halfBurst, PIECE_BYTES);
     this.#allowsOne = false;
     return this.#allowed < least ? 0 : Math.min(most, Math.floor(this.#allowed));
   }
 
-  /** So many bytes were read. */
+  /** Counts bytes that were read. */
   spend(bytes: number): void {
     this.#allowed -= bytes;
   }
@@ -59,23 +59,23 @@ export class Pace {
   whenAllowed(loop: Loop, task: Task): void {
     if (this.#isWaiting) return;
     this.#isWaiting = true;
-    loop.after(Math.max(1, (this.#half - this.#allowed) / this.#rate * 1000), () => {
+    loop.after(Math.max(1, (this.#halfBurst - this.#allowed) / this.#rate * 1000), () => {
       this.#isWaiting = false;
       task.run();
     });
   }
 }
 
-/** A read of so many bytes is large enough. */
+/** From this size of a read on, a rest would gain nothing. */
 const LARGE_READ_BYTES = 64 * 1024;
 
-/** A pipe has to hold so much, as its writer is not to find it full after a rest. */
-const LEAST_PIPE_BYTES = 512 * 1024;
+/** Without this room, the pipe's writer would find it full during a rest, and have to wait. */
+const MIN_PIPE_BYTES = 512 * 1024;
 
-/** Rests have to make the reads so many times as large. */
-const GAIN = 1.5;
+/** Rests go on only while they make the reads this many times as large. */
+const MIN_GAIN = 1.5;
 
-/** For so many windows the last answer stands, whether rests make the reads larger. */
+/** How many windows pass until it is tried again whether rests make the reads larger. */
 const WINDOWS_UNTIL_RETRY = 64;
 
 /** How long a rest is, in microseconds; the system adds about 50. */
@@ -93,23 +93,23 @@ export const REST_MICROSECONDS = 50;
  */
 export class Coalescing {
   #isOn = false;
-  /** Bytes in a read without rests, on the average. */
-  #without = NaN;
-  /** Windows since it was last tried. */
+  /** The mean size of a read without rests, in bytes. */
+  #sizeWithout = NaN;
+  /** Windows since rests were last tried. */
   #windows = WINDOWS_UNTIL_RETRY;
 
   /**
-   * A window of some reads is over, with so many bytes in each on the average; the
-   * smaller of the pipes at both ends holds `pipeBytes`.
+   * To be called after each window of some reads, with their mean size, and with what the
+   * smaller of the pipes at both ends holds: both in bytes.
    */
-  observe(bytes: number, pipeBytes: number): void {
+  observe(readSize: number, pipeSize: number): void {
     const isDue = ++this.#windows >= WINDOWS_UNTIL_RETRY;
     if (this.#isOn) {
-      // The reads without rests are measured anew from time to time.
-      this.#isOn = !isDue && bytes >= this.#without * GAIN;
-    } else if (isDue && pipeBytes >= LEAST_PIPE_BYTES) {
-      this.#isOn = bytes < LARGE_READ_BYTES;
-      this.#without = bytes;
+      // Off when a retry is due: then the reads without rests are measured anew.
+      this.#isOn = !isDue && readSize >= this.#sizeWithout * MIN_GAIN;
+    } else if (isDue && pipeSize >= MIN_PIPE_BYTES) {
+      this.#isOn = readSize < LARGE_READ_BYTES;
+      this.#sizeWithout = readSize;
       this.#windows = 0;
     }
   }
