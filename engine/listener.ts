@@ -10,34 +10,33 @@ import type { Watcher } from "./loop.ts";
 /** How many connections are accepted before others have their turn. */
 const ACCEPTS_PER_TURN = 32;
 
+/** What a listener asks and tells its service. */
+export interface Acceptor {
+  /** Whether one more connection may be accepted now. */
+  mayAccept(): boolean;
+  /** A connection was accepted; `peer` is the address of who made it, packed. */
+  onAccepted(fd: number, peer: string): void;
+  /** The system is out of descriptors or memory. */
+  onShortage(): void;
+  /** The system refuses to accept any connection. */
+  onFailure(error: SystemError): void;
+}
+
 /** One listening socket. */
 export class Listener implements Watcher {
   readonly fd: Fd;
   readonly isUnix: boolean;
   readonly #host: Host;
   readonly #connection = new Connection();
-  readonly #onAccepted: (fd: number, peer: string) => void;
-  readonly #mayAccept: () => boolean;
-  readonly #onShort: () => void;
-  readonly #onFailure: (error: SystemError) => void;
+  readonly #acceptor: Acceptor;
   #watched = UNWATCHED;
   #isClosed = false;
 
-  constructor(
-    fd: Fd,
-    host: Host,
-    mayAccept: () => boolean,
-    onAccepted: (fd: number, peer: string) => void,
-    onShort: () => void,
-    onFailure: (error: SystemError) => void,
-  ) {
+  constructor(fd: Fd, host: Host, acceptor: Acceptor) {
     this.fd = fd;
     this.isUnix = fd.isUnix;
     this.#host = host;
-    this.#mayAccept = mayAccept;
-    this.#onAccepted = onAccepted;
-    this.#onShort = onShort;
-    this.#onFailure = onFailure;
+    this.#acceptor = acceptor;
   }
 
   /** Accepts connections, or leaves those that come to the kernel's queue. */
@@ -56,25 +55,25 @@ export class Listener implements Watcher {
   }
 
   run(): void {
-    const { fd } = this.fd;
+    const { fd } = this.fd, acceptor = this.#acceptor;
     let forbidden = 0;
     for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
-      if (!this.#mayAccept()) return this.listen(false);
+      if (!acceptor.mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
       // back as well, when it ends: so it is checked each time.
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
-      if (refused < 0) return this.#onFailure(new SystemError("fcntl", fd, refused));
+      if (refused < 0) return acceptor.onFailure(new SystemError("fcntl", fd, refused));
       const accepted = accept(fd);
-      if (typeof accepted !== "number") this.#onAccepted(accepted.fd, accepted.peer);
+      if (typeof accepted !== "number") acceptor.onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
-      else if (isShortage(-accepted)) return this.#onShort();
+      else if (isShortage(-accepted)) return acceptor.onShortage();
       // A firewall forbids one connection, a seccomp filter all of them.
       else if (accepted === -EPERM) forbidden++;
       else if (!concernsOneConnection(accepted)) {
-        return this.#onFailure(new SystemError("accept", fd, accepted));
+        return acceptor.onFailure(new SystemError("accept", fd, accepted));
       }
     }
-    if (forbidden === ACCEPTS_PER_TURN) this.#onFailure(new SystemError("accept", fd, EPERM));
+    if (forbidden === ACCEPTS_PER_TURN) acceptor.onFailure(new SystemError("accept", fd, EPERM));
   }
 
   /** Puts the flag back that other processes share. */

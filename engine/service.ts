@@ -14,8 +14,9 @@ import type { Host } from "./channel.ts";
 import { Listener } from "./listener.ts";
 import { mustBeTime } from "./loop.ts";
 import { Members } from "./members.ts";
-import { Session, type SessionStatus, SHORTAGE_RETRY_MS, Waiting } from "./session.ts";
+import { Session, type SessionStatus, SHORTAGE_RETRY_MS } from "./session.ts";
 import { Target } from "./target.ts";
+import { Waiting } from "./waiting.ts";
 
 /** How a service stands. */
 export interface ServiceStatus {
@@ -108,11 +109,11 @@ export class Service implements ServiceStatus {
   readonly #listener: Fd;
   readonly #mate: Fd | undefined;
   readonly #target: Target | Connect | undefined;
-  /** Of the sessions for which a function is to return a descriptor. */
+  /** Aborts the functions that have not returned a descriptor yet, by their sessions. */
   readonly #asked = new Map<Session, AbortController>();
   #listeners: Listener[] = [];
   readonly #sessions = new Members<Session>();
-  /** Who waits for a mate, at each of the two listeners. */
+  /** Clients that wait for one to be joined with, at each of the two listeners. */
   readonly #waiting: [Set<Waiting>, Set<Waiting>] = [new Set(), new Set()];
   #host: Host | undefined;
   /** The most connections that there are descriptors for, in all services together. */
@@ -120,15 +121,15 @@ export class Service implements ServiceStatus {
   #isPaused = false;
   #isClosed = false;
   /** Whether it keeps the loop running. */
-  #isHeld = true;
+  #isRunning = true;
   /** Sessions that found the queue of a unix socket full. */
   readonly #queued = new Set<Session>();
-  /** Sessions that the system has no descriptor or memory for. */
-  #short = 0;
-  /** How often to check them, in milliseconds; and whether a check is due. */
-  #often = MAX_CHECK_MS;
-  #willLook = false;
-  #stopLooking: (() => void) | undefined;
+  /** How many sessions wait for a descriptor or memory. */
+  #shortages = 0;
+  /** How often the timeouts are checked, in milliseconds. */
+  #checkInterval = MAX_CHECK_MS;
+  /** Cancels the next check; undefined where none is to come. */
+  #cancelCheck: (() => void) | undefined;
   /** When the last connection ended. */
   #idleSince = 0;
   /** All that run together, this one too. */
@@ -169,19 +170,19 @@ export class Service implements ServiceStatus {
     return this.#mate ? [this.#listener.fd, this.#mate.fd] : [this.#listener.fd];
   }
 
-  /** From now on nobody else may close or serve its listening sockets. */
+  /** Takes its listening sockets: nobody else may close or serve them from now on. */
   claim(): void {
     this.#listener.isCopied = true;
     if (this.#mate) this.#mate.isCopied = true;
   }
 
-  /** What it shares with the copying it belongs to. */
+  /** What it shares with its Copier. */
   get host(): Host {
     if (!this.#host) throw new Error("the service has not begun");
     return this.#host;
   }
 
-  /** Whether it joins those who come to two listening sockets, who wait for each other for any time. */
+  /** Whether it joins clients of two listening sockets: one waits for the other without a timeout. */
   get isMeeting(): boolean {
     return this.#mate !== undefined;
   }
@@ -215,55 +216,59 @@ export class Service implements ServiceStatus {
     this.#possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
-      const mayAccept = () => this.#mayAccept(side);
-      const onAccepted = (client: number, peer: string) => this.#accepted(client, peer, side);
-      const onFailure = (error: SystemError) => this.#failed(error);
-      return new Listener(fd, host, mayAccept, onAccepted, () => this.pause(), onFailure);
+      return new Listener(fd, host, {
+        mayAccept: () => this.#mayAccept(side),
+        onAccepted: (client, peer) => this.#accepted(client, peer, side),
+        onShortage: () => this.pause(),
+        onFailure: (error) => this.#failed(error),
+      });
     });
     host.loop.ref();
     for (const listener of this.#listeners) listener.listen(true);
     this.#idleSince = performance.now();
     const { connectTimeout, timeout, halfClosed, exitIdle } = this.options;
     const times = [connectTimeout, timeout, halfClosed, exitIdle].map((time) => time || Infinity);
-    this.#often = Math.max(
+    this.#checkInterval = Math.max(
       MIN_CHECK_MS,
       Math.min(MAX_CHECK_MS, Math.min(...times) / CHECKS_PER_TIMEOUT),
     );
-    if (exitIdle) this.#lookLater();
+    if (exitIdle) this.#checkLater();
   }
 
   /**
-   * Those that wait at the other listener are about to be joined with those that come to this one.
+   * Who waits at the other listener does not count: one that comes here is joined with it.
    * Clients of several services that wait for the address of a name could take all descriptors:
    * then none would be left for a target, and nothing would ever move.
    */
   #mayAccept(side: number): boolean {
     const others = this.#waiting[1 - side]?.size ?? 0;
-    if (this.#isPaused || this.#short > 0) return false;
+    if (this.#isPaused || this.#shortages > 0) return false;
     if (this.open - others >= this.options.connections) return false;
     let all = 0;
     for (const service of this.#all) all += service.open;
     return all - others < this.#possible;
   }
 
-  /** There is no check where there is no time that may pass. */
-  #lookLater(): void {
-    if (this.#willLook || this.#isClosed && this.#sessions.size === 0) return;
-    this.#willLook = true;
-    this.#stopLooking = this.host.loop.after(this.#often, () => this.#look());
+  /**
+   * Has the sessions checked in a while, if that is not to come anyway: their timeouts, and once
+   * for each its keepalive. Further checks follow only while a timeout may expire.
+   */
+  #checkLater(): void {
+    if (this.#cancelCheck || this.#isClosed && this.#sessions.size === 0) return;
+    this.#cancelCheck = this.host.loop.after(this.#checkInterval, () => this.#checkTimeouts());
   }
 
-  #look(): void {
-    this.#willLook = false;
+  #checkTimeouts(): void {
+    this.#cancelCheck = undefined;
     const now = performance.now();
     const { timeout, halfClosed, exitIdle = 0 } = this.options;
-    let isTimed = false;
+    let mayExpire = exitIdle > 0;
     for (const session of this.#sessions) {
-      session.look(now);
-      isTimed ||= Boolean(timeout || halfClosed) || session.isConnecting && !this.isMeeting;
+      session.checkTimeouts(now);
+      mayExpire ||= Boolean(timeout || halfClosed) || session.isConnecting && !this.isMeeting;
     }
-    if (exitIdle > 0 && this.#isIdle(now - exitIdle)) this.#endUnlessAsked(exitIdle);
-    if (isTimed || exitIdle > 0) this.#lookLater();
+    if (exitIdle > 0 && this.#isIdle(now - exitIdle)) this.#drainUnlessAsked(exitIdle);
+    if (mayExpire) this.#checkLater();
   }
 
   /**
@@ -275,8 +280,8 @@ export class Service implements ServiceStatus {
       this.#all.every((service) => service.open === 0 && service.#idleSince <= since);
   }
 
-  /** A connection may have come at the last moment. */
-  #endUnlessAsked(exitIdle: number): void {
+  /** Ends the services with that time, unless a connection has come at the last moment. */
+  #drainUnlessAsked(exitIdle: number): void {
     for (const service of this.#all) {
       for (const listener of service.#listeners) listener.run();
     }
@@ -295,7 +300,7 @@ export class Service implements ServiceStatus {
     if (target === undefined) this.#waitForMate(session, side);
     else if (target instanceof Target) session.connect(target);
     else this.#ask(session, target);
-    this.#lookLater();
+    this.#checkLater();
   }
 
   /** One of the addresses of the target was reached. */
@@ -360,9 +365,9 @@ export class Service implements ServiceStatus {
     this.host.loop.after(SHORTAGE_RETRY_MS, () => this.#resume());
   }
 
-  /** A session lacks a descriptor, or no longer does. */
+  /** A session waits for a descriptor or memory, or no longer does. */
   setShort(isShort: boolean): void {
-    this.#short += isShort ? 1 : -1;
+    this.#shortages += isShort ? 1 : -1;
     if (!isShort && !this.#isPaused) this.#resume();
   }
 
@@ -394,7 +399,10 @@ export class Service implements ServiceStatus {
     }
   }
 
-  /** It may never accept again: open connections end by themselves, and then all services have, so that they can be started anew. */
+  /**
+   * It can accept no more. So all services drain: serving ends with the last connection, and
+   * whoever supervises the program can start it anew.
+   */
   #failed(error: SystemError): void {
     this.error = error;
     this.options.onFailure?.(error, this);
@@ -407,12 +415,12 @@ export class Service implements ServiceStatus {
     this.#queued.add(session);
   }
 
-  /** Until one finds it full again. */
+  /** Tries them until one finds the queue full again. */
   #tryQueued(): void {
     const queued = [...this.#queued];
     this.#queued.clear();
     for (const session of queued) {
-      // The others have not been tried: they stay as they are.
+      // What one has found, the others would find, too.
       if (this.#queued.size > 0) this.#queued.add(session);
       else session.run();
     }
@@ -431,9 +439,9 @@ export class Service implements ServiceStatus {
   }
 
   #endIfIdle(): void {
-    if (this.#sessions.size > 0 || !this.#isHeld) return;
-    this.#isHeld = false;
-    this.#stopLooking?.();
+    if (this.#sessions.size > 0 || !this.#isRunning) return;
+    this.#isRunning = false;
+    this.#cancelCheck?.();
     this.host.loop.unref();
   }
 

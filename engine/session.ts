@@ -14,7 +14,6 @@ import {
   F_DUPFD_CLOEXEC,
   HUP,
   OUT,
-  RDHUP,
 } from "../sys/constants.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
@@ -69,21 +68,22 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #endedAt = 0;
   /** The socket to the target, while it is being connected. */
   #connecting = -1;
-  /** The target's addresses, the index of the one that is tried now, and how many were tried. */
-  #tries: readonly Address[] = NONE;
-  #at = 0;
-  #tried = 0;
+  /** The target's addresses, the index of the one that is tried now, and how many have failed. */
+  #addresses: readonly Address[] = NONE;
+  #index = 0;
+  #failures = 0;
   /** Whether the system had no descriptor or memory for the last try. */
   #isShort = false;
   #target: Address | string | undefined;
-  /** What a function of the program has given, until it is joined, or given back. */
+  /** What a function of the program has returned, until it is joined, or given back. */
   #given: Fd | undefined;
   #sending: Channel | undefined;
   #receiving: Channel | undefined;
   #isEnded = false;
   error: string | undefined;
-  /** Operations and ends at the last check, and since when there were no more. */
-  #moved = 0;
+  /** Operations and ends, as counted at the last check. */
+  #activity = 0;
+  /** When a timeout began to run: with the last activity that a check has found, or with the attempt to connect. */
   #since: number;
   #isKeptAlive = false;
 
@@ -128,7 +128,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   /** Looks for the target's addresses, and tries one after the other. */
   connect(target: Target): void {
     this.#begin(target);
-    if (this.#tries.length > 0) return this.#try();
+    if (this.#addresses.length > 0) return this.#try();
     // A look-up that has no descriptor fails in several ways, and does not say why.
     const wasShort = this.#lacksDescriptor();
     let failed: string | undefined;
@@ -136,7 +136,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       failed = error;
       return 0;
     });
-    this.#service.host.loop.onThread(found, () => {
+    this.loop.onThread(found, () => {
       if (this.#isEnded) return;
       this.#begin(target);
       if (failed === undefined) return this.#try();
@@ -153,13 +153,13 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   #begin(target: Target): void {
-    this.#tries = target.addresses;
-    this.#at = target.best;
+    this.#addresses = target.addresses;
+    this.#index = target.best;
     this.#since = this.loop.time;
   }
 
   get #address(): Address | undefined {
-    return this.#tries[this.#at];
+    return this.#addresses[this.#index];
   }
 
   #try(): void {
@@ -176,7 +176,10 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     }
   }
 
-  /** Whether the target is to hear with the first bytes that it is connected. What is copied for `onData` is not sent that way. */
+  /**
+   * Whether the client's first bytes are to complete the handshake with the target. Those that
+   * `onData` sees go through memory, a route that does not switch the acknowledgement on again.
+   */
   get #delaysAck(): boolean {
     return !this.onData;
   }
@@ -184,21 +187,21 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #watch(fd: number): void {
     this.#connecting = fd;
     try {
-      this.#service.host.loop.watch(fd, UNWATCHED, FIRST_WATCH, this);
+      this.loop.watch(fd, UNWATCHED, FIRST_WATCH, this);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
       this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
     }
   }
 
-  /** As long as it is, no connection is accepted: what becomes free is for this one. */
+  /** While one session is short, none is accepted, so that it gets what becomes free. */
   #setShort(isShort: boolean): void {
     if (isShort === this.#isShort) return;
     this.#isShort = isShort;
     this.#service.setShort(isShort);
   }
 
-  /** Its turn to try again, or the next address; or, joined by now, to send the first bytes. */
+  /** As a task of the loop: connects to the next address, or, once connected, sends the first bytes. */
   run(): void {
     if (this.#sending) this.#sendFirst(this.#sending);
     else this.#try();
@@ -207,15 +210,15 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   /** An address failed. Returns whether there is another one; else it has ended. */
   #failed(errno: number): boolean {
     const error = `${this.#address}: ${libc.strerror(errno)}`;
-    this.#at = (this.#at + 1) % this.#tries.length;
+    this.#index = (this.#index + 1) % this.#addresses.length;
     this.#since = performance.now();
-    if (++this.#tried < this.#tries.length) return true;
+    if (++this.#failures < this.#addresses.length) return true;
     this.fail(error);
     return false;
   }
 
   #tryLater(again: () => void): void {
-    this.#service.host.loop.after(SHORTAGE_RETRY_MS, () => {
+    this.loop.after(SHORTAGE_RETRY_MS, () => {
       if (this.#isEnded) return;
       this.#since = performance.now(); // that is not the target's fault
       again();
@@ -230,7 +233,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     if (error) {
       this.#dropConnecting();
       // Its number must not be given away in this round: see Listener.ready.
-      if (this.#failed(error)) this.#service.host.loop.soon(this);
+      if (this.#failed(error)) this.loop.soon(this);
       return;
     }
     this.#connecting = -1;
@@ -242,7 +245,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const fd = this.#connecting;
     if (fd < 0) return;
     this.#connecting = -1;
-    this.#service.host.loop.forget(fd);
+    this.loop.forget(fd);
     libc.close(fd);
   }
 
@@ -265,7 +268,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     }
     this.#target = target;
     this.#since = this.loop.time;
-    // What was sent already may be small, and unacknowledged: then more of that kind would wait.
+    // What was sent already may be small and not acknowledged: then Nagle's algorithm (RFC 1122,
+    // 4.2.3.4) would hold the next small piece back.
     if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     const watched = events === undefined ? UNWATCHED : FIRST_WATCH;
@@ -285,7 +289,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.loop.soon(this);
   }
 
-  /** Sends what the client has said by now. Where that is nothing yet, the target hears without it that it is connected. */
+  /** Sends what the client has sent by now. Where that is nothing, the handshake is completed without it. */
   #sendFirst(sending: Channel): void {
     sending.run();
     const { delaysAck, fd } = sending.sink;
@@ -412,24 +416,24 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   /** Ends it, or its attempt to connect, if one of its times has passed. */
-  look(now: number): void {
+  checkTimeouts(now: number): void {
     const { connectTimeout, timeout = 0, halfClosed = 0 } = this.#service.options;
     const isPast = (time: number) => time > 0 && now - this.#since >= time;
     if (!this.#sending || !this.#receiving) {
       if (this.#isShort || this.#service.isMeeting || !isPast(connectTimeout)) return;
       this.#dropConnecting();
-      if (this.#tries.length === 0) {
+      if (this.#addresses.length === 0) {
         this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
       } else if (this.#failed(ETIMEDOUT)) this.#try();
       return;
     }
     this.#keepAlive(this.#sending);
-    // An end is news as well: who is alone from now on has all of his time.
+    // An end is activity, too: the direction that is left has the whole of its timeout.
     const ends = Number(this.#sending.ended !== undefined) +
       Number(this.#receiving.ended !== undefined);
-    const moved = this.#sending.operations + this.#receiving.operations + ends;
-    if (moved !== this.#moved) {
-      this.#moved = moved;
+    const activity = this.#sending.operations + this.#receiving.operations + ends;
+    if (activity !== this.#activity) {
+      this.#activity = activity;
       this.#since = now;
     } else if (isPast(timeout)) {
       this.cut(ETIMEDOUT, `timeout: nothing moved for ${timeout / 1000} s`);
@@ -455,14 +459,14 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     return this.#client;
   }
 
-  /** Gives its client away, to be joined with another one. */
+  /** Ends without closing the client's socket, which another session takes. */
   giveAway(): number {
     this.#isEnded = true;
     return this.#client;
   }
 }
 
-/** The errno with which a connection was refused; 0 where it was made. `events` are those that the socket to the target has brought. */
+/** The errno with which a connection was refused; 0 where it was made. `events` are those of the socket to the target. */
 function refusal(fd: number, address: Address, events: number): number {
   if (events & (ERR | HUP)) {
     const error = libc.pendingError(fd);
@@ -476,59 +480,7 @@ function isTcp(fd: Fd): boolean {
   return fd.kind === "socket" && !fd.isUnix;
 }
 
-/** One is closed already while the other one lingers. */
+/** Not of one that is closed: while one direction lingers, the other socket may be. */
 function keepAlive(fd: Fd): void {
   if (isTcp(fd) && !fd.isClosed) setKeepAlive(fd.fd);
-}
-
-/** A client that waits for its mate, and is dropped should it go. */
-export class Waiting implements Watcher {
-  readonly session: Session;
-  readonly isUnix: boolean;
-  readonly #onGone: (waiting: Waiting) => void;
-  #watched = RDHUP;
-  readonly #host: Host;
-
-  constructor(session: Session, isUnix: boolean, host: Host, onGone: (waiting: Waiting) => void) {
-    this.session = session;
-    this.isUnix = isUnix;
-    this.#host = host;
-    this.#onGone = onGone;
-    host.loop.watch(session.client, UNWATCHED, this.#watched, this);
-    if (!isUnix) setKeepAlive(session.client); // one that has vanished is not to be joined
-  }
-
-  ready(events: number): void {
-    if (this.#isGone(events)) this.drop();
-    else this.#watch(events & HUP ? UNWATCHED : 0); // else that would be reported for ever
-  }
-
-  /** Whether its client has gone. */
-  get isGone(): boolean {
-    return this.#isGone(libc.poll(this.session.client, RDHUP));
-  }
-
-  /** Its client has gone, without having met anybody. */
-  drop(): void {
-    this.#onGone(this);
-  }
-
-  // A half-close looks like a close, and a unix socket's close leaves what was sent. A client
-  // that has sent nothing has gone; one that has may wait for a reply, or wants it delivered.
-  #isGone(events: number): boolean {
-    if (events & ERR) return true;
-    return (events & (RDHUP | HUP)) !== 0 && libc.bytesQueued(this.session.client) === 0;
-  }
-
-  #watch(events: number): void {
-    this.#host.loop.watch(this.session.client, this.#watched, events, this);
-    this.#watched = events;
-  }
-
-  /** Watches it no more. */
-  leave(): Session {
-    this.#host.loop.unwatch(this.session.client, this.#watched);
-    this.#watched = UNWATCHED;
-    return this.session;
-  }
 }

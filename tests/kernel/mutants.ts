@@ -86,8 +86,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "a connection to the target that is given up and stays open",
     file: "engine/session.ts",
-    before: "this.#service.host.loop.forget(fd);\n    libc.close(fd);",
-    after: "this.#service.host.loop.forget(fd);",
+    before: "this.loop.forget(fd);\n    libc.close(fd);",
+    after: "this.loop.forget(fd);",
   },
   {
     name: "a reply that waits for an end that does not follow",
