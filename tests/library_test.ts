@@ -17,7 +17,7 @@ import {
 } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, outputOf } from "./probe.ts";
+import { fillUp, inFolder, outputOf, within } from "./probe.ts";
 
 /** How many channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
@@ -532,18 +532,22 @@ Deno.test("a service can be stopped in any of its callbacks", async (t) => {
   }
 });
 
-/** What begins a program that serves at a name of its own: `target` and `service` listen there. */
-const SERVING = `
-  const path = "@iocopy-test-" + crypto.randomUUID();
-  const target = Descriptor.listen(path);
-  const listener = Descriptor.listen(path + "-service");
+/** What tells how many sockets, epoll instances and the like a program has open. */
+const SOCKETS = `
   const sockets = () => [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
     try {
-      return Deno.readLinkSync("/proc/self/fd/" + name).startsWith("socket:");
+      return /socket|anon_inode/.test(Deno.readLinkSync("/proc/self/fd/" + name));
     } catch {
       return false; // the folder itself, closed meanwhile
     }
   }).length;
+`;
+
+/** What begins a program that serves at a name of its own: `target` and `listener` listen there. */
+const SERVING = `
+  const path = "@iocopy-test-" + crypto.randomUUID();
+  const target = Descriptor.listen(path);
+  const listener = Descriptor.listen(path + "-service");
 `;
 
 Deno.test("serve closes what its function returns that is no connection, unless somebody else has it", async () => {
@@ -611,6 +615,7 @@ Deno.test("a callback of a service that throws ends all, and serve rejects with 
     await t.step(name, async () => {
       const code = `
         ${SERVING}
+        ${SOCKETS}
         const clients = await Promise.all([1, 2].map(() => Descriptor.connect(path + "-service")));
         if (${name === "onEnd"}) clients.forEach((client) => client.close());
         const before = sockets();
@@ -690,13 +695,7 @@ Deno.test("a function that connects is told when nobody waits for that any more"
   using silent = await deaf();
   const code = `
     const { localAddress } = await import("./sys/socket.ts");
-    const sockets = () => [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
-      try {
-        return /socket|anon_inode/.test(Deno.readLinkSync("/proc/self/fd/" + name));
-      } catch {
-        return false; // the folder itself, closed meanwhile
-      }
-    }).length;
+    ${SOCKETS}
     const before = sockets();
     const listener = Descriptor.listen("127.0.0.1:0"), own = String(localAddress(listener.fd));
     const stop = new AbortController(), connecting = [];
@@ -940,7 +939,7 @@ Deno.test("a descriptor that Descriptor made is copied as an inherited one is, a
   using running = program(code, { 3: input, 4: output });
   await into.write("asked");
   into.close();
-  const conn = await target.accept();
+  const conn = await within("a connection", target.accept());
   assertEquals(await new Response(conn.readable).text(), "asked"); // to its end, which closes it
   assertEquals(await out.readAll(), new Uint8Array(0));
   assertEquals(await said(running), [
@@ -960,25 +959,40 @@ function examples(text: string): string[] {
   return [...lines.matchAll(/^```ts\b.*\n([^]*?)^```/gm)].map(([, code = ""]) => code);
 }
 
+/** The examples of each page. */
+function allExamples(): [page: string, codes: string[]][] {
+  const read = (name: string) => Deno.readTextFileSync(resolve(ROOT, name));
+  const [, section = ""] = /^## As a library$([^]*?)(?=^## |$(?![^]))/m.exec(read("README.md")) ??
+    [];
+  const whole = ["engine.ts", "sys/descriptor.ts", "doc/library.md"];
+  return [
+    ...whole.map((name): [string, string[]] => [name, examples(read(name))]),
+    ["README.md", examples(section)],
+  ];
+}
+
+Deno.test("the examples of the documentation have no type errors", async () => {
+  await inFolder(async (folder) => {
+    const codes = allExamples().flatMap(([, codes]) => codes);
+    const names = codes.map((code, i) => {
+      const name = `${folder}/${i}.ts`;
+      Deno.writeTextFileSync(name, code.replaceAll('from "./', `from "${ROOT}/`));
+      return name;
+    });
+    const { code, stderr } = await outputOf([Deno.execPath(), "check", ...names]);
+    assertEquals(code, 0, stderr);
+  });
+});
+
 Deno.test("the examples of the documentation run", async (t) => {
-  const files = ["engine.ts", "sys/descriptor.ts"];
-  const all = files.map((name): [string, string[]] => [
-    name,
-    examples(Deno.readTextFileSync(resolve(ROOT, name))),
-  ]);
-  for (const [name, codes] of all) assert(codes.length > 0, `${name} has no example`);
-  const readme = Deno.readTextFileSync(resolve(ROOT, "README.md"));
-  const [, section = ""] = /^## As a library$([^]*?)(?=^## |$(?![^]))/m.exec(readme) ?? [];
-  all.push(["README.md", examples(section)]);
-  const library = Deno.readTextFileSync(resolve(ROOT, "doc/library.md"));
-  all.push(["doc/library.md", examples(library)]);
-  for (const [name, codes] of all) {
+  for (const [page, codes] of allExamples()) {
+    assert(codes.length > 0, `${page} has no example`);
     for (const [i, code] of codes.entries()) {
-      await t.step(`${name}, example ${i + 1}`, async () => {
+      await t.step(`${page}, example ${i + 1}`, async () => {
         assertMatch(code, /from "\.\/(engine|sys\/descriptor)\.ts"/);
         const [reading, writing] = pipe();
         const [out, into] = pipe();
-        const command = [Deno.execPath(), "eval", "--ext=ts", "--check"];
+        const command = [Deno.execPath(), "eval", "--ext=ts"];
         using running = handOver([code], { 0: reading, 1: into }, { command });
         await writing.write("hello");
         writing.close();

@@ -297,7 +297,7 @@ Deno.test("a PROXY header that is taken in part ends its connection", async () =
   using running = iocopy(args, { 3: listener }, { command });
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
   await writeAll(conn, "bytes");
-  const other = await target.accept();
+  const other = await within("a connection", target.accept());
   assertEquals(await within("its end", readAll(other)), "");
   assertEquals(await within("its end", readAll(conn)), "");
   for (const end of [conn, other]) end.close();

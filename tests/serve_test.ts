@@ -51,6 +51,11 @@ function listenTcp(port = 0, hostname = "127.0.0.1"): { target: Deno.TcpListener
   return { target, port: target.addr.port };
 }
 
+/** The next connection to a target. */
+function acceptedBy(target: Deno.Listener): Promise<Deno.Conn> {
+  return within("a connection", target.accept());
+}
+
 /** One port at two addresses: at 127.0.0.1 nobody answers, at 127.0.0.2 `target` listens. */
 async function twins() {
   for (;;) {
@@ -236,14 +241,14 @@ Deno.test("no more connections at a time than --connections", async () => {
   const { target, port: to } = listenTcp();
   await withService(() => `-c 1 3 127.0.0.1:${to}`, async (port) => {
     const first = await Deno.connect({ hostname: "127.0.0.1", port });
-    const atTarget = await target.accept();
+    const atTarget = await acceptedBy(target);
     const second = await Deno.connect({ hostname: "127.0.0.1", port });
     await writeAll(second, "I wait");
     await writeAll(first, "I do not");
     assertEquals(await within("the first", readText(atTarget, 8)), "I do not");
     first.close();
     atTarget.close();
-    const next = await within("the second", target.accept());
+    const next = await acceptedBy(target);
     assertEquals(await readText(next, 6), "I wait");
     second.close();
     next.close();
@@ -289,7 +294,7 @@ for (const version of [1, 2]) {
       const client = await Deno.connect({ hostname: "127.0.0.1", port });
       const mine = (client.localAddr as Deno.NetAddr).port;
       await writeAll(client, "bytes");
-      const conn = await target.accept();
+      const conn = await acceptedBy(target);
       if (version === 1) {
         const wanted = `PROXY TCP4 127.0.0.1 127.0.0.1 ${mine} ${port}\r\nbytes`;
         assertEquals(await readText(conn, wanted.length), wanted);
@@ -316,7 +321,7 @@ Deno.test("a reply and the end of file that follows it leave in one packet", KEE
   const { listener, port } = serving();
   using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
   using client = await Descriptor.connect(`127.0.0.1:${port}`);
-  const server = await within("a connection", target.accept());
+  const server = await acceptedBy(target);
   await stop(running.pid);
   await writeAll(server, "reply");
   server.close();
@@ -339,7 +344,7 @@ Deno.test("all that is ready is read before it is sent", async () => {
     for (let i = 0; i < 3; i++) {
       const client = await Deno.connect({ hostname: "127.0.0.1", port });
       await writeAll(client, "it");
-      const server = await within("a connection", target.accept());
+      const server = await acceptedBy(target);
       assertEquals(await readText(server, 2), "it"); // now they are joined
       clients.push(client);
       servers.push(server);
@@ -394,7 +399,7 @@ for (const onData of [undefined, () => {}]) {
       });
       const client = await Deno.connect({ hostname: "127.0.0.1", port });
       await writeAll(client, "1");
-      const server = await within("a connection", target.accept());
+      const server = await acceptedBy(target);
       for (const piece of ["1", "2"]) {
         if (piece !== "1") await writeAll(client, piece);
         assertEquals(await readText(server, 1), piece);
@@ -445,7 +450,7 @@ Deno.test("after a while TCP connections have keepalive, on both sides", async (
   const { target, port: to } = listenTcp();
   await withService(() => `3 127.0.0.1:${to}`, async (port) => {
     const client = await Deno.connect({ hostname: "127.0.0.1", port });
-    const server = await target.accept();
+    const server = await acceptedBy(target);
     // From the service's sides to the others.
     const both = [[port, portOf(client.localAddr)], [portOf(server.remoteAddr), to]] as const;
     for (const [from, peer] of both) {
@@ -497,11 +502,11 @@ Deno.test("--timeout and --half-closed end a silent connection, and no other", a
     const { target, port: to } = listenTcp();
     const stderr = await withService(() => `v ${option} 3 127.0.0.1:${to}`, async (port) => {
       const silent = await Deno.connect({ hostname: "127.0.0.1", port });
-      const atTarget = await target.accept();
+      const atTarget = await acceptedBy(target);
       if (option !== "-t 0.2") await silent.closeWrite();
       assertEquals(await within("its end", readAll(silent)), "");
       const other = await Deno.connect({ hostname: "127.0.0.1", port });
-      const next = await target.accept();
+      const next = await acceptedBy(target);
       await writeAll(next, "here");
       assertEquals(await readText(other, 4), "here");
       for (const conn of [silent, atTarget, other, next]) conn.close();
@@ -515,7 +520,7 @@ Deno.test("--half-closed counts from the half-close, not from the last byte befo
   const { target, port: to } = listenTcp();
   await withService(() => `--half-closed=1 3 127.0.0.1:${to}`, async (port) => {
     const conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    const server = await target.accept();
+    const server = await acceptedBy(target);
     await writeAll(conn, "?");
     assertEquals(await readText(server, 1), "?");
     await pause(1300);
@@ -538,7 +543,7 @@ Deno.test("a timeout of plain pairs does not end the services beside them", asyn
     const [stdout, output] = pipe();
     using running = iocopy(`-t 0.5 0 1 3 127.0.0.1:${to}`, { 0: input, 1: output, 3: listener });
     const conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    const server = await target.accept();
+    const server = await acceptedBy(target);
     if (!isOpen) stdin.close();
     const nothing = stdout.readAll();
     for (let i = 0; i < 8; i++) { // for longer than the timeout
@@ -565,7 +570,7 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
   const args = `s 3 127.0.0.1:${to} 4 127.0.0.1:${to}`;
   using running = iocopy(args, { 3: one.listener, 4: other.listener });
   const conn = await Deno.connect({ hostname: "127.0.0.1", port: other.port });
-  const server = await target.accept();
+  const server = await acceptedBy(target);
   mine.shutdown();
   const closed = async () => {
     for (;;) (await Deno.connect({ hostname: "127.0.0.1", port: other.port })).close();
@@ -732,7 +737,7 @@ Deno.test("--exit-idle counts from the end of the last connection, however short
   const { listener, port } = serving();
   using running = iocopy(`--exit-idle=2 3 127.0.0.1:${to}`, { 3: listener });
   assertEquals(await ask(port, "first"), "first");
-  await new Promise((resolve) => setTimeout(resolve, 1400));
+  await pause(1400);
   assertEquals(await ask(port, "second"), "second");
   const asked = performance.now();
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
@@ -748,7 +753,7 @@ Deno.test("--exit-idle: a service listens on while another one has a connection"
   const args = `--exit-idle=0.2 3 127.0.0.1:${to} 4 127.0.0.1:${to}`;
   using running = iocopy(args, { 3: idle.listener, 4: busy.listener });
   const client = await Deno.connect({ hostname: "127.0.0.1", port: busy.port });
-  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await pause(1000);
   assertEquals(await ask(idle.port, "still served"), "still served");
   client.close();
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
@@ -760,7 +765,7 @@ Deno.test("SIGHUP stops accepting at once, and connections end by themselves", a
   const { listener, port } = serving();
   using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
   const client = await Deno.connect({ hostname: "127.0.0.1", port });
-  const conn = await target.accept();
+  const conn = await acceptedBy(target);
   running.kill("SIGHUP");
   await within("the end of listening", refused(port));
   await writeAll(client, "still there");
@@ -777,7 +782,7 @@ Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => 
   const { running, log } = logged(`v 3 127.0.0.1:${to}`, { 3: listener });
   using _ = running;
   const client = await Deno.connect({ hostname: "127.0.0.1", port });
-  const conn = await target.accept();
+  const conn = await acceptedBy(target);
   const content = noise(2 ** 25); // more than the kernel holds
   const sent = writeAll(client, content).catch(() => {});
   const moved = (operation: ">" | "<") =>

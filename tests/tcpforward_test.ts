@@ -84,7 +84,7 @@ async function forwards(
   const conn = await retrying(() => Deno.connect({ hostname: host, port }));
   await writeAll(conn, "there");
   await conn.closeWrite();
-  const other = await target.accept();
+  const other = await within("a connection", target.accept());
   assertEquals(await within("the bytes", readAll(other)), "there");
   await writeAll(other, "back");
   other.close();

@@ -7,6 +7,7 @@
  * @module
  */
 import { ROOT } from "../harness.ts";
+import { inFolder, inParallel } from "../probe.ts";
 
 /** A fault: a piece of text that is replaced in a file. */
 interface Mutant {
@@ -155,14 +156,14 @@ async function find({ name, file, before, after }: Mutant, folder: string): Prom
   return `${name}: ${failed.replace("FAILED: ", "")}: ${lines.at(-1)}`;
 }
 
-/** Looks for all of them. Throws if one is not found. */
+/** Looks for all of them, each in a copy of its own. Throws if one is not found. */
 export async function findMutants(say: (what: string) => void): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    for (const mutant of MUTANTS) say(await find(mutant, folder));
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  const workers = navigator.hardwareConcurrency;
+  await inParallel(
+    MUTANTS,
+    async (mutant) => say(await inFolder((folder) => find(mutant, folder))),
+    workers,
+  );
 }
 
 if (import.meta.main) await findMutants(console.log);
