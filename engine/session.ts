@@ -19,7 +19,7 @@ import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
-import { Address, connect, isItsOwnPeer, setKeepAlive } from "../sys/socket.ts";
+import { Address, connect, disconnectFromItself, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint, FIRST_WATCH } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -473,7 +473,7 @@ function refusal(fd: number, address: Address, events: number): number {
     if (error) return error;
     if (libc.getpeername(fd) < 0) return ECONNREFUSED;
   }
-  return isItsOwnPeer(fd, address) ? ECONNREFUSED : 0;
+  return disconnectFromItself(fd, address) ? ECONNREFUSED : 0;
 }
 
 function isTcp(fd: Fd): boolean {

@@ -34,7 +34,7 @@ import {
   syncOnThread,
   terminalMode,
 } from "./file.ts";
-import { Address, connect, isItsOwnPeer, listen, resolve, resolveSync } from "./socket.ts";
+import { Address, connect, disconnectFromItself, listen, resolve, resolveSync } from "./socket.ts";
 import * as libc from "./libc.ts";
 import { forget, ready } from "./readiness.ts";
 
@@ -445,7 +445,7 @@ async function connected(where: Address, signal?: AbortSignal): Promise<number> 
     ? ECANCELED
     : result < 0
     ? -result
-    : libc.pendingError(fd) || (isItsOwnPeer(fd, where) ? ECONNREFUSED : 0);
+    : libc.pendingError(fd) || (disconnectFromItself(fd, where) ? ECONNREFUSED : 0);
   if (!error) return fd;
   libc.close(fd);
   return -error;

@@ -117,29 +117,29 @@ export function checked(result: number): number {
   return result < 0 ? -errno() : result;
 }
 
-/** So often ENOENT is taken for another call's: see {@linkcode moved}. */
-const OTHERS_ENOENT = 16;
-let othersErrors = 0;
+/** How often ENOENT is taken for that of the runtime's clock: see {@linkcode moved}. */
+const MAX_CLOCK_ERRORS = 16;
+let clockErrors = 0;
 
 /**
- * As {@linkcode checked}, for what moves bytes or accepts connections: interrupted
- * before it did is as good as not ready. So is ENOENT at first: between the call and this line the
- * runtime may start its clock, for which it looks for files that are not there
- * (/sys/devices/system/cpu/cpu0/tsc_freq_khz). It does so once; a file of FUSE
- * may say it for ever.
+ * As {@linkcode checked}, for what moves bytes or accepts connections: -EAGAIN where a signal
+ * has interrupted it before it did. -EAGAIN as well for ENOENT, the first times: between the
+ * call and this line the runtime may start its clock, for which it looks for files that are not
+ * there (/sys/devices/system/cpu/cpu0/tsc_freq_khz), and errno is theirs. It does so once; of a
+ * file of FUSE, ENOENT may be a true error, each time.
  */
 export function moved(result: number): number {
   if (result >= 0) return result;
   const error = errno();
-  if (error === ENOENT) return othersErrors++ < OTHERS_ENOENT ? -EAGAIN : -ENOENT;
+  if (error === ENOENT) return clockErrors++ < MAX_CLOCK_ERRORS ? -EAGAIN : -ENOENT;
   return error === EINTR ? -EAGAIN : -error;
 }
 
 /**
- * What `call` returns, the second time where it was -ENOENT: the runtime's clock says that
- * but once, see {@linkcode moved}.
+ * Makes a call, and makes it again after -ENOENT, which may be the errno of the runtime's clock,
+ * see {@linkcode moved}: a true one comes again.
  */
-export function settled(call: () => number): number {
+export function retryingEnoent(call: () => number): number {
   const result = call();
   return result === -ENOENT ? call() : result;
 }

@@ -31,10 +31,10 @@ import {
   LIBRARY,
   moved,
   onThread,
-  settled,
+  retryingEnoent,
 } from "./ffi.ts";
 
-/** The calls of each tick. They are looked up at first, and compiled once it pays: see {@linkcode compile}. */
+/** The calls of each round of the loop, until {@linkcode compile} makes them faster. */
 const cold = {
   fcntl: lazily("fcntl", "i32", "i32", "i32"),
   epoll_ctl: lazily("epoll_ctl", "i32", "i32", "i32", "buffer"),
@@ -54,7 +54,7 @@ function compiled() {
 let hot: ReturnType<typeof compiled> | undefined;
 
 /**
- * Makes the calls of each tick five times as fast: without it a round trip between unix
+ * Makes the calls of each round five times as fast: without it a round trip between unix
  * sockets takes 1.15 times as long, and bytes 1.3 times the CPU (`deno task bench
  * --tests=bulk,ping --paths=unix-unix --against=OTHER`). It takes 1 to 2 ms, which a short
  * copy does better without. (Each of these calls stands twice below: V8's fast calls need a
@@ -87,7 +87,7 @@ let memory: ReturnType<typeof compiledForMemory> | undefined;
 const COMPILE_AFTER_CALLS = 256;
 let slowCalls = 0;
 
-/** The same, as long as they are not compiled. */
+/** The same calls by pointers, counted until it is time to compile them. */
 function slow(): typeof c {
   if (++slowCalls === COMPILE_AFTER_CALLS) memory = compiledForMemory();
   return c;
@@ -288,7 +288,7 @@ export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
   const result = pollOnce(milliseconds);
-  // It never says ENOENT: that is the runtime's clock, as in {@linkcode moved}.
+  // As in fcntl: ENOENT is not its own.
   return result === -ENOENT ? pollOnce(milliseconds) : result;
 }
 
@@ -350,8 +350,8 @@ export function epollCreate(): number {
 }
 
 /**
- * epoll_ctl(2): `operation` is 1 to add, 2 to remove, 3 to change. Asked again where it
- * says ENOENT, as {@linkcode fcntl} is.
+ * epoll_ctl(2): `operation` is 1 to add, 2 to remove, 3 to change. Called again after ENOENT, as
+ * {@linkcode fcntl} is: where that is true, it comes again.
  */
 export function epollControl(
   epoll: number,
@@ -374,7 +374,7 @@ function epollControlOnce(
   );
 }
 
-/** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. ENOENT is as good as EINTR here. */
+/** epoll_wait(2) for at most `milliseconds`; the thread does nothing else meanwhile. -EINTR also for ENOENT, which is not its own: see {@linkcode moved}. */
 export function epollWait(
   epoll: number,
   events: Int32Array<ArrayBuffer>,
@@ -406,7 +406,10 @@ export function timerfdSettime(fd: number, nanoseconds: number): number {
 
 // ---- Descriptors.
 
-/** fcntl(2), which never says ENOENT: that is the runtime's clock, as in {@linkcode moved}. */
+/**
+ * fcntl(2). Called again after ENOENT, which it cannot have itself: see {@linkcode moved}. Not by
+ * {@linkcode retryingEnoent}, whose closure would be garbage for each call.
+ */
 export function fcntl(fd: number, command: number, argument = 0): number {
   const result = fcntlOnce(fd, command, argument);
   return result === -ENOENT ? fcntlOnce(fd, command, argument) : result;
@@ -563,9 +566,11 @@ export function pendingError(socket: number): number {
   return Math.abs(getsockopt(socket, SO_ERROR));
 }
 
-/** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). Asked again where it says ENOENT. */
+/** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). */
 export function getpeername(socket: number): number {
-  return settled(() => checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128]))));
+  return retryingEnoent(() =>
+    checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])))
+  );
 }
 
 const on = new Int32Array([1]), off = new Int32Array([0]);
@@ -604,9 +609,9 @@ export function bytesQueued(fd: number): number {
   return result < 0 ? result : count[0] ?? 0;
 }
 
-/** shutdown(2): `how` is SHUT_RD or SHUT_WR. Asked again where it says ENOENT, as {@linkcode fcntl} is. */
+/** shutdown(2): `how` is SHUT_RD or SHUT_WR. */
 export function shutdown(fd: number, how: number): number {
-  return settled(() => checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how)));
+  return retryingEnoent(() => checked(served ? served.shutdown(fd, how) : c.shutdown(fd, how)));
 }
 
 // ---- Signals, and errors in words.
@@ -616,13 +621,13 @@ const SIG_IGN = 1n;
 /** More 64-bit words than struct sigaction has anywhere; the first is the handler. */
 const SIGACTION = 32;
 
-/** Whether a signal is ignored, as nohup(1) does it for its program (sigaction(2)). */
+/** Whether a signal is ignored: nohup(1) starts its program so (sigaction(2)). */
 export function isIgnored(signal: number): boolean {
   const action = new BigUint64Array(SIGACTION);
   return checked(c.sigaction(signal, null, action)) === 0 && action[0] === SIG_IGN;
 }
 
-/** Ignores a signal, whoever listens to it. */
+/** Ignores a signal, even one with a listener: that is not called any more. */
 export function ignore(signal: number): number {
   const action = new BigUint64Array(SIGACTION);
   action[0] = SIG_IGN;

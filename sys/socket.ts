@@ -22,7 +22,7 @@ import {
   SOL_SOCKET,
 } from "./constants.ts";
 import { DescriptorError, printable, quoted, SystemError } from "./error.ts";
-import { checked, errno, find, LIBRARY, moved, settled } from "./ffi.ts";
+import { checked, errno, find, LIBRARY, moved, retryingEnoent } from "./ffi.ts";
 import * as libc from "./libc.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
@@ -159,23 +159,23 @@ const GETADDRINFO = {
   result: "i32",
 } as const;
 
-/** Another thread's getaddrinfo(3): what it found, or in words why it found nothing. */
+/** The addresses of a name, by getaddrinfo(3) on another thread; or in words why it has none. */
 export async function resolve(host: string, port: number): Promise<Address[] | string> {
   const getaddrinfo = find("getaddrinfo", { ...GETADDRINFO, nonblocking: true });
-  const asked = question(host, port);
-  const error = await getaddrinfo.call(...asked);
+  const request = toRequest(host, port);
+  const error = await getaddrinfo.call(...request);
   // Used afterwards, the memory is not given to anybody else while the thread reads it.
-  return answer(error, asked);
+  return toAddresses(error, request);
 }
 
 /** As {@linkcode resolve}, waiting on this thread: for seconds, where a name server is slow. */
 export function resolveSync(host: string, port: number): Address[] | string {
-  const asked = question(host, port);
-  return answer(find("getaddrinfo", GETADDRINFO).call(...asked), asked);
+  const request = toRequest(host, port);
+  return toAddresses(find("getaddrinfo", GETADDRINFO).call(...request), request);
 }
 
 /** What getaddrinfo(3) is called with: the name, the port, hints, and room for a pointer to what it finds. */
-function question(host: string, port: number) {
+function toRequest(host: string, port: number) {
   const AI_ADDRCONFIG = 0x20, AI_NUMERICSERV = 0x400;
   // struct addrinfo in 32-bit words: flags, family, type, protocol, length, then
   // from byte 24 on the pointers to the address, the name and the next one.
@@ -186,10 +186,10 @@ function question(host: string, port: number) {
   return [encoder.encode(host + "\0"), encoder.encode(port + "\0"), hints, list] as const;
 }
 
-/** What it found, which is given back to it, or its error in words. */
-function answer(
+/** The addresses that getaddrinfo(3) has found, whose list is freed here; or its error in words. */
+function toAddresses(
   error: number,
-  [, , , list]: ReturnType<typeof question>,
+  [, , , list]: ReturnType<typeof toRequest>,
 ): Address[] | string {
   if (error !== 0) {
     const words = find("gai_strerror", { parameters: ["i32"], result: "pointer" }).call(error);
@@ -211,10 +211,12 @@ function answer(
   return found;
 }
 
-const room = new Uint8Array(MAX_ADDRESS_BYTES), length = new Uint32Array(1);
+/** Where the kernel puts an address, and its length. */
+const sockaddr = new Uint8Array(MAX_ADDRESS_BYTES), sockaddrLength = new Uint32Array(1);
 
+/** The address that was put there, in memory of its own. */
 function toAddress(): Address {
-  return new Address(room.slice(0, Math.min(length[0] ?? 0, MAX_ADDRESS_BYTES)));
+  return new Address(sockaddr.slice(0, Math.min(sockaddrLength[0] ?? 0, MAX_ADDRESS_BYTES)));
 }
 
 /**
@@ -222,22 +224,24 @@ function toAddress(): Address {
  * made it, packed; or a negative errno (accept4(2)).
  */
 export function accept(listener: number): { fd: number; peer: string } | number {
-  length[0] = MAX_ADDRESS_BYTES;
-  const fd = moved(calls().accept4(listener, room, length, NEW_SOCKET));
+  sockaddrLength[0] = MAX_ADDRESS_BYTES;
+  const fd = moved(calls().accept4(listener, sockaddr, sockaddrLength, NEW_SOCKET));
   if (fd < 0) return fd;
-  if (room[0] !== AF_INET) {
-    const bytes = room.subarray(0, Math.min(length[0], MAX_ADDRESS_BYTES));
+  if (sockaddr[0] !== AF_INET) {
+    const bytes = sockaddr.subarray(0, Math.min(sockaddrLength[0], MAX_ADDRESS_BYTES));
     return { fd, peer: String.fromCharCode(...bytes) };
   }
   // What follows the first 8 bytes of an IPv4 address is nothing (ip(7)). Spread, they would
   // take 0.3 us, twenty times as long as each by itself.
-  const [family = 0, upper = 0, port1 = 0, port2 = 0, a = 0, b = 0, c = 0, d = 0] = room;
+  const [family = 0, upper = 0, port1 = 0, port2 = 0, a = 0, b = 0, c = 0, d = 0] = sockaddr;
   return { fd, peer: String.fromCharCode(family, upper, port1, port2, a, b, c, d) };
 }
 
-/** socket(2), with O_NONBLOCK, which never says ENOENT itself. */
+/** socket(2), with O_NONBLOCK. */
 function newSocket(address: Address): number {
-  return settled(() => checked(calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0)));
+  return retryingEnoent(() =>
+    checked(calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0))
+  );
 }
 
 /**
@@ -253,19 +257,19 @@ export function connect(address: Address, waitsForBytes = false): number {
   if (waitsForBytes && !address.isUnix) libc.setQuickAck(fd, false);
   if (calls().connect(fd, address.bytes, address.bytes.length) === 0) return fd;
   const error = errno();
-  // ENOENT is a unix socket's: of others it is the runtime's clock, as in {@linkcode moved}.
-  const isLost = error === ENOENT && address.bytes[0] !== AF_UNIX;
-  if (error === EINPROGRESS || error === EINTR || isLost) return fd;
+  // Only of a unix socket ENOENT is true: else errno is that of the runtime's clock, see moved.
+  const isOfClock = error === ENOENT && !address.isUnix;
+  if (error === EINPROGRESS || error === EINTR || isOfClock) return fd;
   libc.close(fd);
   return -error;
 }
 
 /**
- * A socket that listens at `address`, for so many who wait; or a negative errno (listen(2)).
- * Tried again where it says ENOENT, as {@linkcode settled} does.
+ * A socket that listens at `address`, with room for so many connections that wait to be
+ * accepted; or a negative errno (listen(2)).
  */
 export function listen(address: Address, waiting: number): number {
-  return settled(() => listenOnce(address, waiting));
+  return retryingEnoent(() => listenOnce(address, waiting));
 }
 
 function listenOnce(address: Address, waiting: number): number {
@@ -282,29 +286,29 @@ function listenOnce(address: Address, waiting: number): number {
 
 /** What a socket is bound to. */
 export function localAddress(fd: number): Address {
-  length[0] = MAX_ADDRESS_BYTES;
-  const result = settled(() => checked(calls().getsockname(fd, room, length)));
+  sockaddrLength[0] = MAX_ADDRESS_BYTES;
+  const result = retryingEnoent(() => checked(calls().getsockname(fd, sockaddr, sockaddrLength)));
   if (result >= 0) return toAddress();
   if (result !== -ENOTSOCK) throw new SystemError("getsockname", fd, result);
   throw new DescriptorError(`descriptor ${fd} is not a socket`);
 }
 
 /**
- * Whether a TCP socket is connected with itself; then it is not any more. Where nobody listens at
- * a port of this machine, and the kernel may choose ports as high for those who connect, it may
- * choose just that one, which is no error (RFC 9293, 3.5, "simultaneous connection").
+ * Disconnects a TCP socket that is connected with itself; returns whether it was. Where nobody
+ * listens at a port of this machine which the kernel may also give to a socket that connects, it
+ * may give it just that one, and TCP connects it (RFC 9293, 3.5, "simultaneous connection").
  */
-export function isItsOwnPeer(fd: number, { bytes, isUnix }: Address): boolean {
+export function disconnectFromItself(fd: number, { bytes, isUnix }: Address): boolean {
   if (isUnix) return false;
   const { getsockname, getpeername, connect } = calls();
-  length[0] = MAX_ADDRESS_BYTES;
-  if (getsockname(fd, room, length) < 0) return false;
-  if (room[2] !== bytes[2] || room[3] !== bytes[3]) return false; // another port
+  sockaddrLength[0] = MAX_ADDRESS_BYTES;
+  if (getsockname(fd, sockaddr, sockaddrLength) < 0) return false;
+  if (sockaddr[2] !== bytes[2] || sockaddr[3] !== bytes[3]) return false; // another port
   const own = toAddress().toString();
-  length[0] = MAX_ADDRESS_BYTES;
-  if (getpeername(fd, room, length) < 0 || toAddress().toString() !== own) return false;
-  // To no address: that takes it apart at once (connect(2)). Were it closed, its port would be
-  // taken for a minute more (TIME_WAIT).
+  sockaddrLength[0] = MAX_ADDRESS_BYTES;
+  if (getpeername(fd, sockaddr, sockaddrLength) < 0 || toAddress().toString() !== own) return false;
+  // To no address (AF_UNSPEC), which disconnects it at once (connect(2)). If it were closed as it
+  // is, its port would be in use for a minute more (TIME_WAIT).
   connect(fd, new Uint8Array(16), 16);
   return true;
 }

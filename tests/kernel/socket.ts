@@ -74,7 +74,7 @@ export function localAddress(fd: number): Address {
   return new Address(new Uint8Array([2, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]));
 }
 /** A simulated socket has a peer of its own. */
-export function isItsOwnPeer(_fd: number, _address: Address): boolean {
+export function disconnectFromItself(_fd: number, _address: Address): boolean {
   return false;
 }
 export function setKeepAlive(fd: number): void {
@@ -96,7 +96,7 @@ export const seam: typeof real = {
   connect,
   listen,
   localAddress,
-  isItsOwnPeer,
+  disconnectFromItself,
   setKeepAlive,
   raiseDescriptorLimit,
 };
