@@ -21,14 +21,17 @@ import {
   UNDER_WAY,
 } from "./route.ts";
 
-/** How a channel ended: its input did; its reader went, and nothing was lost; with an error; or it was stopped. */
+/**
+ * How a channel ended: "eof", its input ended, and all of it was written; "hangup", the reader has
+ * gone, and nothing was lost; "error"; or "stopped", by a signal, or by `stop`.
+ */
 export type End = "eof" | "hangup" | "error" | "stopped";
 
 /** How a channel stands, or ended. */
 export interface ChannelStatus {
-  /** What it reads. */
+  /** The number of the descriptor that it reads. */
   readonly rfd: number;
-  /** What it writes. */
+  /** The number of the descriptor that it writes. */
   readonly wfd: number;
   /** Bytes written so far. */
   readonly bytes: number;
@@ -36,7 +39,10 @@ export interface ChannelStatus {
   readonly operations: number;
   /** For how long it has been open, or was, in seconds. */
   readonly seconds: number;
-  /** Whether the bytes stay in the kernel (splice(2)), but for small pieces between sockets of ours, or are copied. */
+  /**
+   * Whether the kernel moves the bytes (splice(2)), or they are copied through the process, as
+   * small pieces of connections that are served are at any time.
+   */
   readonly route: "splice" | "copy";
   /** Why they are copied: "splice: Invalid argument", "append", "procfs", "terminal", "messages"; undefined where they are not. */
   readonly reason: string | undefined;
@@ -53,11 +59,11 @@ export interface ChannelStatus {
 
 /** How much the pipes hold that a channel's bytes go through, in bytes; undefined where there is no pipe. */
 export interface PipeSizes {
-  /** The one it reads. */
+  /** The pipe that is its rfd. */
   readonly read: number | undefined;
-  /** The one of our own that bytes go through. */
+  /** The engine's own pipe, between rfd and wfd. */
   readonly own: number | undefined;
-  /** The one it writes. */
+  /** The pipe that is its wfd. */
   readonly write: number | undefined;
 }
 
@@ -96,15 +102,15 @@ const LARGE_READ_BYTES = 64 * 1024;
 const READS_PER_STEP = 8;
 
 /**
- * And once it has carried so many bytes, they have their turn, too: a stream through
- * large pipes would delay each message beside it by 4 ms (`deno task bench:serving
+ * How many bytes it carries before others have their turn: without that bound, a stream
+ * through large pipes would delay each message beside it by 4 ms (`deno task bench:serving
  * --tests=paced`).
  */
 const BYTES_PER_STEP = 1024 * 1024;
 
 /**
- * So many times in a row a descriptor that epoll calls ready may move nothing, before that is
- * not believed. Where eight processes read one pipe, 66 in a row were seen.
+ * How many times in a row nothing may move although epoll calls a descriptor ready, before that is
+ * not believed any more. Where eight processes read one pipe, 66 in a row were seen.
  */
 const MAX_STALLS = 1000;
 
@@ -114,13 +120,13 @@ const MAX_STALLS = 1000;
  */
 const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 
-/** So often a channel is found busy until its pipes are to grow again, as there may be room for that by then. */
+/** How often a channel is found busy until its pipes are to grow again: there may be room for that by then. */
 const CHECKS_UNTIL_GROWTH = 64;
 
 /** Errors of one call, which say nothing of the connection's other direction. */
 const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
 
-/** A channel that has no endpoint to wait at. */
+/** What a channel waits for that has no endpoint to wait at: as READ and WRITE. */
 const NOTHING = -1;
 
 /** One pair. */
@@ -144,19 +150,19 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   #phase: "new" | "open" | "lingering" | End = "new";
   /** What it is counted for at its endpoints: READ at the source, WRITE at the sink. */
   #waitsFor = NOTHING;
-  /** Waits in a row after which nothing moved. */
+  /** How many times in a row nothing has moved although epoll had called its endpoint ready. */
   #stalls = 0;
   #route: Route;
-  /** Reads since it was last asked whether it is busy; operations, bytes and time then. */
+  /** Reads since the last check whether it is busy; operations, bytes and time of that check. */
   #reads = 0;
   #operationsThen = 0;
   #bytesThen = NaN;
   #then = NaN;
-  /** How often it is to be found busy before its pipes are to grow: the first time it gets a large one of ours. */
+  /** In how many checks it is to be found busy until its pipes grow. With the first, only a pipe of ours does. */
   #checksUntilGrowth = 2;
-  /** From when it was first found busy. */
+  /** Undefined until it is first found busy. */
   #coalescing: Coalescing | undefined;
-  /** How much may be read at this time; undefined where there is no rate. */
+  /** How much may be read at a time; undefined where there is no rate. */
   readonly #pace: Pace | undefined;
   readonly #host: Host;
   readonly #startedAt: number;
@@ -210,9 +216,9 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     return this.#waitsFor;
   }
   /**
-   * Where the rest and the end are there already, what is sent waits for the end, so that
-   * a reply leaves in one packet with it. A connection costs 5 % less CPU then (`deno task
-   * bench:serving --tests=http`). With a rate it would have to wait for too long.
+   * Whether the peer has sent its end: then a piece that is sent waits for that, so that both
+   * leave in one packet. A connection costs 5 % less CPU so (`deno task bench:serving
+   * --tests=http`). With a rate, the piece would have to wait for too long.
    */
   get readsOn(): boolean {
     return this.source.isEnding && !this.#pace;
@@ -225,12 +231,11 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   }
 
   /**
-   * Channels take their places at their endpoints, and wait to read: first all
-   * the one, then the other, so that each descriptor is watched once for all of
-   * them. Returns the error where the system refuses to watch one; then all of
-   * these have ended, with that error. It is no exception, as what a callback throws
-   * is one, and may be of the same class. By indices, as for {@linkcode Endpoint.ready}: 1 kB less
-   * garbage for each served connection.
+   * Opens channels: all of them take their places at their endpoints before the first one waits
+   * to read, so that each descriptor is watched once for all of them. Returns the error where the
+   * system refuses to watch one; then all of these have ended with it. It is returned, not
+   * thrown, as what a callback throws may be of the same class. By indices, as for
+   * {@linkcode Endpoint.ready}: 1 kB less garbage for each served connection.
    */
   static begin(channels: readonly Channel[]): SystemError | undefined {
     const { length } = channels;
@@ -240,7 +245,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       for (let i = 0; i < length; i++) (channels[i] as Channel).#awaitFirst();
       for (let i = 0; i < length; i++) (channels[i] as Channel).#watchSink();
     } catch (error) {
-      // Nothing of the program is called in there.
+      // No callback is called in there: the error is the system's.
       if (!(error instanceof SystemError)) throw error;
       for (const channel of channels) channel.cut(error);
       return error;
@@ -318,8 +323,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       this.#checksUntilGrowth = CHECKS_UNTIL_GROWTH;
       this.#growPipes(bytes / BUSY.reads, bytes / writes);
     }
-    // What is copied leaves the processor's cache in a rest: `append` takes 1.5 times as long
-    // (`deno task bench --tests=shell --against=OTHER`).
+    // No rests where bytes are copied: they would leave the processor's cache meanwhile, and
+    // `append` takes 1.5 times as long (`deno task bench --tests=shell --against=OTHER`).
     if (!isBusy || this.route === "copy") return this.#coalescing?.stop();
     const { source, sink } = this;
     this.#coalescing ??= new Coalescing();
@@ -329,14 +334,14 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     );
   }
 
-  /** Enlarges its pipes, of which so many bytes are read and written at a time. */
-  #growPipes(read: number, written: number): void {
+  /** Enlarges its pipes. The arguments are the mean sizes of a read and of a write, in bytes. */
+  #growPipes(readSize: number, writeSize: number): void {
     const { source, sink } = this, pipes: Endpoint[] = [];
     // A pipe that takes more than its size at once has slots of more than 4 KiB, as they come from
-    // TCP: enlarged, it would hold what leaves the processor's cache (doc/design.md).
-    // What is written first: were it left small, enlarging the other would gain nothing.
-    if (written <= (sink.pipeSize ?? 0)) pipes.push(sink);
-    if (read <= (source.pipeSize ?? 0)) pipes.push(source);
+    // TCP: enlarged, it would hold more than the processor's cache does (doc/design.md).
+    // The sink comes first: if it stayed small, enlarging the source would gain nothing.
+    if (writeSize <= (sink.pipeSize ?? 0)) pipes.push(sink);
+    if (readSize <= (source.pipeSize ?? 0)) pipes.push(source);
     this.#host.budget.grow(...pipes);
   }
 
@@ -362,7 +367,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
         return this.#notReady();
       case -EAGAIN:
         return this.#notReady();
-      case -EPIPE: // whichever call gave it, it is wfd that nobody reads
+      case -EPIPE: // also of a fill, by splice(2): it is wfd that nobody reads
         return this.#fail("write", result);
       default:
         if (this.#fallBack(-result)) return this.run();
@@ -370,14 +375,14 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     }
   }
 
-  /** epoll said ready, but nothing moved. Where that goes on and on, it is not believed. */
+  /** epoll said ready, but nothing moved. After {@linkcode MAX_STALLS} of these it is not believed. */
   #notReady(): void {
     if (++this.#stalls > MAX_STALLS) {
       this.#stalls = 0;
       const { waitsFor } = this.#route;
       const waitsAt = waitsFor === READ ? this.source : this.sink;
-      // Where poll(2) says otherwise now, another reader was quicker each time. Else
-      // splice(2) may be what fails, and if it is not in use, epoll is wrong.
+      // Where poll(2) says "not ready", another process was quicker each time. Where it says
+      // "ready", splice(2) is what fails; and where that is not in use, epoll is wrong.
       const ready = waitsAt.readiness(waitsFor);
       if (ready < 0) return this.#fail(waitsFor === READ ? "read" : "write", ready);
       if (ready > 0 && !this.#fallBack(EAGAIN)) waitsAt.makeEdgeTriggered();
@@ -474,7 +479,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (connection && !OF_CALLS.includes(error.errno)) connection.error = error.errno;
     if (operation === "write" && this.#peerAwaitsReply) this.#linger();
     else this.#end("error");
-    this.#host.onError?.(error, this); // who hears of it finds the descriptors closed
+    this.#host.onError?.(error, this); // last, so that the callback finds the descriptors closed
   }
 
   /** Whether the peer that it reads waits for an answer on the same TCP connection. */
@@ -495,7 +500,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     this.#report(this.sink.removeWriter(this));
     this.source.connection?.linger(this, this.loop);
     this.source.endFirstWatch();
-    if (this.source.isEdgeTriggered) this.loop.soon(this); // what has arrived is not reported again
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // what has arrived comes without an event
   }
 
   #discard(): void {
@@ -506,7 +511,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (length <= 0) return this.endLingering();
     this.#host.onOperation?.("read", this.rfd, length, this);
     if (!this.error) this.#report(new SystemError("write", this.wfd, EPIPE));
-    if (this.source.isEdgeTriggered) this.loop.soon(this); // nor is the rest
+    if (this.source.isEdgeTriggered) this.loop.soon(this); // and so does the rest
   }
 
   /** The peer has stopped sending, or had its time. */
@@ -557,7 +562,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     this.loop.unref();
     this.#host.onEnd(this);
     if (!isTold) return;
-    // At last, as a callback may throw.
+    // At the end, as a callback may throw.
     this.#report(first);
     this.#report(second);
   }

@@ -30,7 +30,7 @@ export const FIRST_WATCH: number = IN | OUT | RDHUP | EDGE;
 /** What a channel waits for at one of its endpoints. */
 export const READ = 0, WRITE = 1;
 
-/** For how long a peer that still sends is read from, so that our reply reaches it. */
+/** For how long a peer that still sends is read from after our reply, so that no reset overtakes that. */
 const LINGER_MS = 2000;
 
 /**
@@ -41,26 +41,29 @@ export class Endpoint implements Watcher {
   readonly fd: Fd;
   /** The connection behind it, shared with all other numbers of that socket. */
   readonly connection: Connection | undefined;
-  /** How much it holds, where it is a pipe, in bytes. */
+  /** How much it holds, in bytes, when that was last asked; undefined where it is no pipe. */
   pipeSize: number | undefined;
-  /** By how much that was made more. */
+  /** By how many bytes it was enlarged. */
   #grown = 0;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
-  /** Whether its peer sends no more: the rest, and the end, are there already. Of sockets of ours alone it is known. */
+  /** Whether the peer has sent its end, so that all that is left to read is there. Known of sockets of ours only. */
   isEnding = false;
-  /** Whether it is a TCP socket that acknowledges what comes in with what is sent first: see connect. */
+  /** Whether its first acknowledgement goes with the first bytes that are sent (connect in sys/socket.ts). */
   delaysAck = false;
   readonly #loop: Loop;
   readonly #onClose: (endpoint: Endpoint) => void;
-  /** Made anew at each change: an array that has grown has room for 17, and a served connection has four. */
+  /**
+   * Made anew at each change: an array that a push has made has room for 17 elements, and a served
+   * connection has four such arrays.
+   */
   #readers: readonly Channel[] = NONE;
   #writers: readonly Channel[] = NONE;
   /** How many of them wait to read, and to write. */
   #reading = 0;
   #writing = 0;
   #watched: number;
-  /** EDGE once epoll has kept reporting what was not so: then each change is reported once. */
+  /** EDGE (report each change once) after epoll has kept reporting what was not so; else 0. */
   #edge = 0;
 
   constructor(
@@ -79,7 +82,7 @@ export class Endpoint implements Watcher {
     if (fd.kind === "pipe") this.pipeSize = knownSize(fd);
   }
 
-  /** How much it holds, where it is a pipe: another process may have changed that. */
+  /** How much it holds now, as another process may have changed that; 0 where it is no pipe. */
   get capacity(): number {
     return this.pipeSize === undefined ? 0 : pipeSize(this.fd.fd);
   }
@@ -92,12 +95,12 @@ export class Endpoint implements Watcher {
     return result;
   }
 
-  /** By how many bytes it has grown, which its budget gets back when it is closed. */
+  /** By how many bytes it was enlarged, which its budget gets back when it is closed. */
   get grown(): number {
     return this.#grown;
   }
 
-  /** Makes it non-blocking, where it is a socket that others have, too: see {@linkcode Connection}. */
+  /** Makes an inherited socket non-blocking; others are so already, or stay as they are. See {@linkcode Connection.makeNonBlocking}. */
   makeNonBlocking(): number {
     const { fd, connection } = this;
     return connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
@@ -115,7 +118,7 @@ export class Endpoint implements Watcher {
     this.connection?.addWriter();
   }
 
-  /** A channel reads here no more. Returns what went wrong, if anything did. */
+  /** A channel that reads here leaves. Returns what went wrong, if anything did. */
   removeReader(channel: Channel): SystemError | undefined {
     this.#readers = without(this.#readers, channel);
     // A unix peer learns of it; a TCP peer does not, and what it still sends
@@ -125,11 +128,11 @@ export class Endpoint implements Watcher {
     return this.#leave(error);
   }
 
-  /** A channel writes here no more. Returns what went wrong, if anything did. */
+  /** A channel that writes here leaves. Returns what went wrong, if anything did. */
   removeWriter(channel: Channel): SystemError | undefined {
     this.#writers = without(this.#writers, channel);
     const isLast = this.connection?.removeWriter();
-    // Of a socket of ours that nobody reads any more, closing it tells the peer as well.
+    // A socket of ours that nobody reads any more is closed now, which tells the peer as well.
     const isClosing = this.fd.isOurs && this.#readers.length === 0;
     const error = isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined;
     if (isLast) this.connection?.startLingering(this.#loop);
@@ -145,7 +148,7 @@ export class Endpoint implements Watcher {
     if (this.fd.isOurs) this.#loop.forget(this.fd.fd);
     else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io, this.#watched);
     this.#watched = UNWATCHED;
-    const kept = this.connection?.restore(this.fd.fd);
+    const kept = this.connection?.restoreIfUnused(this.fd.fd);
     this.#onClose(this);
     const lost = this.fd.tryClose();
     return error ?? lost ?? kept;
@@ -165,13 +168,13 @@ export class Endpoint implements Watcher {
     this.rearm();
   }
 
-  /** A channel that waits here is about to leave, which rearms. */
+  /** One fewer waits here. Without {@linkcode rearm}: it is about to leave, which does that. */
   awaitNothing(direction: typeof READ | typeof WRITE): void {
     if (direction === READ) this.#reading--;
     else this.#writing--;
   }
 
-  /** Whether epoll reports each change once: who has moved bytes then has to try again by itself. */
+  /** Whether epoll reports each change once: then who has moved bytes tries again without an event. */
   get isEdgeTriggered(): boolean {
     return this.#edge !== 0;
   }
@@ -195,14 +198,14 @@ export class Endpoint implements Watcher {
   /** Watches for what its channels wait for, and for its end. */
   rearm(): void {
     if (this.isAlwaysReady) return;
-    // An event that is reported once would be lost on a reader that does not wait for it.
+    // In the first watch an event comes once: with readers of which none waits, it would be lost.
     const isAwaited = this.#reading > 0 || this.#readers.length === 0;
     if (!this.#isFirstWatch || this.#writing > 0 || !isAwaited) this.#arm();
   }
 
   /**
-   * Ends its {@linkcode FIRST_WATCH}, if that is how it is watched. What was reported has been
-   * looked at, and there may be more: level-triggered, that is reported as well.
+   * Ends its {@linkcode FIRST_WATCH}, if that is how it is watched: from now on it is
+   * level-triggered, so that what is left of an event that was reported is reported again.
    */
   endFirstWatch(): void {
     if (this.#isFirstWatch) this.#arm();
@@ -221,8 +224,8 @@ export class Endpoint implements Watcher {
   }
 
   /**
-   * As {@linkcode rearm}, on leaving: who leaves has to end, whatever the system refuses. Who
-   * stays and is not watched yet rearms by itself before it waits, and gets the error then.
+   * As {@linkcode rearm}, for those who stay when one leaves. An error does not stop who leaves:
+   * it ends the loop; but where nothing is watched yet, those who stay get it when they wait.
    */
   #rearmForOthers(): void {
     try {
@@ -249,14 +252,14 @@ export class Endpoint implements Watcher {
       }
     }
     if (events & (ERR | HUP)) this.endFirstWatch();
-    if (events & ERR) this.#stillHasErrors();
+    if (events & ERR) this.#silenceErr();
   }
 
   /**
    * An ERR that remains once the pending error was read is a socket's error queue, or the
    * news of a file, and would be reported for ever.
    */
-  #stillHasErrors(): void {
+  #silenceErr(): void {
     const isUsed = this.#readers.length + this.#writers.length > 0;
     if (!isUsed || !this.connection && this.fd.kind !== "file") return;
     const events = libc.poll(this.fd.io, 0);
@@ -285,11 +288,11 @@ function without(channels: readonly Channel[], channel: Channel): readonly Chann
   return channels.length === 1 ? NONE : channels.filter((other) => other !== channel);
 }
 
-/** A socket, which may have several numbers. */
+/** What is known of a socket, which may have several numbers. */
 export class Connection {
   /** Whether any channel writes it, or did. */
   wasWritten = false;
-  /** Its pending error, once it was read: the kernel reports it only once. */
+  /** Its pending error (an errno, or 0), kept as the kernel reports it only once. */
   error = 0;
   /** How many numbers of it are known. */
   #numbers = 0;
@@ -346,9 +349,9 @@ export class Connection {
   }
 
   /**
-   * Makes it non-blocking, without which splice(2) waits. Asked whenever we have
-   * waited, as another process may have put its own flag back meanwhile. Returns
-   * a negative errno where that is refused.
+   * Makes it non-blocking, as splice(2) would block otherwise. To be called again after each
+   * wait: another process may have put its own flag back meanwhile. Returns a negative errno
+   * where that is refused.
    */
   makeNonBlocking(fd: number): number {
     const flags = libc.fcntl(fd, F_GETFL);
@@ -358,13 +361,13 @@ export class Connection {
     return result;
   }
 
-  /** Puts the flag back, which other processes share, once no channel uses it; the error where that failed. */
-  restore(fd: number): SystemError | undefined {
-    return this.isUsed ? undefined : this.restoreNow(fd);
+  /** As {@linkcode restore}, once no channel uses it any more. */
+  restoreIfUnused(fd: number): SystemError | undefined {
+    return this.isUsed ? undefined : this.restore(fd);
   }
 
-  /** Puts it back, whoever uses it. */
-  restoreNow(fd: number): SystemError | undefined {
+  /** Clears O_NONBLOCK again, which other processes share; the error where that failed. */
+  restore(fd: number): SystemError | undefined {
     if (!this.#wasBlocking) return undefined;
     this.#wasBlocking = false;
     const flags = libc.fcntl(fd, F_GETFL);
@@ -455,7 +458,7 @@ export class Endpoints {
 
   /** Puts the flags of all sockets back that are still open: at the end, however it comes. */
   restore(): void {
-    for (const { fd, connection } of this.#byNumber.values()) connection?.restoreNow(fd.fd);
+    for (const { fd, connection } of this.#byNumber.values()) connection?.restore(fd.fd);
   }
 }
 

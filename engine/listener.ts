@@ -78,7 +78,7 @@ export class Listener implements Watcher {
 
   /** Puts the flag back that other processes share. */
   restore(): void {
-    if (!this.#isClosed) this.#connection.restoreNow(this.fd.fd);
+    if (!this.#isClosed) this.#connection.restore(this.fd.fd);
   }
 
   close(): SystemError | undefined {

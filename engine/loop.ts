@@ -5,10 +5,11 @@
  * round through Deno's event loop costs 0.1 ms. So that timers, signals and
  * promises have their turn, an alarm (a timerfd in the same epoll) ends the wait
  * after `yieldAfter` ms. Then, if something was ready since the last time, the
- * loop rests for 0.1 ms on another thread while the event loop runs; if nothing
- * was, the wait itself moves to another thread, which all loops share, until something is ready. While
- * a call is under way on another thread, of which only the event loop hears,
- * the alarm comes after 1 ms. It also comes when one of the loop's own timers is due.
+ * loop rests for 0.1 ms on another thread while the event loop runs; if nothing was,
+ * the wait itself moves to another thread, which all loops share, until something is
+ * ready. While a call is under way on another thread, of which only the event loop
+ * hears, the alarm comes after 1 ms. It also comes when one of the loop's own timers
+ * is due.
  *
  * @module
  */
@@ -22,7 +23,7 @@ export interface Watcher {
   ready(events: number): void;
 }
 
-/** What has a turn once all that is ready has had its own. */
+/** What is to run at the end of a round, after the watchers of all that was ready. */
 export interface Task {
   run(): void;
 }
@@ -36,7 +37,7 @@ export function mustBeTime(name: string, milliseconds: number): void {
 /** As `yieldAfter`, while a call is under way on another thread. */
 const THREAD_YIELD_MS = 1;
 
-/** What has a turn once it is due, as `performance.now()` has it. */
+/** A task that is to run once `performance.now()` is `due`. */
 interface Timer extends Task {
   readonly due: number;
 }
@@ -55,10 +56,10 @@ const ROUNDS_PER_CALL = 64;
  */
 const COMPILE_AFTER_ROUNDS = 64;
 
-/** One loop. */
+/** One loop, to be run once. */
 export class Loop {
   readonly #epoll = new Epoll();
-  /** By number: as many as the highest number there was. */
+  /** By the descriptor's number. */
   readonly #watchers: (Watcher | undefined)[] = [];
   readonly #yieldAfter: number;
   readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
@@ -67,21 +68,21 @@ export class Loop {
   #firstDue = Infinity;
   #turnAt = Infinity;
   #tasks: Task[] = [];
-  /** How many need the loop to run on. */
+  /** How many need the loop to go on. */
   #refs = 0;
   /** Calls under way on other threads. */
   #threads = 0;
   #rounds = 0;
-  /** Descriptors that are ready in this round, and have not had their turn. */
+  /** How many descriptors are ready in this round, and were not dispatched yet. */
   #toCome = 0;
   #isClosed = false;
-  /** What the system has refused, where it could not be told at once. */
+  /** What the system has refused, to be thrown by the next round. */
   #failure: SystemError | undefined;
-  /** Whether the event loop has its turn next; at first at once: the caller has more to do. */
+  /** Whether the event loop has its turn after this round. At first it has: who calls `run` has more to do. */
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
   #idle = false;
-  /** When this round began, once somebody has asked; NaN outside of a round. */
+  /** When this round began; 0 until somebody asks, NaN outside of a round. */
   #time = NaN;
 
   /** `yieldAfter` in milliseconds; `beforeWait` is called before each wait, and what it returns is awaited. */
@@ -105,7 +106,7 @@ export class Loop {
     return this.#epoll.watch(fd, before, after, mayBeRefused);
   }
 
-  /** Watches `fd` no more, whatever the system refuses: who leaves has to end. */
+  /** Watches `fd` no more. An error does not stop who leaves: it goes to {@linkcode fail}. */
   unwatch(fd: number, before: number): void {
     this.#watchers[fd] = undefined;
     try {
@@ -116,8 +117,8 @@ export class Loop {
   }
 
   /**
-   * Ends it with the error of a {@linkcode watch} or an alarm that was refused to who could not be
-   * told: what goes on being reported although nobody waits for it would keep the loop awake.
+   * Ends the loop with the error of a {@linkcode watch} or an alarm whose caller cannot deal with
+   * it. To go on would be to spin: epoll would report, for ever, what nobody waits for.
    */
   fail(error: unknown): void {
     if (!(error instanceof SystemError)) throw error;
@@ -129,17 +130,17 @@ export class Loop {
     return this.#watchers[fd] !== undefined;
   }
 
-  /** A descriptor of our own, which has no other number, is about to be closed: with it goes its watch (epoll(7)). */
+  /** Forgets who watches `fd`, which is ours and has no other number: closing it ends its watch (epoll(7)). */
   forget(fd: number): void {
     this.#watchers[fd] = undefined;
   }
 
-  /** Whether others have their turn in this round, before what is to be called {@linkcode soon}. */
+  /** Whether more descriptors are to be dispatched in this round, before the tasks. */
   get hasMoreReady(): boolean {
     return this.#toCome > 0;
   }
 
-  /** Gives `task` a turn once all that is ready has had its own; a task, in the next round. */
+  /** Has `task` run at the end of this round; or of the next one, where a task calls this. */
   soon(task: Task): void {
     this.#tasks.push(task);
   }
@@ -171,7 +172,7 @@ export class Loop {
     };
   }
 
-  /** What is due gets a turn. */
+  /** Has the timers run that are due, at the end of this round. */
   #runTimers(now: number): void {
     this.#firstDue = Infinity;
     for (const timer of this.#timers) {
@@ -180,13 +181,13 @@ export class Loop {
     }
   }
 
-  /** The event loop has its turn after so many milliseconds. */
+  /** Gives the event loop its turn after so many milliseconds. */
   #turnAfter(milliseconds: number): void {
     this.#turnAt = performance.now() + milliseconds;
     this.#setAlarm();
   }
 
-  /** Whoever calls may be no part of the loop: it is {@linkcode run} that rejects where the system refuses. */
+  /** The caller may be no part of the loop: it is {@linkcode run} that rejects where the system refuses. */
   #setAlarm(): void {
     if (this.#isClosed) return;
     try {
@@ -219,9 +220,8 @@ export class Loop {
   }
 
   /**
-   * The time, as `performance.now()` has it at the first question of each round: asked
-   * seven times for each served connection, it takes 0.1 us (`deno task bench:serving
-   * --tests=http`).
+   * `performance.now()`, called once a round at the most: it takes 0.1 us, and each served
+   * connection asks for the time seven times (`deno task bench:serving --tests=http`).
    */
   get time(): number {
     if (this.#time === 0) this.#time = performance.now();

@@ -3,9 +3,8 @@
  * what it then holds) and drains (it writes that to wfd), and says what it
  * waits for where neither moved anything.
  *
- * Both return bytes; 0 at the end of rfd, which is proved; or a negative errno:
- * -EAGAIN where the descriptor is not ready, {@linkcode UNDER_WAY} where another
- * thread is at it.
+ * Both return how many bytes moved; 0 at the proved end of rfd; a negative errno,
+ * -EAGAIN where the descriptor is not ready; or {@linkcode UNDER_WAY}.
  *
  * - {@linkcode Direct}: one splice(2) from pipe to pipe, which are buffers already.
  * - {@linkcode ThroughPipe}: two, through a pipe of ours, which is the buffer.
@@ -30,29 +29,30 @@ import { type Endpoint, READ, WRITE } from "./endpoint.ts";
 import type { Loop, Task } from "./loop.ts";
 import type { BufferPool } from "./pool.ts";
 
-/** A result that is neither bytes nor an error, of which the last is -4095: another thread is at it. */
+/** The result where another thread makes the call: below every negative errno, of which -4095 is the last. */
 export const UNDER_WAY = -4096;
 
 /** How the bytes of a channel move. */
 export interface Route {
   /** Whether the bytes stay in the kernel, but for small pieces of {@linkcode BetweenSockets}. */
   readonly name: "splice" | "copy";
-  /** Why it is not splice; undefined where it is. */
+  /** Why the bytes are copied; undefined where they are spliced. */
   readonly reason: string | undefined;
   /** Bytes that are read and not yet written. */
   readonly held: number;
-  /** Whether a call on another thread is under way, or what it returned was not looked at yet. */
+  /** Whether another thread makes a call, or has made it, and its result was not taken yet. */
   readonly isUnderWay: boolean;
   /** What it waits for now: READ or WRITE. */
   readonly waitsFor: number;
   /** How much its own pipe holds, in bytes; undefined where it has none. */
   readonly pipeSize: number | undefined;
-  /** Whether it is worth another try at once after it has moved much. */
+  /** Whether, after a large read, another one at once is likely to move something. */
   readonly triesAgain: boolean;
   /** Whether what it holds may wait until all that is ready has been read. */
   readonly mayWait: boolean;
-  /** Reads up to `most` bytes. */
+  /** Reads up to `most` bytes, while it holds none. */
   fill(most: number): number;
+  /** Writes what it holds, or a part of it. */
   drain(): number;
   /** Says whether the channel is busy, and so a pipe of ours is worth enlarging. */
   setBusy(isBusy: boolean): void;
@@ -60,13 +60,13 @@ export interface Route {
   release(): void;
 }
 
-/** The channel, as its routes see it: where they lead, and whence their buffers come. */
+/** What a route needs of its channel. */
 export interface RoutedChannel extends Task {
   readonly source: Endpoint;
   readonly sink: Endpoint;
   readonly pool: BufferPool;
   readonly loop: Loop;
-  /** Whether it reads on at once after a read that found something: what is sent then may wait for the rest. */
+  /** Whether it reads on at once after a read that found something, so that what is sent may wait for the rest. */
   readonly readsOn: boolean;
   /** Sees the bytes of each read, where somebody wants to. */
   readonly onData: ((bytes: Uint8Array) => void) | undefined;
@@ -89,11 +89,11 @@ export function bestRoute(channel: RoutedChannel): Route {
     const isOne = (fd: Fd) => fd.kind === kind && (fd.mayBlock || kind === "terminal");
     if (isOne(from) || isOne(to)) return new ThroughMemory(channel, kind);
   }
-  // To be refused once has a price: a pipe that was spliced from forgets that
-  // RWF_NOWAIT is possible, and is read on another thread from then on.
+  // Without a try of splice(2), which would be refused: after it, the kernel refuses RWF_NOWAIT
+  // for a pipe that is the source, which would have to be read on another thread.
   if (to.appends) return new ThroughMemory(channel, "append");
-  // What is not a pipe gives and takes more at once than a pipe of another's
-  // making holds: through one of ours, larger, TCP to a pipe costs half.
+  // Between a pipe and something else, a pipe of ours pays although splice(2) could do without:
+  // it can be larger than the one that was given. TCP to a pipe costs half the CPU.
   return from.kind === "pipe" && to.kind === "pipe"
     ? new Direct(channel)
     : new ThroughPipe(channel);
@@ -123,8 +123,8 @@ export class Direct implements Route {
   waitsFor = READ;
   readonly pipeSize = undefined;
   /**
-   * It takes all that fits, so that the next try would move nothing, and would
-   * wait for the wrong side: a third of all calls.
+   * It takes all that fits, so that the next try would move nothing, and make the channel
+   * wait for the wrong side. That was a third of all calls.
    */
   readonly triesAgain = false;
   readonly mayWait = false;
@@ -171,7 +171,7 @@ export class ThroughPipe implements Route {
   #isBusy = false;
   /** Fills in a row that found nothing, although epoll had called it ready. */
   #misses = 0;
-  /** Whether it may have waited, and others changed O_NONBLOCK, since that was looked at. */
+  /** Whether it may have waited since O_NONBLOCK was checked, which other processes may have changed meanwhile. */
   #hasWaited = true;
   pipeSize: number | undefined;
 
@@ -179,7 +179,7 @@ export class ThroughPipe implements Route {
     this.channel = channel;
   }
 
-  // Getters, as there are many of them where connections are served.
+  // Getters, as fields would take memory in each of many served connections.
   get name(): "splice" {
     return "splice";
   }
@@ -226,7 +226,7 @@ export class ThroughPipe implements Route {
     return length;
   }
 
-  /** As splice(2) would wait otherwise. Returns a negative errno where that is refused. */
+  /** Makes both sides non-blocking, as splice(2) would wait otherwise. Returns a negative errno where that is refused. */
   #makeNonBlocking(): number {
     const { source, sink } = this.channel;
     const refused = Math.min(source.makeNonBlocking(), sink.makeNonBlocking(), 0);
@@ -250,13 +250,13 @@ export class ThroughPipe implements Route {
   }
 }
 
-/** After so many fills that found nothing, what splice(2) stops at is read over. */
+/** After so many fills that found nothing, it may be TCP's urgent mark where splice(2) stops: see Pipe.fill. */
 const MAX_MISSES = 3;
 
 /** To receive and send up to so many bytes costs less than two splices. */
 const SMALL_BYTES = 16 * 1024;
 
-/** So many buffers of small pieces may be full at one time, until all that is ready has been read. */
+/** How many small pieces may be held back until all that is ready has been read. */
 const MAX_FULL_BUFFERS = 32;
 
 /** How many of these buffers are in use; and those that are not, which are kept. */
@@ -267,15 +267,18 @@ const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 export class BetweenSockets extends ThroughPipe {
   readonly #from: Fd;
   readonly #to: Fd;
-  /** What a small piece is in from a call of fill to the next one of drain, and its length. */
+  /** A small piece, from its fill to its drain, and the piece's length in bytes. */
   #buffer = empty;
   #buffered = 0;
   /** What the sink did not take of it. */
   #unsent = empty;
   #isLarge = false;
-  /** Whether something was sent: the first piece goes at once, the next may wait until that is acknowledged. */
+  /** Whether something was sent: TCP sends the first small piece at once, the next one when that is acknowledged. */
   #hasSent = false;
-  /** Whether nothing waits so. A connection of one request and one answer saves two calls. */
+  /**
+   * Whether TCP sends all pieces at once (TCP_NODELAY). Not set before the second one: a
+   * connection of one request and one answer saves two calls.
+   */
   #hasNoDelay: boolean;
 
   constructor(channel: RoutedChannel) {
@@ -320,7 +323,8 @@ export class BetweenSockets extends ThroughPipe {
       ? this.#sendUnsent()
       : super.drain();
     if (sent > 0 && !this.#hasSent) this.#sentFirst();
-    // A part of a packet that waits in the socket for this need not, as this has to wait itself.
+    // A part of a packet may be held back in the socket (MSG_MORE) for these bytes, which cannot
+    // follow at once.
     if (sent === -EAGAIN && this.channel.readsOn) libc.setNoDelay(this.#to.fd);
     return sent;
   }
@@ -379,17 +383,17 @@ export class ThroughMemory implements Route {
   protected readonly sink: Fd;
   readonly #channel: RoutedChannel;
   #memory: Uint8Array<ArrayBuffer> | undefined;
-  /** What is held: the first {@linkcode held} bytes of it, as a view for each read would be garbage. */
+  /** Its first {@linkcode held} bytes are what is held: a view of them would be garbage at each read. */
   #content: Uint8Array<ArrayBuffer> = empty;
   held = 0;
-  /** What the call on another thread returned, {@linkcode UNDER_WAY} until it has; undefined where there is none. */
+  /** The result of the call on another thread, {@linkcode UNDER_WAY} until it is there; undefined without a call. */
   #call: number | undefined;
   /**
-   * The errno of the splice(2) before, as long as it may have been a true error: a
-   * socket reports its error once, and is at its end afterwards. Else 0.
+   * The errno of the splice(2) that failed before, until a read or write has shown whether it was
+   * the socket's own: that is reported once, and the next call finds the end. Else 0.
    */
   #spliceError: number;
-  /** The longest message that the sink takes, as far as that is known. */
+  /** The longest message that the sink takes, in bytes, as far as that is known. */
   #longest = Infinity;
 
   constructor(channel: RoutedChannel, reason: string, spliceError = 0) {
@@ -416,7 +420,7 @@ export class ThroughMemory implements Route {
 
   fill(most: number): number {
     const { source } = this, room = this.room();
-    // Of a record what there is no room for is lost, whatever the rate allows.
+    // All the room, whatever the rate allows: what does not fit of a record would be lost.
     const length = source.keepsRecords ? room.length : Math.min(most, room.length);
     if (source.kind === "pipe" && most < PIPE_BUF && !this.isUnderWay) {
       const part = this.#takePart(room, length);
@@ -428,8 +432,8 @@ export class ThroughMemory implements Route {
   }
 
   /**
-   * Reads a part of what may be a packet, of which read(2) would drop the rest:
-   * splice(2) leaves it where it is. Undefined where splice(2) is refused.
+   * Reads a part of what may be a packet (O_DIRECT in pipe(7)), by splice(2), which leaves the
+   * rest of it in the pipe; read(2) would drop it. Undefined where splice(2) is refused.
    */
   #takePart(room: Uint8Array<ArrayBuffer>, most: number): number | undefined {
     const { pool } = this.#channel;
@@ -448,7 +452,7 @@ export class ThroughMemory implements Route {
       : sink.isStream || !this.source.isStream
       ? sink.tryWrite(this.#content, this.held)
       : this.#sendPart();
-    const result = length === 0 ? -EAGAIN : this.#settled(length);
+    const result = length === 0 ? -EAGAIN : this.#withSpliceError(length);
     if (result > 0) {
       if (result < this.held) this.#content = this.#content.subarray(result);
       this.held -= result;
@@ -465,12 +469,12 @@ export class ThroughMemory implements Route {
     return this.#onThread(() => this.sink.writeOnThread(content, this.#mostOnThread));
   }
 
-  /** A record is written whole; for anything else the default does. */
+  /** How much one write takes: a record is written whole; undefined for the default. */
   get #mostOnThread(): number | undefined {
     return this.source.keepsRecords && this.sink.keepsRecords ? Infinity : undefined;
   }
 
-  /** Sends of a stream, which has no messages of its own, as much as one message takes. */
+  /** Sends bytes of a stream as one message, as long as the sink takes it. */
   #sendPart(): number {
     for (;;) {
       const part = Math.min(this.held, this.#longest);
@@ -480,14 +484,17 @@ export class ThroughMemory implements Route {
     }
   }
 
-  /** Has the call made on another thread; returns what it returned, once it has. */
+  /**
+   * Starts `call` on another thread, and returns {@linkcode UNDER_WAY}. When it is over, the
+   * channel runs, and comes here once more, to take the result.
+   */
   #onThread(call: () => Promise<number>): number {
     const result = this.#call;
     if (result === undefined) {
       this.#call = UNDER_WAY;
       this.#channel.loop.onThread(threads.run(call), (returned) => {
         this.#call = returned;
-        this.#channel.run(); // which asks again
+        this.#channel.run();
       });
       return UNDER_WAY;
     }
@@ -502,7 +509,7 @@ export class ThroughMemory implements Route {
 
   /** A read has put so many bytes into {@linkcode room}. */
   protected filled(length: number): number {
-    const result = this.#settled(length);
+    const result = this.#withSpliceError(length);
     if (result > 0) {
       this.#content = this.room();
       this.held = result;
@@ -511,8 +518,9 @@ export class ThroughMemory implements Route {
     return result;
   }
 
-  // An end, or another error, where splice failed: then that was the error.
-  #settled(result: number): number {
+  // After splice(2) has failed with a socket's own error, the next call finds the end, or some
+  // other error: the first one is the true one.
+  #withSpliceError(result: number): number {
     const error = this.#spliceError;
     if (error === 0 || result === -EAGAIN || result === UNDER_WAY) return result;
     this.#spliceError = 0;
@@ -522,7 +530,7 @@ export class ThroughMemory implements Route {
   setBusy(): void {}
 
   release(): void {
-    if (this.isUnderWay) return; // a buffer that another thread uses is left to it
+    if (this.isUnderWay) return; // the other thread still uses the buffer
     if (this.#memory) this.#channel.pool.giveMemory(this.#memory);
     this.#memory = undefined;
     this.#content = empty;
@@ -592,10 +600,10 @@ class Whole extends ThroughMemory {
   }
 }
 
-/** The most calls on other threads at one time: the runtime has 32 threads, and needs some itself. */
+/** The most calls on other threads at one time: the runtime has 32 threads, some of which it needs itself. */
 const MAX_THREADS = 24;
 
-/** Calls that may block, of which no more than {@linkcode MAX_THREADS} are under way. */
+/** A semaphore: of all calls that may block, no more than {@linkcode MAX_THREADS} are under way. */
 const threads = {
   free: MAX_THREADS,
   waiting: [] as (() => void)[],

@@ -63,7 +63,7 @@ const MUTANTS: Mutant[] = [
   {
     name: "a flag that is not put back",
     file: "engine/endpoint.ts",
-    before: "this.connection?.restore(this.fd.fd)",
+    before: "this.connection?.restoreIfUnused(this.fd.fd)",
     after: "undefined",
   },
   {
