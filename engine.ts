@@ -1,9 +1,10 @@
 /**
- * Copies data between pairs of inherited descriptors.
+ * Copies data between pairs of inherited descriptors. Linux only; a program that uses it
+ * needs the permission `--allow-ffi`.
  *
  * Each pair is a channel: it reads while its buffer is empty, and writes while
- * it is not. That is all the flow control there is: a slow writer stops its own
- * reader, and no other.
+ * it is not. That is all the flow control there is: a slow reader of its output stops
+ * its own input, and no other.
  *
  * @example Copy standard input to standard output
  * ```ts ignore
@@ -67,15 +68,12 @@ export async function copy(
 
 /**
  * Serves: joins each connection that comes to `listener` with one of its own to
- * `target`: "HOST:PORT", "[IPv6]:PORT", the path of a unix socket, "@name";
- * another listening descriptor, whose connections are joined with these; or a
- * function that returns a connected {@linkcode Descriptor} for each connection, with which it is
- * closed.
- * Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
+ * `target`. Ends when `options.signal` or `options.exitIdle` ends it, and closes `listener`.
  *
- * Rejects as {@linkcode copy} does, and with a {@linkcode SystemError} where the system
- * refuses to accept any more, once the open connections have ended. An error of one connection
- * ends that one only, and so does what the function of a `target` throws.
+ * Rejects as {@linkcode copy} does; with a `RangeError` where `target` is no address; and with
+ * a {@linkcode SystemError} where the system refuses to accept any more, once the open
+ * connections have ended. An error of one connection ends that one only, and so does what the
+ * function of a `target` throws.
  *
  * @example Forward a port, for half a second
  * ```ts ignore

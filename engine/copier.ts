@@ -38,13 +38,13 @@ export interface CopyOptions {
   rate?: number;
   /**
    * Ends the copying early: nothing more is read, what was read is delivered,
-   * write sides are shut down. A channel that had not come to its end then has
-   * an error, ECANCELED, with the signal's reason as its cause.
+   * write sides are shut down. A channel that had not come to its end has the error
+   * ECANCELED, whose `cause` is the signal's reason.
    */
   signal?: AbortSignal;
   /**
    * For how long after `signal` to go on delivering, in milliseconds; `Infinity`
-   * is as long as it takes, 24 days at the most.
+   * is as long as it takes.
    * @default {5000}
    */
   grace?: number;
@@ -55,7 +55,7 @@ export interface CopyOptions {
    * @default {5}
    */
   yieldAfter?: number;
-  /** Sees each read and each write that moved bytes, and each end of file (a read of 0 bytes). */
+  /** Is called for each read and each write that moved bytes, and for each end of file (a read of 0 bytes). */
   onOperation?: (
     operation: "read" | "write",
     descriptor: number,
@@ -63,27 +63,37 @@ export interface CopyOptions {
     channel: ChannelStatus,
   ) => void;
   /**
-   * Sees the bytes of each read, which are good until it returns: keep a copy
-   * (`bytes.slice()`), not the array. Makes the copying slower, as the bytes
-   * have to come into memory.
+   * Is called with the bytes of each read. They are overwritten after it returns: keep a
+   * copy (`bytes.slice()`), not the array. Makes the copying slower, as the bytes have to
+   * come into memory.
    */
   onData?: (channel: ChannelStatus, bytes: Uint8Array) => void;
-  /** Sees each error as it happens. */
+  /** Is called for each error when it happens. */
   onError?: (error: SystemError, channel: ChannelStatus) => void;
-  /** Is called before each wait, when all that was ready has been done. What it returns is waited for. */
+  /** Is called before each wait, when all that was ready has been handled. A promise that it returns is awaited first. */
   onWait?: () => Promise<void> | undefined | void;
 }
 
-/** After so long a read on another thread has returned, or still waits and holds nothing. */
+/** After so long a read on another thread has come back with its bytes, or has none: then it is not waited for. */
 const THREAD_RETURN_MS = 100;
 
 /**
- * A copying that can be looked at, added to and stopped while it runs, once: it
- * closes its descriptors at the end. One that will not run is to be disposed of.
+ * A copying that can be looked at, added to and stopped while it runs. It runs once, and
+ * closes its descriptors at the end; one that is not to run is to be disposed of.
  *
- * Between its creation and its end the numbers belong to it alone. Everything
- * else that a callback or a caller may do while it runs is right: to add pairs, to
- * stop it, to throw.
+ * Between its creation and its end nobody else may use the numbers. Apart from that, a
+ * callback or a caller may do anything while it runs: add pairs, stop it, throw.
+ *
+ * @example Stop a copy after a time, and see how far it came
+ * ```ts ignore
+ * import { Copier } from "./engine.ts";
+ *
+ * const copier = new Copier([[0, 1]]);
+ * const timer = setTimeout(() => copier.stop(1000, "too late"), 60_000);
+ * const [channel] = await copier.run();
+ * clearTimeout(timer);
+ * console.error(channel?.bytes, channel?.ended);
+ * ```
  */
 export class Copier implements AsyncDisposable {
   readonly #loop: Loop;
@@ -92,13 +102,14 @@ export class Copier implements AsyncDisposable {
   readonly #host: Host & { stopped: Host["stopped"] };
   readonly #grace: number;
   readonly #signal: AbortSignal | undefined;
-  /** Those of the constructor, in the order given. */
+  /** The channels of the constructor, in the order given. */
   readonly #given: readonly Channel[];
   readonly #open = new Members<Channel>();
   readonly #services: Service[] = [];
   #phase: "new" | "running" | "ended" = "new";
   #isDrained = false;
-  #ended: Promise<ChannelStatus[]> | undefined;
+  /** What {@linkcode run} has returned. */
+  #running: Promise<ChannelStatus[]> | undefined;
   #stop: { grace: number; reason: unknown } | undefined;
 
   /**
@@ -174,8 +185,9 @@ export class Copier implements AsyncDisposable {
   }
 
   /**
-   * Adds a service, before it runs: see `serve`. Returns how it stands,
-   * always up to date. Rejects with an `Error` where it runs already.
+   * Adds a service before it runs: see `serve` in engine.ts. Returns how it stands, always up to
+   * date. Rejects with a `DescriptorError` or a `RangeError` as `serve` does, and with an `Error`
+   * where this Copier runs already, or has ended.
    */
   async serve(
     listener: number | Descriptor,
@@ -196,8 +208,8 @@ export class Copier implements AsyncDisposable {
   }
 
   /**
-   * Ends the pairs of the constructor at once, and reports what they still hold as lost;
-   * services go on, and pairs that were added.
+   * Ends the pairs of the constructor at once; what they still hold is lost, which is an error.
+   * Services go on, and pairs that were added. Before it runs, and after its end, it does nothing.
    */
   stopPairs(): void {
     if (this.#phase !== "running") return;
@@ -210,7 +222,7 @@ export class Copier implements AsyncDisposable {
     });
   }
 
-  /** Accepts no more connections, and lets those that are open end in their own time. */
+  /** Has all services accept no more connections, and lets those that are open end in their own time. */
   drain(): void {
     this.#isDrained = true;
     if (this.#phase !== "running") return;
@@ -226,7 +238,7 @@ export class Copier implements AsyncDisposable {
   async run(): Promise<ChannelStatus[]> {
     if (this.#phase !== "new") throw new Error("this Copier has been run already");
     this.#phase = "running";
-    return await (this.#ended = this.#run());
+    return await (this.#running = this.#run());
   }
 
   async #run(): Promise<ChannelStatus[]> {
@@ -278,7 +290,7 @@ export class Copier implements AsyncDisposable {
     this.#inNextRound(() => this.#beginToStop(stop));
   }
 
-  /** Whoever calls may be in the midst of a channel's step; and what a callback throws is to leave through the loop. */
+  /** The caller may be a callback, in the midst of a channel's step; and what a callback throws has to leave through the loop. */
   #inNextRound(run: () => void): void {
     this.#loop.soon({ run });
     this.#loop.wake();
@@ -303,7 +315,7 @@ export class Copier implements AsyncDisposable {
    */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop(0);
-    if (this.#ended) await this.#ended.catch(() => {});
+    if (this.#running) await this.#running.catch(() => {});
     else await this.run();
   }
 }

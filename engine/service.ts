@@ -18,17 +18,17 @@ import { Session, type SessionStatus, SHORTAGE_RETRY_MS } from "./session.ts";
 import { Target } from "./target.ts";
 import { Waiting } from "./waiting.ts";
 
-/** How a service stands. */
+/** How a service stands; always up to date. */
 export interface ServiceStatus {
-  /** Where it listens: "0.0.0.0:443". */
+  /** Where it listens: "0.0.0.0:443", "/run/socket", "@name". */
   readonly address: string;
-  /** Where its connections go, in words. */
+  /** Where its connections go: the address as it was given, that of the other listener, or "a function". */
   readonly target: string;
-  /** Connections so far. */
+  /** How many connections it has accepted so far. */
   readonly connections: number;
-  /** Of these, the ones that ended with an error. */
+  /** How many of them have ended with an error. */
   readonly errors: number;
-  /** Those that are open. */
+  /** How many of them are open. */
   readonly open: number;
   /** Bytes to the target, of all connections that have ended. */
   readonly sent: number;
@@ -40,10 +40,11 @@ export interface ServiceStatus {
   readonly sessions: Iterable<SessionStatus>;
 }
 
-/** How to serve. Times are in milliseconds; 0 is never, or no limit. */
+/** How to serve. Times are in milliseconds; 0 is never. What a callback throws is treated as in {@linkcode CopyOptions}. */
 export interface ServeOptions {
   /**
-   * The most connections at one time. Others wait in the kernel's queue.
+   * The most connections at one time, a whole number from 1 on; fewer where the limit of
+   * descriptors (getrlimit(2)) has no room for them. Others wait in the kernel's queue.
    * @default {1000}
    */
   connections?: number;
@@ -52,25 +53,42 @@ export interface ServeOptions {
    * @default {10000}
    */
   connectTimeout?: number;
-  /** Ends a connection in which nothing has moved for so long. */
+  /**
+   * Ends a connection in which nothing has moved for so long.
+   * @default {0}
+   */
   timeout?: number;
-  /** The same, once one of its two directions has ended. */
+  /**
+   * The same, once one of its two directions has ended.
+   * @default {0}
+   */
   halfClosed?: number;
-  /** Ends the service when the program that it belongs to had no connection for so long. */
+  /**
+   * Ends the service once no service of its {@linkcode Copier} has had a connection for so long,
+   * and no pair is open.
+   * @default {0}
+   */
   exitIdle?: number;
-  /** Names the client to the target, by the PROXY protocol of that version. */
+  /**
+   * Names the client to the target, by the PROXY protocol of that version (HAProxy's
+   * proxy-protocol.txt, 2.1 and 2.2); not at all by default.
+   */
   proxyProtocol?: 1 | 2;
-  /** A connection was accepted. */
+  /** Is called when a connection was accepted. */
   onAccept?: (session: SessionStatus, service: ServiceStatus) => void;
-  /** It is connected with its target. */
+  /** Is called when it is connected with its target. */
   onConnect?: (session: SessionStatus, service: ServiceStatus) => void;
-  /** It has ended, or was not connected at all: then it has no target. */
+  /** Is called when it has ended. One that was never connected has no target. */
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
-  /** The system refuses to accept any more: all services drain now. The error is in the service's status. */
+  /** Is called when the system refuses to accept any more: all services of the Copier drain now. */
   onFailure?: (error: SystemError, service: ServiceStatus) => void;
 }
 
-/** What a client is joined with: an address in words, a client of another listening descriptor, or what a function returns. */
+/**
+ * What each client is joined with: a connection to an address ("HOST:PORT", "[IPv6]:PORT", the
+ * path of a unix socket with a slash in it, or "@name", an abstract one: unix(7)); a client of
+ * another listening descriptor; or what a function returns.
+ */
 export type ServeTarget =
   | string
   | number
@@ -78,8 +96,10 @@ export type ServeTarget =
   | Connect;
 
 /**
- * Returns a connected descriptor for a client. Its `signal` is aborted where nobody waits for
- * that any more: the time to connect is over, or the service was stopped.
+ * Returns a connected stream socket for the client at the address `peer`. `signal` is aborted when
+ * nobody waits for that any more: `connectTimeout` is over, or the service was stopped. What it
+ * throws, or rejects with, becomes the error of that connection. What it returns is closed with the
+ * connection.
  */
 export type Connect = (peer: string, signal: AbortSignal) => Descriptor | Promise<Descriptor>;
 

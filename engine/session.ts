@@ -28,15 +28,15 @@ import { proxyHeader } from "./proxy.ts";
 import type { Service } from "./service.ts";
 import type { Target } from "./target.ts";
 
-/** How a connection stands, or ended. */
+/** How a connection stands, or ended; always up to date. */
 export interface SessionStatus {
   /** Its number in its service, from 1 on. */
   readonly id: number;
-  /** Where it came to, as {@linkcode ServiceStatus.address}, or the other one of two listening sockets. */
+  /** The address of the listening socket that it came to: of two, either {@linkcode ServiceStatus.address} or the other one. */
   readonly address: string;
   /** Who made it: "192.0.2.1:4711"; "unix" for a unix socket. */
   readonly peer: string;
-  /** With what it is connected; undefined as long as it is not. */
+  /** The address that it is connected with, or another client's, or "descriptor N"; undefined as long as it is not. */
   readonly target: string | undefined;
   /** Bytes from the client to the target. */
   readonly sent: number;
@@ -44,9 +44,9 @@ export interface SessionStatus {
   readonly received: number;
   /** For how long it has been open, or was, in seconds. */
   readonly seconds: number;
-  /** How it ended; undefined while it is open. */
+  /** How it ended: "eof", both directions did; "error", see there; or "stopped"; undefined while it is open. */
   readonly ended: "eof" | "error" | "stopped" | undefined;
-  /** What went wrong, in words. */
+  /** The first thing that went wrong, in words: "read client: Connection reset by peer"; undefined if nothing did. */
   readonly error: string | undefined;
 }
 

@@ -39,13 +39,13 @@ import * as libc from "./libc.ts";
 import { forget, ready } from "./readiness.ts";
 
 /**
- * One inherited descriptor. It does what `Deno.FsFile` does for a file that was
- * opened, for a number that was inherited: Deno itself cannot wrap one.
+ * A descriptor that was inherited, or a socket that {@linkcode listen} or {@linkcode connect} has
+ * made, with the methods of `Deno.FsFile`: Deno itself cannot wrap a number.
  *
  * The methods throw a {@linkcode SystemError} where the system refuses, with the
- * `code` that Deno's own error has, and with EBADF after {@linkcode close}; a
- * `RangeError` where a number is none. Where two methods do the same, the one
- * named ...Sync waits on this thread, and the other one returns a promise.
+ * `code` that Deno's own error has, and with EBADF after {@linkcode close}; and a
+ * `RangeError` where an argument is out of range. Of two methods that do the same, the
+ * one named ...Sync waits on this thread, and the other one returns a promise.
  *
  * @example Copy standard input to standard output
  * ```ts ignore
@@ -62,15 +62,19 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /** How the terminal was set before {@linkcode setRaw}; undefined where that has not changed. */
   #modeBefore: DataView<ArrayBuffer> | undefined;
 
-  /** Wraps `fd`. Throws a {@linkcode DescriptorError} where it was not inherited. */
+  /**
+   * Wraps the number `fd`. Throws a {@linkcode DescriptorError} where it was not inherited, and a
+   * {@linkcode SystemError} where the system refuses to say what it is. `made` is for sockets
+   * that {@linkcode listen} and {@linkcode connect} have made.
+   */
   constructor(fd: number, made?: { isUnix: boolean }) {
     super(fd, made);
   }
 
   /**
    * A socket of our own that listens at "HOST:PORT", "[IPv6]:PORT", a path or
-   * "@name". Port 0 is any that is free. So many connections may be `waiting` to be
-   * accepted.
+   * "@name". Port 0 is any that is free. `waiting` is how many connections may wait to be
+   * accepted (listen(2)).
    *
    * HOST is an IPv4 address or a name. A name is looked up on this thread, which waits
    * for getaddrinfo(3), maybe for seconds; the socket listens at the first of its
@@ -98,7 +102,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   }
 
   /**
-   * A socket of our own that is connected with such an address. A name is looked up on
+   * A socket of our own that is connected with such an address, on a port from 1 on. A name is looked up on
    * another thread, and its addresses are tried one after the other, each for as long as
    * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does, with
    * the last address's error (connect(2)), and the reason of `signal` once that is
@@ -124,7 +128,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   // ---- Reading and writing.
 
   /**
-   * Reads into `p`; returns how many bytes, or null at the end. Throws a
+   * Reads into `p`; returns how many bytes, or null at the end of file. Throws a
    * {@linkcode SystemError} (read(2)).
    */
   async read(p: Uint8Array): Promise<number | null> {
@@ -233,9 +237,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
   }
 
   /**
-   * Sets where in the file the next read or write begins, `offset` bytes from its
-   * start, from there, or from its end; returns how many bytes from its start
-   * that is. Throws a {@linkcode SystemError}: ESPIPE where there is no such
+   * Sets where in the file the next read or write begins: `offset` bytes from its start, from
+   * where that would be now, or from its end. Returns how many bytes from its start that is. Throws a {@linkcode SystemError}: ESPIPE where there is no such
    * place, as in a pipe, EINVAL before the start (lseek(2)).
    */
   async seek(offset: number | bigint, whence: Deno.SeekMode): Promise<number> {

@@ -964,7 +964,7 @@ function allExamples(): [page: string, codes: string[]][] {
   const read = (name: string) => Deno.readTextFileSync(resolve(ROOT, name));
   const [, section = ""] = /^## As a library$([^]*?)(?=^## |$(?![^]))/m.exec(read("README.md")) ??
     [];
-  const whole = ["engine.ts", "sys/descriptor.ts", "doc/library.md"];
+  const whole = ["engine.ts", "engine/copier.ts", "sys/descriptor.ts", "doc/library.md"];
   return [
     ...whole.map((name): [string, string[]] => [name, examples(read(name))]),
     ["README.md", examples(section)],
