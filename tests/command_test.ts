@@ -218,15 +218,6 @@ Deno.test("a number that is not open is wrong use, and is named", async () => {
   );
 });
 
-Deno.test("no number that was not inherited can be reached, not even the runtime's own", async () => {
-  const numbers = Array.from({ length: 62 }, (_, i) => String(i + 3));
-  await inParallel(numbers, (number) => isWrong(["0", number], `descriptor ${number} is not open`));
-  await inParallel(
-    numbers.slice(0, 20),
-    (number) => isWrong([number, "1"], `descriptor ${number} is`),
-  );
-});
-
 Deno.test("a descriptor that is open for the other direction only is wrong use", async () => {
   const [reading, writing] = pipe();
   using toRead = open("/dev/null", O_RDONLY);

@@ -4,10 +4,9 @@
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { End, pipe, tcpPair, unixPair } from "./ends.ts";
-import { endsWith, succeeds } from "./expect.ts";
-import type { Running } from "./harness.ts";
+import { endsWith, staysIdle, succeeds } from "./expect.ts";
 import { program, said } from "./library.ts";
-import { cpuSeconds, injecting, iocopy, noise, same, watched, within } from "./probe.ts";
+import { injecting, iocopy, noise, same, watched, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
@@ -68,18 +67,6 @@ async function withNotes(leave: (end: End) => void): Promise<[End, End]> {
   assertEquals(await peer.readText(6), "before");
   await hasNotes(socket);
   return [peer, socket];
-}
-
-/** Seconds of processor time that a started process uses in a third of a second. */
-async function idle(running: Running): Promise<number> {
-  const before = cpuSeconds(running.pid);
-  await pause(300);
-  return cpuSeconds(running.pid) - before;
-}
-
-async function staysIdle(running: Running): Promise<void> {
-  const used = await idle(running);
-  assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
 }
 
 /** Copies some pieces from `from` to `to` through `args`, with a pause between them. */

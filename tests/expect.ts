@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type End, pipe, unixPair } from "./ends.ts";
 import type { Running } from "./harness.ts";
-import { within } from "./probe.ts";
+import { cpuSeconds, within } from "./probe.ts";
+import { pause } from "./watching.ts";
 
 /** Text written to one end arrives at the other. */
 export async function passes(from: End, to: End, text = "ping"): Promise<void> {
@@ -34,6 +35,15 @@ export async function endsWith(
 /** The command ends with status 0 and an empty standard error. */
 export async function succeeds(running: Running): Promise<void> {
   await endsWith(running, 0, "");
+}
+
+/** None of the processes spins: together they use hardly any processor time for a third of a second. */
+export async function staysIdle(...processes: Running[]): Promise<void> {
+  const used = () => processes.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0);
+  const before = used();
+  await pause(300);
+  const seconds = used() - before;
+  assert(seconds < 0.15, `${seconds} s of processor time in 0.3 s: it spins`);
 }
 
 /** A channel beside the one under test, which has to go on: `8 9`. */

@@ -17,10 +17,9 @@ import {
   unconnected,
   unixPair,
 } from "./ends.ts";
-import { bystander, endsWith } from "./expect.ts";
+import { bystander, endsWith, staysIdle } from "./expect.ts";
 import { COMMAND, type Running } from "./harness.ts";
 import {
-  cpuSeconds,
   fillUp,
   hasBytes,
   hungUp,
@@ -359,10 +358,7 @@ for (const [kind, make] of Object.entries(STUCK)) {
       await other.lives();
       const fed = upstream.write("stuck\n".repeat(10));
       for (let i = 0; i < 50; i++) await other.lives();
-      const before = cpuSeconds(running.pid);
-      await pause(300);
-      const used = cpuSeconds(running.pid) - before;
-      assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
+      await staysIdle(running);
       await other.lives();
       running.kill("SIGKILL");
       await running.outcome;
@@ -382,8 +378,7 @@ Deno.test("two commands read one pipe: every byte arrives once, and neither hang
   using two = iocopy("0 1", { 0: input, 1: outs[1][1] });
   const total = 3_000_000;
   const arrived = outs.map(([reader]) => reader.readAll());
-  const before = await idle([one, two]);
-  assert(before < 0.15, `${before} s of processor time in 0.3 s: they spin`);
+  await staysIdleOnceStarted(one, two);
   await stdin.write(new Uint8Array(total).fill(7));
   stdin.close();
   const bytes = await within("the end", Promise.all(arrived));
@@ -393,13 +388,10 @@ Deno.test("two commands read one pipe: every byte arrives once, and neither hang
   for (const [reader] of outs) reader.close();
 });
 
-/** Seconds of processor time that the processes use in 0.3 s. */
-async function idle(processes: Running[]): Promise<number> {
-  const used = () => processes.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0);
-  await pause(300); // without the processor time of the start
-  const before = used();
+/** They do not spin, once the start, which takes processor time, is over. */
+async function staysIdleOnceStarted(...processes: Running[]): Promise<void> {
   await pause(300);
-  return used() - before;
+  await staysIdle(...processes);
 }
 
 for (const make of [tcpPair, unixPair]) {
@@ -422,8 +414,7 @@ for (const make of [tcpPair, unixPair]) {
     const total = 1_000_000;
     const arrived = outs.map(([reader]) => reader.readAll());
     const there = peer.readExactly(2 * total);
-    const used = await idle([one, two]);
-    assert(used < 0.15, `${used} s of processor time in 0.3 s: they spin`);
+    await staysIdleOnceStarted(one, two);
     await within(
       "all written",
       Promise.all([
@@ -451,8 +442,7 @@ Deno.test("two commands read one terminal: the one that gets nothing neither blo
   for (const other of others) await other.lives();
   for (let i = 0; i < 20; i++) await master.write("line\n");
   for (const other of others) await other.lives();
-  const used = await idle([one, two]);
-  assert(used < 0.15, `${used} s of processor time in 0.3 s: they spin`);
+  await staysIdleOnceStarted(one, two);
   master.close();
   others.forEach((other) => other.end());
   const texts = await within("the end", Promise.all(outs.map(([reader]) => reader.readAll())));
@@ -607,8 +597,7 @@ Deno.test(
     assertEquals(await stdout.readText(4), "back");
     stdout.close();
     await within("all is read", peer.write(noise(10_000_000)));
-    const used = await idle([running]);
-    assert(used < 0.15, `${used} s of processor time in 0.3 s: it spins`);
+    await staysIdleOnceStarted(running);
     await stdin.write("still");
     assertEquals(await within("the other way", peer.readText(5)), "still");
     stdin.close();

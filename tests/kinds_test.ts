@@ -5,7 +5,6 @@ import {
   makeFifo,
   O_APPEND,
   O_CREAT,
-  O_NONBLOCK,
   O_RDONLY,
   O_RDWR,
   O_WRONLY,
@@ -17,7 +16,7 @@ import {
   terminal,
   unixPair,
 } from "./ends.ts";
-import { endOfFile, passes, succeeds } from "./expect.ts";
+import { endOfFile, succeeds } from "./expect.ts";
 import { inFolder, iocopy, numbered, prose, watched } from "./probe.ts";
 import { follow, logged } from "./watching.ts";
 
@@ -209,39 +208,4 @@ Deno.test("a file is written at its offset, which moves on", async () => {
     assertEquals(await Deno.readTextFile(`${folder}/to`), "before copied after");
     await endOfFile(from);
   });
-});
-
-Deno.test("no flag of a descriptor is changed, except a socket's while it is copied", async () => {
-  for (const nonBlocking of [false, true]) {
-    const [reading, writing] = pipe();
-    const [back, returning] = pipe();
-    const [tcp, peer] = tcpPair();
-    const [unix, far] = unixPair();
-    const [master, slave] = terminal();
-    const { args, given } = numbered(
-      [reading, tcp],
-      [tcp, returning],
-      [unix, slave],
-      [slave, unix],
-    );
-    for (const end of Object.values(given)) end.nonBlocking = nonBlocking;
-    const before = Object.values(given).map((end) => end.flags);
-    using running = watched(args, given);
-    await passes(writing, peer);
-    await passes(peer, back);
-    await passes(far, master);
-    await master.write("typed\n");
-    await far.readText(6);
-    for (const [fd, end] of Object.entries(given)) {
-      if (end === tcp || end === unix) continue;
-      assertEquals(end.flags & O_NONBLOCK, nonBlocking ? O_NONBLOCK : 0, `of ${fd}, meanwhile`);
-    }
-    writing.close();
-    peer.shutdownWrite();
-    far.shutdownWrite();
-    await master.write("\x04");
-    await running.outcome;
-    assertEquals(Object.values(given).map((end) => end.flags), before, "afterwards");
-    for (const end of [back, peer, far, master, ...Object.values(given)]) end.close();
-  }
 });
