@@ -122,7 +122,7 @@ export function limit(program: string): Copier {
 }
 
 /** s6-ioconnect, which uses the same descriptors. */
-export const S6: Copier = {
+const S6: Copier = {
   id: "s6-ioconnect",
   title: "s6-ioconnect",
   command: ["s6-ioconnect"],

@@ -49,7 +49,7 @@ export class UsageError extends Error {
 export const FLAGS = ["verbose", "stats", "progress", "dump", "help", "version"] as const;
 
 /** Flags that need no dash, as in the original iocopy: `v`. */
-export const LETTERS: Record<string, typeof FLAGS[number]> = {
+const LETTERS: Record<string, typeof FLAGS[number]> = {
   v: "verbose",
   s: "stats",
   p: "progress",

@@ -7,7 +7,7 @@ import { arePipesFree, Pipe } from "../sys/pipe.ts";
 import type { Loop } from "./loop.ts";
 
 /** What a pipe holds as the system makes it, in bytes (pipe(7)). */
-export const DEFAULT_PIPE_BYTES = 64 * 1024;
+const DEFAULT_PIPE_BYTES = 64 * 1024;
 
 /**
  * What a busy one is made to hold at the most, in bytes: the most that an

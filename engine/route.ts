@@ -264,7 +264,7 @@ let buffersInUse = 0;
 const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 
 /** Between two sockets of ours: small pieces through memory, large ones through a pipe. */
-export class BetweenSockets extends ThroughPipe {
+class BetweenSockets extends ThroughPipe {
   readonly #from: Fd;
   readonly #to: Fd;
   /** A small piece, from its fill to its drain, and the piece's length in bytes. */
@@ -373,7 +373,7 @@ export class BetweenSockets extends ThroughPipe {
 const PIPE_BUF = 4096;
 
 /** read(2) and write(2). */
-export class ThroughMemory implements Route {
+class ThroughMemory implements Route {
   readonly name = "copy";
   readonly reason: string;
   readonly pipeSize = undefined;

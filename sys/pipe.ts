@@ -25,7 +25,7 @@ export function pipeSize(fd: number): number {
  * what it holds then; -EPERM where that is more than the system allows, -EBUSY
  * where it holds more bytes just now (fcntl(2)).
  */
-export function resizePipe(fd: number, size: number): number {
+function resizePipe(fd: number, size: number): number {
   return libc.fcntl(fd, F_SETPIPE_SZ, size);
 }
 

@@ -107,14 +107,6 @@ Deno.test("a pipe of the process begins with 64 KiB, and grows with its traffic"
   assertEquals(await ownPipeOf(1000, "-b 4096"), 4096);
 });
 
-// ---- A writer that waits while its pipe grows, on any kernel (CVE-2023-52672).
-
-/** How often a process has slept so far. */
-function sleeps(pid: number): number {
-  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-  return Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
-}
-
 Deno.test("a busy channel gets a large pipe, whichever pipe of the process it is given", {
   sanitizeResources: false, // sys/ never unloads the C library
 }, () => {
@@ -155,6 +147,14 @@ Deno.test("a pipe of the process that cannot be read is an error, not tried for 
   pipe.close();
   assertThrows(() => pipe.takeOut(), SystemError, "Bad file descriptor");
 });
+
+// ---- A writer that waits while its pipe grows, on any kernel (CVE-2023-52672).
+
+/** How often a process has slept so far. */
+function sleeps(pid: number): number {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  return Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1]);
+}
 
 Deno.test("setting the capacity of a pipe again wakes a writer that waits", async () => {
   const [reading, writing] = pipe();

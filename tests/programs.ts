@@ -89,7 +89,7 @@ export function testWith(
 }
 
 /** How a program is started. */
-export interface ProgramOptions {
+interface ProgramOptions {
   env?: Record<string, string>;
   /** Whether the test writes to its standard input; otherwise that is empty. */
   talks?: boolean;

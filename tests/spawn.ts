@@ -47,7 +47,7 @@ class Words {
 }
 
 /** How to start a process. */
-export interface SpawnOptions {
+interface SpawnOptions {
   /** The descriptors that it gets, by their numbers in the process; it gets no others. */
   given: Record<number, number>;
   env: Record<string, string>;

@@ -20,7 +20,7 @@ export async function endsWell(server: Program): Promise<void> {
 }
 
 /** The two halves of "moon", joined. */
-export interface Moon {
+interface Moon {
   moon: Program;
   destination: Program;
   port: number;

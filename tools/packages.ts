@@ -11,7 +11,7 @@ import { ROOT } from "./compile.ts";
 import { REPOSITORY } from "./project.ts";
 
 /** An architecture, by the names that the kernel, Debian and npm have for it. */
-export interface Architecture {
+interface Architecture {
   readonly name: "x86_64" | "aarch64";
   readonly debian: string;
   readonly npm: string;

@@ -52,7 +52,7 @@ function graphs(isHostile: boolean): Graph[] {
 const DEPTH = 14;
 
 /** The results. */
-export interface Found {
+interface Found {
   schedules: number;
   complete: number;
   graphs: number;

@@ -17,7 +17,6 @@ import {
   EIO,
   EMSGSIZE,
   ENOTCONN,
-  EOPNOTSUPP,
   EPERM,
   EPIPE,
   ERR,
@@ -283,7 +282,7 @@ type Item = { bytes: Uint8Array } | "fin" | "reset" | { urgent: Uint8Array };
 /** The position of an urgent byte in a stream: a read stops before it, the next one goes on after it (tcp(7)). */
 const MARK = new Uint8Array(0);
 
-export type Family = "unix" | "tcp";
+type Family = "unix" | "tcp";
 
 /** One side of a stream connection. */
 export class StreamSocket extends File {
@@ -966,6 +965,3 @@ export function splice(from: Description, to: Description, length: number): numb
   }
   return -EINVAL;
 }
-
-/** The error if RWF_NOWAIT is not supported. */
-export const NOT_KNOWN = -EOPNOTSUPP;

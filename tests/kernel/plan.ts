@@ -9,7 +9,7 @@
  * @module
  */
 import fc from "fast-check";
-import type { CallName, RefusedCall } from "./world.ts";
+import type { CallName, Refusals, RefusedCall } from "./world.ts";
 
 export type Kind =
   | "pipe"
@@ -61,18 +61,7 @@ export interface Plan {
   stopAt: number;
   grace: number;
   yieldAfter: number;
-  refusals: {
-    splice: number;
-    nowait: boolean;
-    reopen: number;
-    shortOfPipes: boolean;
-    shortOfNumbers: boolean;
-    forgetsWriters: boolean;
-    setFlags: number;
-    reopensOther: boolean;
-    watches: number;
-    call: RefusedCall | undefined;
-  };
+  refusals: Refusals;
   /** Whether all wires carry much and are wide, so that channels are busy and pipes grow. */
   isBusy: boolean;
   /** At which of the program's callbacks one throws; -1: at none. */

@@ -484,7 +484,7 @@ const real = {
 };
 
 /** Replaces the program's clock by the clock of a world; returns a function that restores it. */
-export function takeClock(world: World): () => void {
+function takeClock(world: World): () => void {
   performance.now = () => world.now;
   const clear = (id: unknown) => world.clearTimer(Number(id));
   Object.assign(globalThis, {

@@ -41,16 +41,16 @@ import * as simulated from "./libc.ts";
 import { NOTHING_REFUSED, World } from "./world.ts";
 
 /** The descriptors of a sequence of calls. */
-export type Stage = "pipes" | "unix" | "tcp" | "seqpacket" | "dgram" | "files";
+type Stage = "pipes" | "unix" | "tcp" | "seqpacket" | "dgram" | "files";
 
-export const STAGES: readonly Stage[] = ["pipes", "unix", "tcp", "seqpacket", "dgram", "files"];
+const STAGES: readonly Stage[] = ["pipes", "unix", "tcp", "seqpacket", "dgram", "files"];
 
 /** One call, as numbers of which all values are valid. */
 export type Call = [operation: number, one: number, other: number, size: number];
 
 const SIZES = [1, 2, 3, 5, 40, 100, 4095, 4096, 4097, 5000];
 
-export const SEQUENCE: fc.Arbitrary<Call[]> = fc.array(
+const SEQUENCE: fc.Arbitrary<Call[]> = fc.array(
   fc.tuple(fc.nat(99), fc.nat(7), fc.nat(7), fc.nat(SIZES.length - 1)),
   { minLength: 1, maxLength: 40, size: "max" },
 );
