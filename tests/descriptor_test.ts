@@ -554,13 +554,7 @@ Deno.test("Descriptor refuses what cannot be a number or an address", async () =
       () => Descriptor.connect("/nowhere/\\u009b2J"),
       ...[NaN, 1.5, -1, 2 ** 32 + 3, Infinity].map((fd) => () => new Descriptor(fd)),
     ];
-    for (const call of calls) {
-      try {
-        say(await call());
-      } catch (error) {
-        say([error.constructor.name, error.message]);
-      }
-    }
+    for (const call of calls) await attempt(call);
   `;
   using running = program(code, { 3: open("/dev/null", O_RDONLY) });
   assertEquals(await said(running), [
@@ -611,13 +605,8 @@ Deno.test("a name that has no address is an Error that says why", async () => {
   const names = ["nosuch.invalid:80", "[fe80::1%nosuch]:80"];
   const code = `
     for (const name of ${JSON.stringify(names)}) {
-      for (const call of [Descriptor.listen, Descriptor.connect]) {
-        try {
-          say(await call(name));
-        } catch (error) {
-          say([error.constructor.name, error.message]);
-        }
-      }
+      await attempt(() => Descriptor.listen(name));
+      await attempt(() => Descriptor.connect(name));
     }
   `;
   using running = program(code, {});

@@ -9,11 +9,21 @@ import type { End } from "./ends.ts";
 import type { Running } from "./harness.ts";
 import { iocopy } from "./probe.ts";
 
-/** What every program begins with. `say` prints a line of JSON to standard error. */
+/**
+ * What every program begins with. `say` prints a line of JSON to standard error, and `attempt`
+ * what a call returns, or the class and the message of its error.
+ */
 const BEGINNING = `
   import { copy, Copier, Descriptor, DescriptorError, serve, SystemError } from "./engine.ts";
   const say = (value) => console.error(JSON.stringify(value, (key, value) =>
     value instanceof Error ? { ...value, name: value.name, message: value.message } : value));
+  const attempt = async (call) => {
+    try {
+      say(await call());
+    } catch (error) {
+      say([error.constructor.name, error.message]);
+    }
+  };
   const results = (channels) => channels.map((c) => ({
     rfd: c.rfd, wfd: c.wfd, bytes: c.bytes, ended: c.ended, error: c.error?.message,
   }));

@@ -355,25 +355,18 @@ Deno.test("a caller's mistakes throw, and close no other files", async () => {
   const [a, first] = pipe();
   const [out, b] = pipe();
   const code = `
-    const tried = async (call) => {
-      try {
-        say(await call());
-      } catch (error) {
-        say([error.constructor.name, error.message]);
-      }
-    };
     const wrong = [
       ...[NaN, 0, -1, 1.5, 2 ** 30 + 1, Infinity].map((buffer) => ({ buffer })),
       ...[NaN, -1].flatMap((time) => [{ grace: time }, { yieldAfter: time }, { rate: time }]),
     ];
-    for (const options of wrong) await tried(() => copy([[3, 4]], options));
+    for (const options of wrong) await attempt(() => copy([[3, 4]], options));
     const copier = new Copier([[3, 4]], { buffer: 2 ** 30, rate: Infinity, yieldAfter: 1e300 });
-    await tried(() => copier.stop(NaN));
+    await attempt(() => copier.stop(NaN));
     const running = copier.run();
-    await tried(() => copier.run());
+    await attempt(() => copier.run());
     say(results(await running));
-    await tried(() => copier.run());
-    await tried(() => copier.add([[3, 4]]));
+    await attempt(() => copier.run());
+    await attempt(() => copier.add([[3, 4]]));
   `;
   using running = program(code, { 3: a, 4: b });
   await first.write("hello");
@@ -792,23 +785,16 @@ Deno.test("if one pair is not suitable none is added, and their numbers are free
     const given = [];
     ${LEFT}
     const { symbols: { dup2 } } = Deno.dlopen("libc.so.6", { dup2: { parameters: ["i32", "i32"], result: "i32" } });
-    const tried = async (call) => {
-      try {
-        say(await call());
-      } catch (error) {
-        say([error.constructor.name, error.message]);
-      }
-    };
     const before = left().length;
     function* pairs() {
       yield [5, 4];
       throw new Error("mine");
     }
-    await tried(() => copy(pairs()));
-    await tried(() => new Copier([[5, 4], [4, 5]]));
-    await tried(() => copy([[5, 1.5]]));
-    await tried(() => copy([[NaN, 4]]));
-    await tried(() => copy([]));
+    await attempt(() => copy(pairs()));
+    await attempt(() => new Copier([[5, 4], [4, 5]]));
+    await attempt(() => copy([[5, 1.5]]));
+    await attempt(() => copy([[NaN, 4]]));
+    await attempt(() => copy([]));
     say(left().length - before);
     const copier = new Copier([[3, 4]], {
       onWait: () => {

@@ -4,6 +4,7 @@ import { denoDir, ROOT } from "./harness.ts";
 import { freePort, testWith, type Workshop } from "./programs.ts";
 import { readAll, readText, retrying, writeAll } from "./connections.ts";
 import { within } from "./probe.ts";
+import { pause } from "./watching.ts";
 
 const SERVICES = ["freedom", "gateway", "moon"];
 
@@ -98,7 +99,7 @@ testWith(
       return text.trim().split(" ").length;
     };
     Deno.kill(program.pid, "SIGHUP");
-    while (children() < 2) await new Promise((resolve) => setTimeout(resolve));
+    while (children() < 2) await pause(0);
     // The new process does not catch it yet.
     Deno.kill(program.pid, "SIGUSR2");
     // Those that come meanwhile are served by the old process, or else are the first of the new one.
