@@ -14,7 +14,7 @@ import { pollOnThread } from "../sys/libc.ts";
  */
 const MAX_PENDING = { line: 1 << 20, block: 16 << 20, message: 17 << 20 };
 
-/** With more than this pending, in characters, a dump waits for its reader. */
+/** With more than this pending, in characters, copying waits for the reader of a dump. */
 const SETTLED_PENDING = 64 * 1024;
 
 /** A reader that has taken nothing for so long is not waited for. */

@@ -123,9 +123,9 @@ export class BufferPool {
   readonly #budget: PipeBudget;
   readonly #pipes: Pipe[] = [];
   readonly #memory: Uint8Array<ArrayBuffer>[] = [];
-  /** Pipes that are open, in use or not. */
+  /** How many pipes are open, in use or not. */
   #open = 0;
-  /** How often a pipe was taken; and how often when the spare ones were last looked at. */
+  /** How often a pipe was taken so far; and until the last check of the spare ones. */
   #taken = 0;
   #takenThen = 0;
   #isWatching = false;

@@ -92,8 +92,8 @@ export class Fd {
   #closed = false;
 
   /**
-   * Wraps a descriptor that was inherited, or one of our own making, which has to
-   * be a stream socket with O_NONBLOCK: of that nothing has to be found out.
+   * Wraps a descriptor that was inherited, or one that was `made` here: a stream socket with
+   * O_NONBLOCK, of which nothing has to be asked.
    * Throws a {@linkcode DescriptorError} where `fd` was not inherited, and a
    * {@linkcode SystemError} where the system refuses to say what it is.
    */
@@ -148,10 +148,11 @@ export class Fd {
     return this.#isOpenFor(O_RDONLY) && !(this.#isAnonymous && libc.hasNoWrite(this.fd));
   }
 
-  #isOpenFor(otherwise: number): boolean {
+  /** `excluding` is the access mode in which it is open for the other direction only. */
+  #isOpenFor(excluding: number): boolean {
     if (this.isOurs) return true;
     const flags = mustSucceed("fcntl", this.fd, libc.fcntl(this.fd, F_GETFL));
-    return !(flags & O_PATH) && (flags & O_ACCMODE) !== otherwise;
+    return !(flags & O_PATH) && (flags & O_ACCMODE) !== excluding;
   }
 
   /** Whether it is a file of which each write goes to the end (or a device that is open so): splice(2) does not write it. */
@@ -245,8 +246,8 @@ export class Fd {
     return this.kind === "pipe" ? this.#endOfPipe() : this.tryRead(bytes);
   }
 
-  // A FIFO that nobody has opened for writing yet reads as if it were at its
-  // end. One that writers have left says so (pipe(7), poll(2)).
+  // A FIFO that nobody has opened for writing yet reads as if it were at its end. Only where
+  // writers have left does poll(2) report HUP, and HUP alone once all is read (pipe(7)).
   #endOfPipe(): number {
     const events = libc.poll(this.io, IN);
     return events === HUP ? 0 : Math.min(events, 0) || -EAGAIN;
@@ -282,9 +283,8 @@ export class Fd {
     return this.#unlessRefused(libc.writeNow(this.io, bytes, length));
   }
 
-  // Linux before 6.4 cannot be told not to wait on a pipe by the call alone, and
-  // a filter may refuse that call. Then another thread waits, and a true error is
-  // returned there as well.
+  // Linux before 6.4 does not know RWF_NOWAIT for pipes, and a filter may refuse that call. Then
+  // another thread makes a plain one from now on, where a true error shows as well.
   #unlessRefused(result: number): number {
     if (result >= 0 || result === -EAGAIN || result === -EPIPE) return result;
     this.mayBlock = true;
@@ -292,14 +292,14 @@ export class Fd {
   }
 
   /**
-   * Takes out what lies in a socket's error queue: notes for who had the socket
-   * before (MSG_ZEROCOPY, SO_TIMESTAMPING), of which poll(2) says ERR. What they
-   * occupy is missing in the receive buffer, and once it is full nothing more
-   * comes in. A pending error is to be asked for first, as this may clear it.
+   * Takes the messages out of a socket's error queue, which are for a former owner of the socket
+   * (MSG_ZEROCOPY, SO_TIMESTAMPING): poll(2) reports ERR because of them, and they occupy the
+   * receive buffer, until nothing more comes in. A pending error (SO_ERROR) is to be read before,
+   * as this may clear it.
    */
   emptyErrorQueue(): void {
     if (this.kind !== "socket" || !hasErrorQueue(this.fd)) return;
-    for (let i = 0; i < MAX_NOTES && libc.recv(this.fd, nothing, MSG_ERRQUEUE) >= 0; i++);
+    for (let i = 0; i < MAX_QUEUED_ERRORS && libc.recv(this.fd, nothing, MSG_ERRQUEUE) >= 0; i++);
   }
 
   /** Reads on another thread, which may wait. Results as of {@linkcode tryRead}. */
@@ -321,7 +321,7 @@ export class Fd {
     const result = await libc.writeOnThread(this.io, bytes.subarray(0, most));
     if (result >= 0) return result;
     if (this.#closed) return -EBADF;
-    const again = bytes.subarray(0, 1); // one byte fits where poll says ready
+    const again = bytes.subarray(0, 1); // one byte does not wait where poll(2) says ready
     const ready = libc.poll(this.io, OUT);
     return ready > 0 ? libc.write(this.io, again) : ready || -EAGAIN;
   }
@@ -406,8 +406,8 @@ function kindOf(fd: number, type: number): Kind {
   return type === 0 ? "device" : "file"; // an eventfd, a timerfd and the like have no type
 }
 
-/** So many notes are taken out of an error queue at a time, as new ones may come all the time. */
-const MAX_NOTES = 256;
+/** The most messages that are taken out of an error queue at a time, as new ones may come all the time. */
+const MAX_QUEUED_ERRORS = 256;
 
 const nothing = new Uint8Array(0);
 
@@ -420,7 +420,8 @@ function hasErrorQueue(socket: number): boolean {
     (protocol === IPPROTO_TCP || protocol === IPPROTO_UDP);
 }
 
-/** The runtime numbers its own descriptors from 3 up, leaving smaller gaps than this. */
+/** The runtime numbers its own descriptors from 3 up, with gaps smaller than this. */
 const NUMBERS_PER_POLL = 64;
 
+/** The epoll instance that 0, 1 and 2 become duplicates of when they are closed; a negative errno where it was refused. */
 let inert: number | undefined;
