@@ -10,6 +10,7 @@ import {
   type CopyOptions,
   Descriptor,
   type ServeOptions,
+  type ServeTarget,
   type ServiceStatus,
   type SessionStatus,
 } from "../../engine.ts";
@@ -91,6 +92,14 @@ class Serving {
   readonly #byFd = new Map<number, Wire>();
   readonly #tracks = new Map<ChannelStatus, Track>();
   readonly #waiting = new Map<StreamSocket, Wire>();
+  readonly #callbacks: Callbacks;
+  readonly #listeners: Description[] = [];
+  /** What a function of the program has to return yet. */
+  readonly #asked = new Set<Promise<Descriptor>>();
+  /** The connections of which the end was told, with the error of that time. */
+  readonly #ended = new Map<SessionStatus, string | undefined>();
+  /** What the callbacks were told, in all. */
+  readonly #told = { accepted: 0, sent: 0, received: 0, errors: 0 };
   #accepted = 0;
   #accepts = 0;
   #connects = 0;
@@ -107,6 +116,7 @@ class Serving {
     const stopAt = isCut && copying.stopAt < 0 ? 0 : copying.stopAt;
     const wide = copying.isBusy ? { buffer: 2 ** 20, rate: 0 } : {};
     this.#copying = { ...copying, ...wide, stopAt };
+    this.#callbacks = new Callbacks(this.#copying, world);
     const rooms = [...plan.clients, ...plan.servers].flatMap(({ reads, room, roomBack }) => [
       ...reads,
       room,
@@ -270,29 +280,68 @@ class Serving {
   }
 
   async #run(): Promise<void> {
-    const plan = this.#plan, world = this.#world, copying = this.#copying;
+    const plan = this.#plan, world = this.#world;
     world.mostIdleRounds = 12 * (plan.clients.length + plan.servers.length);
-    const network = {
-      accept: (fd: number) => this.#accept(fd),
-      connect: (address: Address) => this.#connect(address),
-    };
-    enterNetwork(world, network);
-    const listeners: Description[] = [];
-    const listen = (fd: number, comers: (WirePlan & { arrivesAt: number })[]) => {
-      const listening = new Listening(`listener ${fd}`, plan.family);
-      const description = new Description(listening, 2);
-      world.give(fd, description);
-      listeners.push(description.hold());
-      for (const comer of comers) {
-        const come = () => this.#come(listening, comer);
-        world.actors.push(new Comer(`somebody comes to ${fd}`, comer.arrivesAt, world, come));
-      }
-      return listening;
-    };
-    const listening = listen(LISTENER, plan.clients);
-    if (plan.target === "mate") listen(MATE, plan.servers);
-    const asked = new Set<Promise<Descriptor>>();
-    const target = {
+    enterNetwork(world, {
+      accept: (fd) => this.#accept(fd),
+      connect: (address) => this.#connect(address),
+    });
+    const listening = this.#listen(LISTENER, plan.clients);
+    if (plan.target === "mate") this.#listen(MATE, plan.servers);
+    world.onMoved = (file, direction, bytes) =>
+      this.#wires.find(({ source }) => source?.file === file)?.moved(direction, bytes);
+    const begun = await this.#begun();
+    if (!begun) return this.#isUntouched();
+    const { copier, service } = begun;
+    const timers = this.#endInTime(copier);
+    world.onIdle = () => this.#checkIdle(listening, service);
+    const isCutOff = await this.#callbacks.drive(
+      copier.run(),
+      ({ syscall, errno }) =>
+        syscall === "fcntl" && errno === plan.copying.refusals.setFlags ||
+        syscall === "accept" && (errno === EPERM || errno === EINVAL),
+    );
+    await drive(world, Promise.allSettled(this.#asked));
+
+    for (const timer of timers) world.clearTimer(timer);
+    world.log(() => "the engine has ended");
+    this.#checkEnd(service, isCutOff);
+    world.isOver = true;
+    for (const listener of this.#listeners) listener.release();
+    world.runOut();
+    this.#checkChannels(isCutOff);
+  }
+
+  /** A listening socket, to which clients will come. */
+  #listen(fd: number, comers: (WirePlan & { arrivesAt: number })[]): Listening {
+    const world = this.#world;
+    const listening = new Listening(`listener ${fd}`, this.#plan.family);
+    const description = new Description(listening, 2);
+    world.give(fd, description);
+    this.#listeners.push(description.hold());
+    for (const comer of comers) {
+      const come = () => this.#come(listening, comer);
+      world.actors.push(new Comer(`somebody comes to ${fd}`, comer.arrivesAt, world, come));
+    }
+    return listening;
+  }
+
+  /** Undefined where the system refuses to look at the descriptors. */
+  async #begun(): Promise<{ copier: Copier; service: ServiceStatus } | undefined> {
+    let copier: Copier | undefined;
+    try {
+      copier = new Copier([], this.#options());
+      const service = await copier.serve(LISTENER, this.#target(), this.#serveOptions());
+      return { copier, service };
+    } catch (error) {
+      if (!isRefusedToLook(this.#world, error)) throw error;
+      await copier?.[Symbol.asyncDispose]();
+      return undefined;
+    }
+  }
+
+  #target(): ServeTarget {
+    const targets = {
       tcp: "192.0.2.1:80",
       unix: "/target",
       name: "two.example:80",
@@ -300,136 +349,119 @@ class Serving {
       mate: MATE,
       function: () => {
         const connected = Descriptor.connect("192.0.2.1:80");
-        asked.add(connected);
+        this.#asked.add(connected);
         return connected;
       },
     };
-    world.onMoved = (file, direction, bytes) => {
-      const wire = this.#wires.find(({ source }) => source?.file === file);
-      if (!wire) return;
-      if (direction === "from") wire.kernelRead += bytes;
-      else wire.kernelWritten += bytes;
-    };
-    const { buffer, rate, yieldAfter } = copying;
-    const callbacks = new Callbacks(copying, world);
-    const options: CopyOptions = {
+    return targets[this.#plan.target];
+  }
+
+  #options(): CopyOptions {
+    const { buffer, rate, yieldAfter } = this.#copying;
+    return {
       buffer,
       rate,
       yieldAfter,
       onOperation: (operation, _fd, length, status) => {
         const track = this.#tracks.get(status);
         if (operation === "read") track?.onRead(length);
-        else track?.onWrite(length, world);
-        callbacks.made();
+        else track?.onWrite(length, this.#world);
+        this.#callbacks.made();
       },
     };
-    let copier: Copier;
-    try {
-      copier = new Copier([], options);
-    } catch (error) {
-      if (!isRefusedToLook(world, error)) throw error;
-      return this.#isUntouched(listeners);
-    }
-    const ended = new Map<SessionStatus, string | undefined>();
-    let accepted = 0, sent = 0, received = 0, errors = 0;
-    const { connections, connectTimeout, timeout, halfClosed, exitIdle } = plan;
-    const serving: ServeOptions = {
+  }
+
+  #serveOptions(): ServeOptions {
+    const { connections, connectTimeout, timeout, halfClosed, exitIdle, proxyProtocol } =
+      this.#plan;
+    return {
       connections,
       connectTimeout,
       timeout,
       halfClosed,
       exitIdle,
-      ...plan.proxyProtocol > 0 && { proxyProtocol: plan.proxyProtocol === 1 ? 1 : 2 },
+      ...proxyProtocol > 0 && { proxyProtocol: proxyProtocol === 1 ? 1 : 2 },
       onAccept: () => {
-        accepted++;
-        callbacks.made();
+        this.#told.accepted++;
+        this.#callbacks.made();
       },
-      onConnect: () => callbacks.made(),
-      onEnd: (session) => {
-        if (ended.has(session)) world.fail(`connection ${session.id} has ended twice`);
-        ended.set(session, session.error);
-        sent += session.sent;
-        received += session.received;
-        if (session.error) errors++;
-        world.log(() => `connection ${session.id} has ended: ${session.error ?? session.ended}`);
-        if (session.ended === undefined) world.fail(`connection ${session.id} has not ended`);
-        callbacks.made();
-      },
+      onConnect: () => this.#callbacks.made(),
+      onEnd: (session) => this.#onEnd(session),
     };
-    let service: ServiceStatus;
-    try {
-      service = await copier.serve(LISTENER, target[plan.target], serving);
-    } catch (error) {
-      if (!isRefusedToLook(world, error)) throw error;
-      await copier[Symbol.asyncDispose]();
-      return this.#isUntouched(listeners);
-    }
-    const timers: number[] = [];
+  }
+
+  #onEnd(session: SessionStatus): void {
+    const world = this.#world, told = this.#told;
+    if (this.#ended.has(session)) world.fail(`connection ${session.id} has ended twice`);
+    this.#ended.set(session, session.error);
+    told.sent += session.sent;
+    told.received += session.received;
+    if (session.error) told.errors++;
+    world.log(() => `connection ${session.id} has ended: ${session.error ?? session.ended}`);
+    if (session.ended === undefined) world.fail(`connection ${session.id} has not ended`);
+    this.#callbacks.made();
+  }
+
+  /** Has it drained and stopped when the plan says so, which may be before it runs; returns the timers. */
+  #endInTime(copier: Copier): number[] {
+    const { drainAt, connections, copying: { stopAt } } = this.#plan, timers: number[] = [];
     const drain = () => copier.drain();
-    const stop = () => copier.stop(copying.grace, "enough");
-    // Some are drained or stopped before they run.
-    if (plan.drainAt === 0 && connections === 1) drain();
-    else timers.push(world.setTimer(drain, plan.drainAt, false));
-    if (plan.copying.stopAt === 0) stop();
-    else if (plan.copying.stopAt > 0) {
-      timers.push(world.setTimer(stop, plan.copying.stopAt, false));
+    const stop = () => copier.stop(this.#copying.grace, "enough");
+    if (drainAt === 0 && connections === 1) drain();
+    else timers.push(this.#world.setTimer(drain, drainAt, false));
+    if (stopAt === 0) stop();
+    else if (stopAt > 0) timers.push(this.#world.setTimer(stop, stopAt, false));
+    return timers;
+  }
+
+  /** Everything waits. */
+  #checkIdle(listening: Listening, service: ServiceStatus): void {
+    const world = this.#world, { connections, target } = this.#plan;
+    checkProgress(this.#copying, world, [...this.#tracks.values()]);
+    for (const wire of this.#wires) checkEndIsTold(world, wire);
+    const isLate = listening.waiting.length > 0 && service.open < connections &&
+      world.entry(LISTENER) !== undefined;
+    // After a shortage it tries again, as soon as the event loop has a turn.
+    const shortAt = Math.max(this.#shortAt, world.refusedToWatchAt);
+    const isShort = world.now - shortAt < SHORT || world.isTimerDue;
+    // Those of the other listener count, as long as they wait.
+    if (isLate && !isShort && target !== "mate") {
+      world.fail("somebody waits to be accepted, and there is room");
     }
-    world.onIdle = () => {
-      checkProgress(copying, world, [...this.#tracks.values()]);
-      for (const wire of this.#wires) checkEndIsTold(world, wire);
-      const isLate = listening.waiting.length > 0 && service.open < connections &&
-        world.entry(LISTENER) !== undefined;
-      // After a shortage it tries again, as soon as the event loop has a turn.
-      const shortAt = Math.max(this.#shortAt, world.refusedToWatchAt);
-      const isShort = world.now - shortAt < SHORT || world.isTimerDue;
-      // Those of the other listener count, as long as they wait.
-      if (isLate && !isShort && plan.target !== "mate") {
-        world.fail("somebody waits to be accepted, and there is room");
-      }
-    };
+  }
 
-    const isCutOff = await callbacks.drive(
-      copier.run(),
-      ({ syscall, errno }) =>
-        syscall === "fcntl" && errno === plan.copying.refusals.setFlags ||
-        syscall === "accept" && (errno === EPERM || errno === EINVAL),
-    );
-    await drive(world, Promise.allSettled(asked));
-
-    for (const timer of timers) world.clearTimer(timer);
-    world.log(() => "the engine has ended");
+  /** The engine has ended. */
+  #checkEnd(service: ServiceStatus, isCutOff: boolean): void {
+    const world = this.#world, { accepted, sent, received, errors } = this.#told;
     for (const fd of world.leaks) world.fail(`${fd} is not closed`);
     if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
-    for (const { flags } of listeners) {
-      const isRefused = copying.refusals.call?.name.endsWith("ETFL") && world.hasRefusedCall;
+    for (const { flags } of this.#listeners) {
+      const isRefused = this.#copying.refusals.call?.name.endsWith("ETFL") && world.hasRefusedCall;
       if (flags !== 0 && !isRefused) world.fail("a listener's flags are changed");
     }
-    for (const [{ id, error }, told] of ended) {
+    for (const [{ id, error }, told] of this.#ended) {
       if (error !== told) world.fail(`connection ${id} ended with ${told}, and has ${error}`);
     }
-    if (!isCutOff) {
-      if (accepted !== this.#accepted) world.fail(`${accepted} of ${this.#accepted} were told of`);
-      this.#checkSums(service, { sent, received, errors, ended: ended.size });
-    }
-    world.isOver = true;
-    for (const listener of listeners) listener.release();
-    for (let i = 0; world.step() || world.passTime(); i++) {
-      if (i > 20_000) world.fail("the peers come to no end");
-    }
-    const tracks = [...this.#tracks.values()];
-    const statuses = [...this.#tracks.keys()];
+    if (isCutOff) return;
+    if (accepted !== this.#accepted) world.fail(`${accepted} of ${this.#accepted} were told of`);
+    this.#checkSums(service, { sent, received, errors, ended: this.#ended.size });
+  }
+
+  /** The peers have ended, too. */
+  #checkChannels(isCutOff: boolean): void {
+    const world = this.#world, statuses = [...this.#tracks.keys()];
     const isDisturbed = isCutOff || world.hasRefusedToWatch || world.hasRefusedCall;
-    const seen = isDisturbed ? { ...copying, stopAt: 0 } : copying;
-    for (const track of tracks) checkChannel(seen, world, track, statuses);
+    const seen = isDisturbed ? { ...this.#copying, stopAt: 0 } : this.#copying;
+    for (const track of this.#tracks.values()) checkChannel(seen, world, track, statuses);
     for (const wire of this.#wires) {
       if (wire.readers.length + wire.writers.length > 0) checkWire(seen, world, wire);
     }
   }
 
   /** What was not begun leaves its listening sockets open, and nothing else. */
-  #isUntouched(listeners: readonly Description[]): void {
+  #isUntouched(): void {
     const { leaks } = this.#world;
-    if (leaks.length !== listeners.length) this.#world.fail(`${leaks} are open`);
+    if (leaks.length !== this.#listeners.length) this.#world.fail(`${leaks} are open`);
   }
 
   #checkSums(

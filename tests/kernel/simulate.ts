@@ -123,6 +123,12 @@ export class Wire {
     this.name = `${plan.kind} ${String.fromCharCode(97 + index)}`;
   }
 
+  /** The kernel has moved bytes from the engine's side of it, or to that. */
+  moved(direction: "from" | "to", bytes: number): void {
+    if (direction === "from") this.kernelRead += bytes;
+    else this.kernelWritten += bytes;
+  }
+
   get isSocket(): boolean {
     const { kind } = this.plan;
     return kind === "unix" || kind === "tcp" || kind === "seqpacket" || kind === "dgram";
@@ -542,7 +548,7 @@ export async function simulate(
   plan: Plan,
   options: { tracing?: boolean; depth?: number } = {},
 ): Promise<Result> {
-  return await inWorld(plan, options, (world) => run(plan, world));
+  return await inWorld(plan, options, (world) => new Copying(plan, world).run());
 }
 
 /** Runs something in the world of a plan. */
@@ -702,181 +708,240 @@ export class Callbacks {
   }
 }
 
-async function run(given: Plan, world: World): Promise<void> {
-  const plan = given.isBusy ? { ...given, buffer: 2 ** 20, rate: 0 } : given;
-  const wires = wiresOf(plan, world);
-  const pairs = channelsOf(plan, wires);
-  if (pairs.length === 0) return;
-  const tracks = pairs.map(([from, to]) => new Track(from, to));
-  world.mayInterrupt &&= plan.wires.every(({ kind, notes }) => kind !== "tcp" || notes === 0);
-  world.mostIdleRounds = 6 * (tracks.length + 1);
-  for (const track of tracks) {
-    track.from.make(true);
-    track.to.make(false);
-    track.from.readers.push(track);
-    track.to.writers.push(track);
+/** One run of a Copier: its wires, the program around it, and what must hold. */
+class Copying {
+  readonly #plan: Plan;
+  readonly #world: World;
+  readonly #wires: Wire[];
+  readonly #tracks: Track[];
+  readonly #callbacks: Callbacks;
+  readonly #controller = new AbortController();
+  /** What the engine was given, with the flags of that time. */
+  readonly #before: { description: Description; flags: number }[] = [];
+  /** What the parent process has as well, until the engine has ended. */
+  readonly #kept: Description[] = [];
+  readonly #byFile = new Map<File, Wire>();
+  readonly #byStatus = new Map<ChannelStatus, Track>();
+  /** The channels of which an error was told. */
+  readonly #told: ChannelStatus[] = [];
+  #isToldOfFlags = false;
+  #operations = 0;
+  #copier: Copier | undefined;
+  /** The channel that is to be added while the others run. */
+  #later: Track | undefined;
+  /** The number that the next descriptor gets. */
+  #next: number;
+
+  constructor(given: Plan, world: World) {
+    this.#plan = given.isBusy ? { ...given, buffer: 2 ** 20, rate: 0 } : given;
+    this.#world = world;
+    this.#wires = wiresOf(this.#plan, world);
+    this.#tracks = channelsOf(this.#plan, this.#wires).map(([from, to]) => new Track(from, to));
+    this.#callbacks = new Callbacks(this.#plan, world);
+    this.#next = this.#plan.isStandard ? 0 : 20;
   }
 
-  // The engine's numbers, and those of the one who started it.
-  const before: { description: Description; flags: number }[] = [];
-  const kept: Description[] = [];
-  let next = plan.isStandard ? 0 : 20;
-  const give = (description: Description, wire: Wire): number => {
-    const fd = next;
-    next = next === 1 ? 20 : next + 1;
-    world.give(fd, description);
-    if (fd < 2) world.give(8 + fd, description, true); // the runtime's duplicate
-    before.push({ description: description, flags: description.flags });
-    if (wire.plan.isShared && wire.isSocket) kept.push(description.hold());
+  async run(): Promise<void> {
+    const plan = this.#plan, world = this.#world, tracks = this.#tracks;
+    if (tracks.length === 0) return;
+    world.mayInterrupt &&= plan.wires.every(({ kind, notes }) => kind !== "tcp" || notes === 0);
+    world.mostIdleRounds = 6 * (tracks.length + 1);
+    this.#connect();
+    this.#later = plan.addsAfter < 0 ? undefined : separate(tracks);
+    const copier = this.#create();
+    if (!copier) return;
+    if (plan.addsAfter === 0) this.#add();
+    const stopping = this.#stopInTime(copier);
+    world.onIdle = () => {
+      checkProgress(plan, world, tracks);
+      for (const wire of this.#wires) checkEndIsTold(world, wire);
+    };
+    const isCutOff = await this.#callbacks.drive(copier.run());
+    await copier[Symbol.asyncDispose]();
+    world.log(() => "the engine has ended");
+    this.#takeBackLater();
+    for (const fd of world.leaks) world.fail(`${fd} is not closed`);
+    world.clearTimer(stopping);
+    if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
+    if (!this.#isToldOfFlags && !isCutOff) checkFlags(world, this.#before);
+    this.#letPeersEnd();
+    this.#checkAll(isCutOff);
+  }
+
+  /** Makes the wires, gives the engine its ends of them, and the peers theirs. */
+  #connect(): void {
+    const world = this.#world;
+    for (const track of this.#tracks) {
+      track.from.make(true);
+      track.to.make(false);
+      track.from.readers.push(track);
+      track.to.writers.push(track);
+    }
+    for (const wire of this.#wires) {
+      if (wire.source && wire.readers.length > 0) {
+        wire.readFd = this.#give(wire.source, wire);
+        this.#byFile.set(wire.source.file, wire);
+      }
+      if (wire.sink && wire.writers.length > 0) {
+        const isSame = wire.isTwoWay && wire.readFd >= 0 && !wire.plan.hasTwoNumbers;
+        wire.writeFd = isSame ? wire.readFd : this.#give(wire.sink, wire);
+        this.#byFile.set(wire.sink.file, wire);
+      }
+      if (wire.readers.length > 0) world.actors.push(new Feeder(wire));
+      else wire.feedEnded = true;
+      if (wire.writers.length > 0 && (wire.drain || wire.sink?.file instanceof Device)) {
+        world.actors.push(new Drainer(wire));
+      } else wire.drainEnded = true;
+    }
+    world.onMoved = (file, direction, bytes) => this.#byFile.get(file)?.moved(direction, bytes);
+  }
+
+  /** Gives the engine a number for it. */
+  #give(description: Description, wire: Wire): number {
+    const fd = this.#next;
+    this.#next = fd === 1 ? 20 : fd + 1;
+    this.#world.give(fd, description);
+    if (fd < 2) this.#world.give(8 + fd, description, true); // the runtime's duplicate
+    this.#before.push({ description: description, flags: description.flags });
+    if (wire.plan.isShared && wire.isSocket) this.#kept.push(description.hold());
     return fd;
-  };
-  const byFile = new Map<File, Wire>();
-  for (const wire of wires) {
-    if (wire.source && wire.readers.length > 0) {
-      wire.readFd = give(wire.source, wire);
-      byFile.set(wire.source.file, wire);
-    }
-    if (wire.sink && wire.writers.length > 0) {
-      const isSame = wire.isTwoWay && wire.readFd >= 0 && !wire.plan.hasTwoNumbers;
-      wire.writeFd = isSame ? wire.readFd : give(wire.sink, wire);
-      byFile.set(wire.sink.file, wire);
-    }
-    if (wire.readers.length > 0) world.actors.push(new Feeder(wire));
-    else wire.feedEnded = true;
-    if (wire.writers.length > 0 && (wire.drain || wire.sink?.file instanceof Device)) {
-      world.actors.push(new Drainer(wire));
-    } else wire.drainEnded = true;
   }
-  world.onMoved = (file, direction, bytes) => {
-    const wire = byFile.get(file);
-    if (!wire) return;
-    if (direction === "from") wire.kernelRead += bytes;
-    else wire.kernelWritten += bytes;
-  };
 
-  const byStatus = new Map<ChannelStatus, Track>();
-  const told: ChannelStatus[] = [];
-  const callbacks = new Callbacks(plan, world);
-  let operations = 0, isToldOfFlags = false;
-  let later = plan.addsAfter < 0 ? undefined : separate(tracks);
-  const pairOf = ({ from, to }: Track) => [from.readFd, to.writeFd] as const;
-  const know = (status: ChannelStatus, track: Track) => {
+  /** Undefined where the system refuses to look at the descriptors. */
+  #create(): Copier | undefined {
+    const world = this.#world;
+    const first = this.#tracks.filter((track) => track !== this.#later);
+    try {
+      this.#copier = new Copier(first.map(pairOf), this.#options());
+    } catch (error) {
+      if (!isRefusedToLook(world, error)) throw error;
+      // Then nothing was opened, closed or changed.
+      if (world.leaks.length !== this.#before.length) world.fail(`${world.leaks} are open`);
+      checkFlags(world, this.#before);
+      return undefined;
+    }
+    this.#copier.channels.forEach((status, i) => {
+      const track = first[i];
+      if (track) this.#know(status, track);
+    });
+    return this.#copier;
+  }
+
+  #options(): CopyOptions {
+    const { buffer, rate, yieldAfter, grace, awaits, dumps } = this.#plan, world = this.#world;
+    return {
+      buffer,
+      rate,
+      yieldAfter,
+      grace,
+      signal: this.#controller.signal,
+      ...awaits && {
+        onWait: () =>
+          world.isUnlucky
+            ? new Promise<void>((resolve) => void world.setTimer(resolve, 1, false))
+            : undefined,
+      },
+      onOperation: (...operation) => this.#onOperation(...operation),
+      onError: (error, status) => {
+        this.#told.push(status);
+        this.#isToldOfFlags ||= error.syscall === "fcntl";
+        this.#callbacks.made();
+      },
+      ...dumps && { onData: () => this.#callbacks.made() },
+    };
+  }
+
+  #onOperation(operation: "read" | "write", fd: number, length: number, status: ChannelStatus) {
+    const track = this.#byStatus.get(status), world = this.#world, { buffer } = this.#plan;
+    if (!track) return;
+    const expected = operation === "read" ? track.from.readFd : track.to.writeFd;
+    if (fd !== expected) world.fail(`${track.name}: ${operation} is told of ${fd}`);
+    if (operation === "read") track.onRead(length);
+    else track.onWrite(length, world);
+    const inFlight = track.read - track.written;
+    if (inFlight > buffer && !status.error) {
+      world.fail(`${track.name} has ${inFlight} bytes in flight, of ${buffer} at the most`);
+    }
+    checkStatus(world, track);
+    if (++this.#operations === this.#plan.addsAfter) this.#add();
+    this.#callbacks.made();
+  }
+
+  #know(status: ChannelStatus, track: Track): void {
     track.status = status;
-    byStatus.set(status, track);
-    world.log(() => `${track.name} is ${status.rfd} ${status.wfd}`);
-  };
-  const add = () => {
+    this.#byStatus.set(status, track);
+    this.#world.log(() => `${track.name} is ${status.rfd} ${status.wfd}`);
+  }
+
+  /** Adds the channel that is to come later. */
+  #add(): void {
+    const later = this.#later, world = this.#world;
     if (!later) return;
     try {
-      const [status] = copier.add([pairOf(later)]);
-      if (status) know(status, later);
+      const [status] = this.#copier?.add([pairOf(later)]) ?? [];
+      if (status) this.#know(status, later);
     } catch (error) {
       const isWatch = error instanceof SystemError && error.syscall === "epoll_ctl" &&
         world.hasRefusedToWatch;
       if (error instanceof Violation) throw error;
       if (!isWatch) {
         // It is being stopped, or the system refuses to say what they are: it has not taken them.
-        if (plan.stopAt < 0 && !isRefusedToLook(world, error)) throw error;
+        if (this.#plan.stopAt < 0 && !isRefusedToLook(world, error)) throw error;
         for (const fd of pairOf(later)) world.get(fd, "a close by who was given it");
         return;
       }
-      forget(tracks, later);
+      forget(this.#tracks, later);
     }
-    later = undefined;
-  };
-  const controller = new AbortController();
-  const first = tracks.filter((track) => track !== later);
-  const options: CopyOptions = {
-    buffer: plan.buffer,
-    rate: plan.rate,
-    yieldAfter: plan.yieldAfter,
-    grace: plan.grace,
-    signal: controller.signal,
-    ...plan.awaits && {
-      onWait: () =>
-        world.isUnlucky
-          ? new Promise<void>((resolve) => void world.setTimer(resolve, 1, false))
-          : undefined,
-    },
-    onOperation: (operation, fd, length, status) => {
-      const track = byStatus.get(status);
-      if (!track) return;
-      const expected = operation === "read" ? track.from.readFd : track.to.writeFd;
-      if (fd !== expected) world.fail(`${track.name}: ${operation} is told of ${fd}`);
-      if (operation === "read") track.onRead(length);
-      else track.onWrite(length, world);
-      const inFlight = track.read - track.written;
-      if (inFlight > plan.buffer && !status.error) {
-        world.fail(`${track.name} has ${inFlight} bytes in flight, of ${plan.buffer} at the most`);
-      }
-      checkStatus(world, track);
-      if (++operations === plan.addsAfter) add();
-      callbacks.made();
-    },
-    onError: (error, status) => {
-      told.push(status);
-      isToldOfFlags ||= error.syscall === "fcntl";
-      callbacks.made();
-    },
-    ...plan.dumps && { onData: () => callbacks.made() },
-  };
-  let copier: Copier;
-  try {
-    copier = new Copier(first.map(pairOf), options);
-  } catch (error) {
-    if (!isRefusedToLook(world, error)) throw error;
-    // Then nothing was opened, closed or changed.
-    if (world.leaks.length !== before.length) world.fail(`${world.leaks} are open`);
-    checkFlags(world, before);
-    return;
+    this.#later = undefined;
   }
-  copier.channels.forEach((status, i) => {
-    const track = first[i];
-    if (track) know(status, track);
-  });
-  if (plan.addsAfter === 0) add();
-  const stop = () => {
-    world.log(() => "the program stops it");
-    if (plan.stopAt % 2 === 0) copier.stop(plan.grace, "enough");
-    else controller.abort("enough");
-  };
-  // Some are stopped before they run.
-  const stopping = plan.stopAt > 1 ? world.setTimer(stop, plan.stopAt, false) : -1;
-  if (stopping < 0 && plan.stopAt >= 0) stop();
-  world.onIdle = () => {
-    checkProgress(plan, world, tracks);
-    for (const wire of wires) checkEndIsTold(world, wire);
-  };
 
-  const isCutOff = await callbacks.drive(copier.run());
-  await copier[Symbol.asyncDispose]();
+  /** Has it stopped when the plan says so, which may be before it runs; returns the timer, or -1. */
+  #stopInTime(copier: Copier): number {
+    const { stopAt, grace } = this.#plan, world = this.#world;
+    const stop = () => {
+      world.log(() => "the program stops it");
+      if (stopAt % 2 === 0) copier.stop(grace, "enough");
+      else this.#controller.abort("enough");
+    };
+    if (stopAt > 1) return world.setTimer(stop, stopAt, false);
+    if (stopAt >= 0) stop();
+    return -1;
+  }
 
-  world.log(() => "the engine has ended");
-  if (later) {
-    // It was never added: the program closes its descriptors itself.
-    forget(tracks, later);
-    world.takeBack(later.from.readFd);
-    world.takeBack(later.to.writeFd);
+  /** What was never added the program closes itself. */
+  #takeBackLater(): void {
+    const later = this.#later;
+    if (!later) return;
+    forget(this.#tracks, later);
+    this.#world.takeBack(later.from.readFd);
+    this.#world.takeBack(later.to.writeFd);
   }
-  for (const fd of world.leaks) world.fail(`${fd} is not closed`);
-  world.clearTimer(stopping);
-  if (world.timersLeft > 0) world.fail(`${world.timersLeft} timers are left`);
-  if (!isToldOfFlags && !isCutOff) checkFlags(world, before);
-  world.isOver = true;
-  // What the system has not let the engine replace ends with the process at the latest.
-  if (world.hasRefusedCall) { for (const fd of [8, 9]) world.takeBack(fd); }
-  for (const description of kept) description.release();
-  for (let i = 0; world.step() || world.passTime(); i++) {
-    if (i > 20_000) world.fail("the peers come to no end");
+
+  /** The process has ended, and the peers take what is left. */
+  #letPeersEnd(): void {
+    const world = this.#world;
+    world.isOver = true;
+    // What the system has not let the engine replace ends with the process at the latest.
+    if (world.hasRefusedCall) { for (const fd of [8, 9]) world.takeBack(fd); }
+    for (const description of this.#kept) description.release();
+    world.runOut();
   }
-  // What is cut off all at once is cut off as by a stop, and no callback hears of it.
-  // So is what a call cuts off that is refused, but it is told.
-  const seen = isCutOff || world.hasRefusedCall ? { ...plan, stopAt: 0 } : plan;
-  for (const track of tracks) {
-    if (plan.stopAt < 0 && !isCutOff) checkHangUp(world, track);
-    checkChannel(seen, world, track, isCutOff ? [...byStatus.keys()] : told);
+
+  #checkAll(isCutOff: boolean): void {
+    const plan = this.#plan, world = this.#world;
+    // What is cut off all at once is cut off as by a stop, and no callback hears of it.
+    // So is what a call cuts off that is refused, but it is told.
+    const seen = isCutOff || world.hasRefusedCall ? { ...plan, stopAt: 0 } : plan;
+    for (const track of this.#tracks) {
+      if (plan.stopAt < 0 && !isCutOff) checkHangUp(world, track);
+      checkChannel(seen, world, track, isCutOff ? [...this.#byStatus.keys()] : this.#told);
+    }
+    for (const wire of this.#wires) checkWire(seen, world, wire);
   }
-  for (const wire of wires) checkWire(seen, world, wire);
+}
+
+function pairOf({ from, to }: Track): readonly [number, number] {
+  return [from.readFd, to.writeFd];
 }
 
 /** Whether the system refuses to say what a descriptor is, or to wait at all. */

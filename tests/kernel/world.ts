@@ -463,8 +463,15 @@ export class World {
     return false;
   }
 
-  /** For the peers, once the engine has ended. */
-  passTime(): boolean {
+  /** Once the engine has ended: the peers go on until nothing is left to do. */
+  runOut(): void {
+    for (let i = 0; this.step() || this.#wakeNext(); i++) {
+      if (i > 20_000) this.fail("the peers come to no end");
+    }
+  }
+
+  /** Lets the time pass until the next actor has something to do. */
+  #wakeNext(): boolean {
     const times = this.actors.map(({ wakesAt }) => wakesAt).filter((time) => time > this.now);
     const next = Math.min(...times);
     if (next === Infinity) return false;
