@@ -412,8 +412,7 @@ async function listens(port: number, reaches = false): Promise<void> {
   for (let i = 0; i < 500; i++) {
     const table = await Deno.readTextFile("/proc/net/tcp");
     if (new RegExp(`:${hex} 00000000:0000 0A`).test(table)) {
-      if (!reaches) return;
-      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+      if (reaches) (await Deno.connect({ hostname: "127.0.0.1", port })).close();
       return;
     }
     await new Promise((resolve) => setTimeout(resolve, 10));
