@@ -56,6 +56,12 @@ const ROUNDS_PER_CALL = 64;
  */
 const COMPILE_AFTER_ROUNDS = 64;
 
+/**
+ * How many loops run in this program and do not wait on the other thread. Only one that is alone
+ * waits on this one: forty that did would each keep the others waiting for their `yieldAfter`.
+ */
+let awake = 0;
+
 /** One loop, to be run once. */
 export class Loop {
   readonly #epoll = new Epoll();
@@ -235,13 +241,18 @@ export class Loop {
 
   /** Runs until nobody needs it. Rejects with a {@linkcode SystemError} where the system refuses to wait. */
   async run(): Promise<void> {
-    while (this.#refs > 0) {
-      const pause = this.#runRounds();
-      if (!pause) continue;
-      await pause;
-      this.#yieldDue = false;
-      this.#idle = true;
-      this.#turnAfter(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
+    awake++;
+    try {
+      while (this.#refs > 0) {
+        const pause = this.#runRounds();
+        if (!pause) continue;
+        await pause;
+        this.#yieldDue = false;
+        this.#idle = true;
+        this.#turnAfter(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
+      }
+    } finally {
+      awake--;
     }
   }
 
@@ -252,7 +263,9 @@ export class Loop {
       if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
       const busy = this.#beforeWait?.();
       if (busy) return busy;
-      const count = this.#epoll.wait(this.#yieldDue || this.#tasks.length > 0 ? 0 : -1);
+      const isAlone = awake === 1;
+      const mayWait = isAlone && !this.#yieldDue && this.#tasks.length === 0;
+      const count = this.#epoll.wait(mayWait ? -1 : 0);
       this.#time = 0;
       for (let i = 0; i < count; i++) {
         this.#toCome = count - 1 - i;
@@ -260,12 +273,22 @@ export class Loop {
       }
       if (this.#tasks.length > 0) this.#runTasks();
       this.#time = NaN;
+      const isDone = !isAlone && count === 0 && this.#tasks.length === 0;
       // A signal ends the wait too, with -EINTR.
-      if (!this.#yieldDue && count >= 0) continue;
-      const wait = this.#idle && count > 0 && this.#refs > 0;
-      return wait ? this.#epoll.waitOnThread(ready) : libc.rest();
+      if (!this.#yieldDue && count >= 0 && !isDone) continue;
+      const wait = (isDone || this.#idle && count > 0) && this.#refs > 0;
+      return wait ? this.#waitOnThread() : libc.rest();
     }
     return undefined;
+  }
+
+  async #waitOnThread(): Promise<void> {
+    awake--;
+    try {
+      await this.#epoll.waitOnThread(ready);
+    } finally {
+      awake++; // before any loop goes on that has been woken together with this one
+    }
   }
 
   #dispatch(index: number): void {

@@ -499,6 +499,30 @@ Deno.test("a Copier can be stopped, and added to, in any callback", async (t) =>
   }
 });
 
+Deno.test("many Copiers that have little to do hardly delay each other", async () => {
+  const pairs = Array.from({ length: 40 }, () => unixPair());
+  const given = pairs.map(([, end], i) => [10 + i, end] as const);
+  const code = `
+    const copies = Array.from({ length: 40 }, (_, i) => copy([[10 + i, 10 + i]]));
+    say((await Promise.all(copies)).every(([{ bytes, ended }]) => bytes === 50 && ended === "eof"));
+  `;
+  using running = program(code, Object.fromEntries(given));
+  await pairs[0]?.[0].write("x");
+  await pairs[0]?.[0].readExactly(1); // now it runs
+  const start = performance.now();
+  await Promise.all(pairs.map(async ([end], i) => {
+    for (let times = i === 0 ? 1 : 0; times < 50; times++) {
+      await end.write("x");
+      await end.readExactly(1);
+    }
+    end.shutdownWrite();
+  }));
+  const time = performance.now() - start;
+  assert(time < 4000, `${time} ms`); // it was 10 s when each waited for 5 ms at a time
+  assertEquals(await said(running), [true]);
+  for (const [end] of pairs) end.close();
+});
+
 Deno.test("a service can be stopped in any of its callbacks", async (t) => {
   for (const name of ["onAccept", "onConnect", "onEnd"]) {
     await t.step(name, async () => {
