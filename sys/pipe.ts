@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { EAGAIN, F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
+import { EAGAIN, EIO, F_GETPIPE_SZ, F_SETPIPE_SZ } from "./constants.ts";
 import { SystemError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import * as libc from "./libc.ts";
@@ -78,6 +78,8 @@ export class Pipe {
   /** The number to write to it by. */
   readonly #writing: number;
   readonly #reading: number;
+  /** What was read for it and could not be written to it. */
+  #unwritten: Uint8Array<ArrayBuffer> | undefined;
 
   private constructor(reading: number, writing: number, size: number) {
     this.#reading = reading;
@@ -116,7 +118,11 @@ export class Pipe {
     if (result === 0 || isStuck && result === -EAGAIN) {
       const room = scratch.subarray(0, Math.min(PAGE, most));
       result = from.readPastZero(room);
-      if (result > 0) result = libc.write(this.#writing, room.subarray(0, result));
+      if (result > 0 && libc.write(this.#writing, room, result) !== result) {
+        this.#unwritten = room.slice(0, result);
+        this.held = result;
+        return -EIO; // memory is short, or a filter refuses it: takeOut has the bytes
+      }
     }
     if (result > 0) this.held = result;
     return result;
@@ -134,6 +140,12 @@ export class Pipe {
    * {@linkcode SystemError} where read(2) is refused, too: to try again would be for ever.
    */
   takeOut(): Uint8Array<ArrayBuffer> {
+    const unwritten = this.#unwritten;
+    if (unwritten) {
+      this.#unwritten = undefined;
+      this.held = 0;
+      return unwritten;
+    }
     const bytes = new Uint8Array(this.held);
     while (this.held > 0) {
       const result = libc.read(this.#reading, bytes.subarray(bytes.length - this.held));

@@ -58,14 +58,16 @@ const CALLS = {
   statx: [332, 291],
   timerfd_create: [283, 85],
   timerfd_settime: [286, 86],
+  write: [1, 64],
 } as const;
 
-const EPERM = 1, ENOENT = 2, EACCES = 13, EINPROGRESS = 115;
+const EPERM = 1, ENOENT = 2, ENOMEM = 12, EACCES = 13, EINPROGRESS = 115;
 
-/** The command with a call that is refused, always or only with `argument`: fcntl's command, else the descriptor. */
+/** The command with a call that is refused, always or only with `argument`: fcntl's command, write's length, else the descriptor. */
 function without(call: keyof typeof CALLS, errno = EPERM, argument = -1): readonly string[] {
   const number = CALLS[call][Deno.build.arch === "x86_64" ? 0 : 1];
-  const words = [number, errno, call === "fcntl" ? 1 : 0, argument].map(String);
+  const place = call === "fcntl" ? 1 : call === "write" ? 2 : 0;
+  const words = [number, errno, place, argument].map(String);
   return ["python3", "-c", FILTER, ...words, ...COMMAND];
 }
 
@@ -149,7 +151,7 @@ Deno.test(
     "poll is refused: everything arrives, and nothing waits for ever for an end",
   ),
   async () => {
-    const ENOMEM = 12; // with any other errno the runtime itself does not start
+    // With any other errno the runtime itself does not start.
     const command = without("poll", ENOMEM);
     const others = Object.values(CHANNELS).filter((make) => make !== toFile);
     await Promise.all(others.map((make) => copies(make, command)));
@@ -163,6 +165,25 @@ Deno.test(
       assertEquals(new TextDecoder().decode(await to.readAll()), "all");
       to.close();
     });
+  },
+);
+
+Deno.test(
+  needing(["python3"], "what is read over at TCP's urgent mark is not lost if a write is refused"),
+  async () => {
+    const [[peer, source], [out, sink]] = [tcpPair(), tcpPair()];
+    const length = 777; // by which the write is known
+    await peer.write("before");
+    peer.sendUrgent("!");
+    await peer.write("x".repeat(length));
+    peer.close();
+    using running = iocopy("3 4", { 3: source, 4: sink }, {
+      command: without("write", ENOMEM, length),
+    });
+    const arrived = new TextDecoder().decode(await within("the end", out.readAll()));
+    assertEquals(arrived, "before" + "x".repeat(length));
+    assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+    out.close();
   },
 );
 
