@@ -226,12 +226,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
     });
   }
 
-  /** A stream that has failed calls neither `close` nor `cancel`. */
+  /** A stream that has failed calls neither `close` nor `cancel`. What is copied is the Copier's to close. */
   async #orClosed<T>(call: Promise<T>): Promise<T> {
     try {
       return await call;
     } catch (error) {
-      this.tryClose();
+      if (!this.isCopied) this.tryClose();
       throw error;
     }
   }

@@ -803,6 +803,24 @@ Deno.test(
   },
 );
 
+Deno.test("a stream that fails does not close what is copied", async () => {
+  const [out, sink] = pipe();
+  const code = `
+    const input = new Descriptor(3);
+    const failed = input.readable.getReader().read().catch((error) => error.code);
+    const copier = new Copier([[input, 4]]);
+    say([await failed, input.isClosed]);
+    using other = Deno.openSync("deno.json"); // gets the lowest number that is free
+    say(results(await copier.run()));
+  `;
+  using running = program(code, { 3: open("/", O_RDONLY), 4: sink });
+  assertEquals(await said(running), [["EISDIR", false], [
+    { rfd: 3, wfd: 4, bytes: 0, ended: "error", error: "read 3: Is a directory" },
+  ]]);
+  assertEquals(await out.readText(1), "");
+  out.close();
+});
+
 Deno.test("a stream that fails closes its Descriptor", async () => {
   const [out, writing] = pipe();
   out.close();
