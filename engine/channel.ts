@@ -367,8 +367,10 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
         return this.#notReady();
       case -EAGAIN:
         return this.#notReady();
-      case -EPIPE: // also of a fill, by splice(2): it is wfd that nobody reads
-        return this.#fail("write", result);
+      case -EPIPE: { // also of a fill, by splice(2): it is wfd that nobody reads, or a device lost something
+        const isDevice = direction === READ && this.source.fd.kind === "device";
+        return this.#fail(isDevice ? "read" : "write", result);
+      }
       default:
         if (this.#fallBack(-result)) return this.run();
         this.#fail(direction === READ ? "read" : "write", result);

@@ -649,6 +649,21 @@ for (const hangsUp of [true, false]) {
   });
 }
 
+Deno.test(
+  needing(["strace"], "EPIPE of a device that is read, as of /dev/kmsg, is not the reader's"),
+  async () => {
+    const [stdout, output] = pipe();
+    const path = "/dev/zero";
+    const [strace = "", ...words] = injecting("read:error=EPIPE");
+    using running = iocopy("x 7 1", { 7: open(path, O_RDONLY), 1: output }, {
+      command: [strace, "-P", path, ...words],
+    });
+    assertEquals((await within("the end", stdout.readAll())).length, 0);
+    await endsWith(running, 111, "iocopy: read 7: Broken pipe\n");
+    stdout.close();
+  },
+);
+
 Deno.test("no descriptor left for a pipe of its own: it copies through memory", async () => {
   const content = noise(500_000);
   let well = 0;
