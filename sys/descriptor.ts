@@ -173,7 +173,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const bytes = p as Uint8Array<ArrayBuffer>;
     this.#mustBeOpen("write");
     this.openAgain(); // as in read
-    for (let events = this.mayBlock ? await this.#ready(OUT) : 0;;) {
+    // A terminal says when it has room; a device may never say so.
+    const waits = this.mayBlock && this.kind === "terminal";
+    for (let events = waits ? await this.#ready(OUT) : 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
       if (result !== -EAGAIN) return this.#checked("write", result);
