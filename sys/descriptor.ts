@@ -136,7 +136,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.#mustBeOpen("read");
     // A wait can be ended; a call that waits cannot, and holds one of the runtime's threads.
     this.openAgain();
-    for (let events = this.mayBlock && !isEmpty ? await this.#ready(IN) : 0;;) {
+    // And where a terminal is set to wait for no byte (termios(3): MIN), 0 is no end.
+    const waits = !isEmpty && (this.mayBlock || this.kind === "terminal");
+    for (let events = waits ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
       // read(2) takes nothing where there is no room: recv(2) would take a message.
       const result = this.mayBlock

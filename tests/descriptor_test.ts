@@ -20,8 +20,9 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, iocopy, knowing, ofTwins, strace, within } from "./probe.ts";
+import { fillUp, inFolder, iocopy, knowing, ofTwins, outputOf, strace, within } from "./probe.ts";
 import { needing } from "./programs.ts";
+import { pause } from "./watching.ts";
 
 Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   for (const [kind, make] of Object.entries({ pipe, TCP: tcpPair, unix: unixPair, terminal })) {
@@ -762,6 +763,20 @@ Deno.test("however many wait, everything else goes on", async () => {
   assertEquals(await said(running), ["they wait", true, true, true]);
   listener.close();
 });
+
+Deno.test(
+  needing(["stty"], "a terminal that is set to wait for no byte is not at its end"),
+  async () => {
+    const [master, slave] = terminal();
+    const path = Deno.readLinkSync(`/proc/self/fd/${slave.fd}`);
+    await outputOf(["stty", "-F", path, "-icanon", "min", "0", "time", "0"]);
+    using running = program(`say(await new Descriptor(3).read(new Uint8Array(9)));`, { 3: slave });
+    await pause(300);
+    await master.write("one");
+    assertEquals(await said(running), [3]);
+    master.close();
+  },
+);
 
 Deno.test("forty terminals that nobody reads hold up nothing else", async () => {
   const terminals = Array.from({ length: 40 }, terminal);
