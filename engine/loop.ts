@@ -284,6 +284,7 @@ export class Loop {
 
   async #waitOnThread(): Promise<void> {
     awake--;
+    if (this.#turnAt < Infinity) this.#turnAfter(Infinity); // the event loop has its turn now
     try {
       await this.#epoll.waitOnThread(ready);
     } finally {
