@@ -7,9 +7,9 @@
  * after `yieldAfter` ms. Then, if something was ready since the last time, the
  * loop rests for 0.1 ms on another thread while the event loop runs; if nothing was,
  * the wait itself moves to another thread, which all loops share, until something is
- * ready. While a call is under way on another thread, of which only the event loop
- * hears, the alarm comes after 1 ms. It also comes when one of the loop's own timers
- * is due.
+ * ready. Where several loops of a program have something to do, it moves there at once.
+ * While a call is under way on another thread, of which only the event loop hears, the
+ * alarm comes after 1 ms. It also comes when one of the loop's own timers is due.
  *
  * @module
  */
