@@ -244,6 +244,8 @@ export class Copier implements AsyncDisposable {
   async #run(): Promise<ChannelStatus[]> {
     const restore = () => {
       this.#endpoints.restore();
+      // Those of sessions are not among these, and may be inherited: see Connect.
+      for (const { source, sink } of this.#open) for (const end of [source, sink]) end.restore();
       for (const service of this.#services) service.restore();
     };
     const abort = () => this.stop(this.#grace, this.#signal?.reason);

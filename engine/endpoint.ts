@@ -106,6 +106,11 @@ export class Endpoint implements Watcher {
     return connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
   }
 
+  /** Puts its flag back, as the process ends. */
+  restore(): void {
+    this.connection?.restore(this.fd.fd);
+  }
+
   // ---- Joining and leaving.
 
   addReader(channel: Channel): void {

@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
 import {
   deaf,
+  O_NONBLOCK,
   O_RDONLY,
   O_WRONLY,
   open,
@@ -706,6 +707,26 @@ Deno.test("what a caller may get wrong with serve is refused, and the listener s
     "this Copier runs already, or has ended",
     [true, false],
   ]);
+});
+
+Deno.test("what a function has given is as it was when the program exits", async () => {
+  const [peer, given] = unixPair();
+  const kept = given.duplicate();
+  const code = `
+    const name = "@iocopy-test-" + crypto.randomUUID();
+    void serve(Descriptor.listen(name), () => new Descriptor(3));
+    const client = await Descriptor.connect(name);
+    await client.write(new TextEncoder().encode("hello"));
+    await client.read(new Uint8Array(9));
+    Deno.exit();
+  `;
+  using running = program(code, { 3: given });
+  assertEquals(await peer.readText(5), "hello");
+  assertEquals(kept.flags & O_NONBLOCK, O_NONBLOCK);
+  await peer.write("x");
+  assertEquals((await running.outcome).code, 0);
+  assertEquals(kept.flags & O_NONBLOCK, 0);
+  for (const end of [peer, kept]) end.close();
 });
 
 Deno.test("a function that connects is told when nobody waits for that any more", async () => {
