@@ -23,6 +23,7 @@
  */
 import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/constants.ts";
 import type { Fd } from "../sys/fd.ts";
+import { threads } from "../sys/ffi.ts";
 import * as libc from "../sys/libc.ts";
 import type { Pipe } from "../sys/pipe.ts";
 import { type Endpoint, READ, WRITE } from "./endpoint.ts";
@@ -599,23 +600,3 @@ class Whole extends ThroughMemory {
     return super.fill(WHOLE_BYTES);
   }
 }
-
-/** The most calls on other threads at one time: the runtime has 32 threads, some of which it needs itself. */
-const MAX_THREADS = 24;
-
-/** A semaphore: of all calls that may block, no more than {@linkcode MAX_THREADS} are under way. */
-const threads = {
-  free: MAX_THREADS,
-  waiting: [] as (() => void)[],
-  async run(call: () => Promise<number>): Promise<number> {
-    if (this.free === 0) await new Promise<void>((resolve) => this.waiting.push(resolve));
-    else this.free--;
-    try {
-      return await call();
-    } finally {
-      const next = this.waiting.shift();
-      if (next) next();
-      else this.free++;
-    }
-  },
-};

@@ -107,6 +107,26 @@ export function onThread<const P extends Deno.NativeType[]>(
   };
 }
 
+/** The most calls on other threads at one time: the runtime has 32 threads, some of which it needs itself. */
+const MAX_THREADS = 24;
+
+/** A semaphore: of all calls that may block, no more than {@linkcode MAX_THREADS} are under way. */
+export const threads = {
+  free: MAX_THREADS,
+  waiting: [] as (() => void)[],
+  async run(call: () => Promise<number>): Promise<number> {
+    if (this.free === 0) await new Promise<void>((resolve) => this.waiting.push(resolve));
+    else this.free--;
+    try {
+      return await call();
+    } finally {
+      const next = this.waiting.shift();
+      if (next) next();
+      else this.free++;
+    }
+  },
+};
+
 /** The errno of the last call on this thread that failed: to be read at once. */
 export function errno(): number {
   return location.getInt32(0, true);

@@ -22,7 +22,7 @@ import {
   SOL_SOCKET,
 } from "./constants.ts";
 import { DescriptorError, printable, quoted, SystemError } from "./error.ts";
-import { checked, errno, find, LIBRARY, moved, retryingEnoent } from "./ffi.ts";
+import { checked, errno, find, LIBRARY, moved, retryingEnoent, threads } from "./ffi.ts";
 import * as libc from "./libc.ts";
 
 /** The calls of each connection, compiled at once: a server makes thousands of them in a second. */
@@ -159,11 +159,28 @@ const GETADDRINFO = {
   result: "i32",
 } as const;
 
-/** The addresses of a name, by getaddrinfo(3) on another thread; or in words why it has none. */
-export async function resolve(host: string, port: number): Promise<Address[] | string> {
+/** What is being looked up, by the name and the port. */
+const lookUps = new Map<string, Promise<Address[] | string>>();
+
+/**
+ * The addresses of a name, by getaddrinfo(3) on another thread; or in words why it has none. It may
+ * take half a minute where no name server replies, so each name has one thread, however many ask
+ * for it.
+ */
+export function resolve(host: string, port: number): Promise<Address[] | string> {
+  const place = `${host} ${port}`;
+  let found = lookUps.get(place);
+  if (!found) {
+    found = lookUp(host, port).finally(() => lookUps.delete(place));
+    lookUps.set(place, found);
+  }
+  return found;
+}
+
+async function lookUp(host: string, port: number): Promise<Address[] | string> {
   const getaddrinfo = find("getaddrinfo", { ...GETADDRINFO, nonblocking: true });
   const request = toRequest(host, port);
-  const error = await getaddrinfo.call(...request);
+  const error = await threads.run(() => getaddrinfo.call(...request));
   // Used afterwards, the memory is not given to anybody else while the thread reads it.
   return toAddresses(error, request);
 }

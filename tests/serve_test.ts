@@ -7,6 +7,7 @@ import {
   deaf,
   type End,
   listeningForMessages,
+  makeFifo,
   O_RDONLY,
   open,
   pipe,
@@ -698,6 +699,26 @@ ofTwins("a new look-up of a name keeps the address that was reached", async (hos
   const [reached, ...later] = decoder.decode(stdout).trim().split(" ");
   assertMatch(reached ?? "", /^127\.0\.0\.[12]:80$/);
   assertEquals(later, [reached, reached]);
+});
+
+ofTwins("look-ups that take long leave threads for all else", async (hosts) => {
+  // Who opens it waits, as for a name server that does not reply.
+  await Deno.remove(hosts);
+  makeFifo(hosts);
+  const script = `
+    import { Descriptor } from ${JSON.stringify(import.meta.resolve("../engine.ts"))};
+    const names = Array.from({ length: 40 }, (_, i) => "name" + i);
+    for (const name of [...Array(40).fill("twins"), ...names]) {
+      Descriptor.connect(name + ":80").catch(() => {});
+    }
+    await Deno.stat("/"); // on another thread
+    console.log("it goes on");
+    Deno.exit();`;
+  const [program = "", ...args] = knowing(hosts, [Deno.execPath(), "eval", script]);
+  const options = { args, stdin: "null", stdout: "piped", stderr: "inherit" } as const;
+  await using running = new Deno.Command(program, options).spawn();
+  const { stdout } = await within("the end", running.output());
+  assertEquals(decoder.decode(stdout), "it goes on\n");
 });
 
 Deno.test("a name of a unix socket is one line, which a terminal shows as it is", () => {
