@@ -209,11 +209,12 @@ export class Session implements SessionStatus, Watcher, Host, Member {
 
   /** An address failed. Returns whether there is another one; else it has ended. */
   #failed(errno: number): boolean {
-    const error = `${this.#address}: ${libc.strerror(errno)}`;
+    // That of the first one, which is the best: this machine may have no way to the last one at all.
+    this.error ??= `${this.#address}: ${libc.strerror(errno)}`;
     this.#index = (this.#index + 1) % this.#addresses.length;
     this.#since = performance.now();
     if (++this.#failures < this.#addresses.length) return true;
-    this.fail(error);
+    this.fail(this.error);
     return false;
   }
 
@@ -237,6 +238,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       return;
     }
     this.#connecting = -1;
+    this.error = undefined; // of another address
     this.#service.reached(address);
     this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, events);
   }
@@ -392,7 +394,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   /** Ends it before it was connected: with an error, or stopped. */
   fail(error?: string): void {
     if (this.#isEnded) return;
-    this.error ??= error;
+    this.error = error;
     this.#setShort(false);
     this.#dropConnecting();
     if (this.#given) this.#giveBack(this.#given);

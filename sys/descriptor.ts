@@ -105,7 +105,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
    * A socket of our own that is connected with such an address, on a port from 1 on. A name is looked up on
    * another thread, and its addresses are tried one after the other, each for as long as
    * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does, with
-   * the last address's error (connect(2)), and the reason of `signal` once that is
+   * the first address's error (connect(2)), and the reason of `signal` once that is
    * aborted; a look-up ends by itself all the same.
    */
   static async connect(
@@ -115,14 +115,15 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const tried = `connect to ${printable(address)}`;
     const place = parseAddress(address);
     const found = place instanceof Address ? [place] : await resolve(place.host, place.port);
-    let fd = -1;
+    let error = 0;
     for (const where of someOf(found, tried)) {
       signal?.throwIfAborted();
-      fd = await connected(where, signal);
+      const fd = await connected(where, signal);
       if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
+      error ||= fd;
     }
     signal?.throwIfAborted();
-    throw new SystemError(tried, undefined, fd);
+    throw new SystemError(tried, undefined, error);
   }
 
   // ---- Reading and writing.

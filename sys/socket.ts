@@ -179,7 +179,8 @@ export function resolve(host: string, port: number): Promise<Address[] | string>
 
 async function lookUp(host: string, port: number): Promise<Address[] | string> {
   const getaddrinfo = find("getaddrinfo", { ...GETADDRINFO, nonblocking: true });
-  const request = toRequest(host, port);
+  // All of them: of an IPv6-only machine AI_ADDRCONFIG would leave out 127.0.0.1, of "localhost" too.
+  const request = toRequest(host, port, 0);
   const error = await threads.run(() => getaddrinfo.call(...request));
   // Used afterwards, the memory is not given to anybody else while the thread reads it.
   return toAddresses(error, request);
@@ -187,17 +188,18 @@ async function lookUp(host: string, port: number): Promise<Address[] | string> {
 
 /** As {@linkcode resolve}, waiting on this thread: for seconds, where a name server is slow. */
 export function resolveSync(host: string, port: number): Address[] | string {
-  const request = toRequest(host, port);
+  const AI_ADDRCONFIG = 0x20; // to listen at
+  const request = toRequest(host, port, AI_ADDRCONFIG);
   return toAddresses(find("getaddrinfo", GETADDRINFO).call(...request), request);
 }
 
 /** What getaddrinfo(3) is called with: the name, the port, hints, and room for a pointer to what it finds. */
-function toRequest(host: string, port: number) {
-  const AI_ADDRCONFIG = 0x20, AI_NUMERICSERV = 0x400;
+function toRequest(host: string, port: number, flags: number) {
+  const AI_NUMERICSERV = 0x400;
   // struct addrinfo in 32-bit words: flags, family, type, protocol, length, then
   // from byte 24 on the pointers to the address, the name and the next one.
   const hints = new Int32Array(12);
-  hints[0] = AI_ADDRCONFIG | AI_NUMERICSERV;
+  hints[0] = flags | AI_NUMERICSERV;
   hints[2] = SOCK_STREAM;
   const list = new BigUint64Array(1);
   return [encoder.encode(host + "\0"), encoder.encode(port + "\0"), hints, list] as const;

@@ -701,6 +701,38 @@ ofTwins("a new look-up of a name keeps the address that was reached", async (hos
   assertEquals(later, [reached, reached]);
 });
 
+ofTwins("where all addresses of a name fail, the error of the first one is told", async (hosts) => {
+  using dead = await deaf(); // and at 127.0.0.2 nobody listens
+  const { listener, port } = serving();
+  const args = `--connect-timeout=0.1 3 twins:${dead.port}`;
+  using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
+  assertEquals(await ask(port, "").catch(() => ""), "");
+  running.kill("SIGHUP");
+  const stderr = `iocopy: 127.0.0.1:${dead.port}: Connection timed out\n`;
+  assertEquals(await running.outcome, { code: 0, signal: null, stderr });
+});
+
+const V6_ONLY = 'ip address add 2001:db8::1/128 dev lo && exec "$@"';
+
+if (succeeds([...ISOLATED, "sh", "-c", V6_ONLY, "sh", "true"])) {
+  ofTwins(
+    "a machine that has IPv6 only reaches a name that has IPv4 only on itself",
+    async (hosts) => {
+      const script = `
+      import { Descriptor } from ${JSON.stringify(import.meta.resolve("../engine.ts"))};
+      const tried = await Descriptor.connect("twins:5000").catch(({ message }) => message);
+      const listener = Descriptor.listen("127.0.0.2:5000");
+      const connected = await Descriptor.connect("twins:5000");
+      console.log(tried, connected.kind);`;
+      const deno = knowing(hosts, [Deno.execPath(), "eval", script]);
+      const [program = "", ...args] = [...ISOLATED, "sh", "-c", V6_ONLY, "sh", ...deno];
+      const { stdout } = await new Deno.Command(program, { args, stderr: "inherit" }).output();
+      const expected = "connect to twins:5000: Connection refused socket\n";
+      assertEquals(decoder.decode(stdout), expected);
+    },
+  );
+}
+
 ofTwins("look-ups that take long leave threads for all else", async (hosts) => {
   // Who opens it waits, as for a name server that does not reply.
   await Deno.remove(hosts);
