@@ -123,7 +123,8 @@ Deno.test(`10,000 random command lines are accepted, or refused in one line (see
       try {
         const settings = parse(args);
         read++;
-        assert(settings.help || settings.version || settings.pairs.length > 0);
+        const copied = [...settings.pairs, ...settings.services];
+        assert(settings.help || settings.version || copied.length > 0);
         for (const fd of settings.pairs.flat()) {
           assert(Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31);
         }
