@@ -154,6 +154,8 @@ export class Endpoint implements Watcher {
     else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io, this.#watched);
     this.#watched = UNWATCHED;
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
+    // Who made it may have had close(2) drop what is not sent yet, or wait for that.
+    if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
     this.#onClose(this);
     const lost = this.fd.tryClose();
     return error ?? lost ?? kept;

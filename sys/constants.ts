@@ -77,6 +77,8 @@ export const SO_TYPE = 3;
 export const SO_ERROR = 4;
 /** The kernel finds out that a peer has vanished. */
 export const SO_KEEPALIVE = 9;
+/** What close(2) does with what is not sent. */
+export const SO_LINGER = 13;
 /** Whether it listens. */
 export const SO_ACCEPTCONN = 30;
 /** The protocol that it speaks: TCP's number, and so on. */

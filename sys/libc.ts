@@ -18,6 +18,7 @@ import {
   O_CLOEXEC,
   O_NONBLOCK,
   SO_ERROR,
+  SO_LINGER,
   SOL_SOCKET,
   TCP_NODELAY,
   TCP_QUICKACK,
@@ -574,13 +575,14 @@ export function getpeername(socket: number): number {
 }
 
 const on = new Int32Array([1]), off = new Int32Array([0]);
+const noLinger = new Int32Array([0, 0]); // struct linger
 
 /** Switches an option of a socket on, or off (setsockopt(2)). */
 export function setsockopt(fd: number, level: number, option: number, value = on): number {
   return checked(
     served
-      ? served.setsockopt(fd, level, option, value, 4)
-      : c.setsockopt(fd, level, option, value, 4),
+      ? served.setsockopt(fd, level, option, value, value.byteLength)
+      : c.setsockopt(fd, level, option, value, value.byteLength),
   );
 }
 
@@ -599,6 +601,11 @@ export function setQuickAck(fd: number, isQuick: boolean): void {
 /** Has small pieces of a TCP connection go at once, and those that wait for more (MSG_MORE) now (tcp(7)). */
 export function setNoDelay(fd: number): void {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
+}
+
+/** Has close(2) leave it to the kernel to send what is not sent yet (socket(7)). */
+export function setNoLinger(fd: number): void {
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, noLinger);
 }
 
 /** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */

@@ -173,8 +173,13 @@ export class End implements Disposable {
 
   /** Makes close(2) reset a TCP connection. */
   resetOnClose(): void {
-    const SOL_SOCKET = 1, SO_LINGER = 13;
-    well("linger", libc.setsockopt(this.fd, SOL_SOCKET, SO_LINGER, new Int32Array([1, 0]), 8));
+    this.linger = 0;
+  }
+
+  /** For how many seconds close(2) waits until all is sent; with 0 it drops what is not (socket(7)). */
+  set linger(seconds: number) {
+    const SOL_SOCKET = 1, SO_LINGER = 13, value = new Int32Array([1, seconds]);
+    well("linger", libc.setsockopt(this.fd, SOL_SOCKET, SO_LINGER, value, 8));
   }
 
   /** How much a socket can have sent and its peer not received: SO_SNDBUF (socket(7)). */

@@ -287,6 +287,24 @@ Deno.test("a connection that was reset before is not taken for one that was neve
   out.close();
 });
 
+for (const seconds of [0, 1000]) {
+  Deno.test(`closing a socket with SO_LINGER of ${seconds} s neither loses what is not sent nor waits for it`, async () => {
+    const [peer, sink] = tcpPair();
+    const [[input, stdin], [other, otherInput], [output, otherOutput]] = [pipe(), pipe(), pipe()];
+    sink.linger = seconds;
+    using running = iocopy("3 4 5 6", { 3: input, 4: sink, 5: other, 6: otherOutput });
+    const bytes = noise(900_000); // more than the peer has room for as long as it reads nothing
+    await stdin.write(bytes);
+    stdin.close();
+    await otherInput.write("goes on");
+    assertEquals(await within("another channel", output.readText(7)), "goes on");
+    otherInput.close();
+    await succeeds(running);
+    assert(same(await within("the end", peer.readAll()), bytes));
+    for (const end of [peer, output]) end.close();
+  });
+}
+
 Deno.test("forty terminals that nobody reads stop neither another channel nor SIGTERM", async () => {
   const terminals = Array.from({ length: 40 }, () => terminal());
   const [input, stdin] = pipe();

@@ -17,8 +17,10 @@ import {
   SO_ACCEPTCONN,
   SO_DOMAIN,
   SO_ERROR,
+  SO_LINGER,
   SO_PROTOCOL,
   SO_TYPE,
+  SOL_SOCKET,
   TCP_NODELAY,
   TCP_QUICKACK,
 } from "../../sys/constants.ts";
@@ -298,6 +300,9 @@ export function setsockopt(fd: number, _level: number, _option: number): number 
   world.get(fd, "setsockopt");
   return -world.refusal("setsockopt");
 }
+export function setNoLinger(fd: number): void {
+  setsockopt(fd, SOL_SOCKET, SO_LINGER);
+}
 export function setNoDelay(fd: number): void {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
   const { file } = world.get(fd, "setsockopt");
@@ -421,6 +426,7 @@ const seam: typeof real = {
   getpeername,
   setsockopt,
   setNoDelay,
+  setNoLinger,
   setQuickAck,
   bytesQueued,
   shutdown,
