@@ -102,11 +102,11 @@ export class Descriptor extends Fd implements Deno.FsFile {
   }
 
   /**
-   * A socket of our own that is connected with such an address, on a port from 1 on. A name is looked up on
-   * another thread, and its addresses are tried one after the other, each for as long as
-   * the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does, with
-   * the first address's error (connect(2)), and the reason of `signal` once that is
-   * aborted; a look-up ends by itself all the same.
+   * A socket of our own that is connected with such an address, on a port from 1 on. A name
+   * is looked up on another thread, and its addresses are tried one after the other, each for
+   * as long as the kernel tries (tcp_syn_retries in tcp(7)). Throws as {@linkcode listen} does,
+   * with the first address's error (connect(2)); and the reason of `signal`, if that is aborted
+   * before it is connected: during a look-up, once that has returned.
    */
   static async connect(
     address: string,
@@ -243,8 +243,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /**
    * Sets where in the file the next read or write begins: `offset` bytes from its start, from
-   * where that would be now, or from its end. Returns how many bytes from its start that is. Throws a {@linkcode SystemError}: ESPIPE where there is no such
-   * place, as in a pipe, EINVAL before the start (lseek(2)).
+   * where that would be now, or from its end. Returns how many bytes from its start that is.
+   * Throws a {@linkcode SystemError}: ESPIPE where there is no such place, as in a pipe, EINVAL
+   * before the start (lseek(2)).
    */
   async seek(offset: number | bigint, whence: Deno.SeekMode): Promise<number> {
     return await this.seekSync(offset, whence);
