@@ -97,12 +97,7 @@ export class Progress implements Figures {
     this.#samples.push({ at: now, bytes: sum(channels) });
   }
 
-  /** The line at the time `now`, with at most `columns` characters. */
-  line(columns: number, last = false, now = performance.now()): string {
-    return fit(this.pieces(last, now), columns);
-  }
-
-  /** `last` leaves out the current rate and the time left. */
+  /** At the time `now`; `last` leaves out the current rate and the time left. */
   pieces(last = false, now = performance.now()): Piece[] {
     const seconds = (now - this.#startedAt) / 1000;
     const bytes = sum(this.#channels);
@@ -133,8 +128,8 @@ export class Progress implements Figures {
   }
 }
 
-/** Puts as many pieces on a line as fit, and a bar in front of the percentage. */
-function fit(pieces: Piece[], columns: number): string {
+/** Puts as many pieces on a line of `columns` characters as fit, and a bar in front of the percentage. */
+export function fit(pieces: Piece[], columns: number): string {
   const toText = () => pieces.map(([, text]) => text).join("  ");
   while (pieces.length > 1 && toText().length > columns) {
     const last = Math.max(...pieces.map(([rank]) => rank));

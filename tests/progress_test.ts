@@ -1,7 +1,7 @@
 /** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Log } from "../cli/log.ts";
-import { Progress, showProgress } from "../cli/progress.ts";
+import { fit, Progress, showProgress } from "../cli/progress.ts";
 import { traffic } from "../cli/serving.ts";
 import { listening, makeFifo, O_CREAT, O_RDONLY, O_RDWR, open, pipe, terminal } from "./ends.ts";
 import { COMMAND, ROOT } from "./harness.ts";
@@ -29,11 +29,11 @@ Deno.test("a line for each width", () => {
   const back = { ...CHANNEL, rfd: 6, wfd: 1, bytes: 0 };
   const progress = new Progress([there, back], 4_000_000, 0);
   there.bytes = 1_500_000;
-  progress.line(80, false, 8000);
+  progress.pieces(false, 8000);
   there.bytes = 1_900_000;
   back.bytes = 100_000;
   const widths = [150, 120, 100, 80, 60, 40, 30, 20, 10, 1];
-  assertEquals(widths.map((width) => progress.line(width, false, 10_000)), [
+  assertEquals(widths.map((width) => fit(progress.pieces(false, 10_000), width)), [
     "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [===================>                  ]   50%  0:00:10 left",
     "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [=================>                ]   50%  0:00:10 left",
     "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  mean  200 kB/s  [=======>      ]   50%  0:00:10 left",
@@ -57,7 +57,7 @@ Deno.test("no line is wider than the terminal, and none is empty", () => {
       const progress = new Progress(channels, size, 0);
       for (let width = 1; width < 300; width++) {
         for (const last of [false, true]) {
-          const line = progress.line(width, last, 1e9);
+          const line = fit(progress.pieces(last, 1e9), width);
           assert(line.length <= width && (line.trim() !== "" || width < 4), `${width}: ${line}`);
         }
       }
