@@ -20,7 +20,7 @@ import {
 } from "./ends.ts";
 import { DENO_26, ROOT, skippedIf } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, iocopy, knowing, ofTwins, outputOf, strace, within } from "./probe.ts";
+import { fillUp, inFolder, knowing, limited, ofTwins, outputOf, strace, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { pause } from "./watching.ts";
 
@@ -649,7 +649,6 @@ ofTwins(
 Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
   const [[input, stdin], [stdout, output]] = [pipe(), pipe()];
   const code = `
-    import { Descriptor } from "./engine.ts";
     const [input, output] = [new Descriptor(0), new Descriptor(1)];
     const files = [];
     try {
@@ -661,9 +660,7 @@ Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
     files.forEach((file) => file.close());
     console.error(read);
   `;
-  const command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"];
-  command.push(Deno.execPath(), "eval", "--ext=ts");
-  using running = iocopy([code], { 0: input, 1: output }, { command });
+  using running = program(code, { 0: input, 1: output }, limited(64, []));
   assertEquals((await stdout.readAll()).length, 0);
   await stdin.write("x");
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "1\n" });
@@ -673,7 +670,6 @@ Deno.test("0, 1 and 2 can be closed when no number is left", async () => {
 Deno.test("what waits when no number is left ends as well, and fails once it is closed", async () => {
   const [[input, stdin], [source, other]] = [pipe(), pipe()];
   const code = `
-    import { Descriptor } from "./engine.ts";
     const [input, source] = [new Descriptor(0), new Descriptor(3)];
     const files = [];
     try {
@@ -685,9 +681,7 @@ Deno.test("what waits when no number is left ends as well, and fails once it is 
     });
     console.error(...await Promise.all(reads.map((read) => read.catch(({ code }) => code))));
   `;
-  const command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"];
-  command.push(Deno.execPath(), "eval", "--ext=ts");
-  using running = iocopy([code], { 0: input, 3: source }, { command });
+  using running = program(code, { 0: input, 3: source }, limited(64, []));
   await stdin.write("x");
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "1 EBADF\n" });
   for (const end of [stdin, other]) end.close();

@@ -18,7 +18,7 @@ import {
   unixPair,
 } from "./ends.ts";
 import { bystander, endsWith, staysIdle } from "./expect.ts";
-import { COMMAND, type Running } from "./harness.ts";
+import type { Running } from "./harness.ts";
 import {
   fillUp,
   hasBytes,
@@ -26,6 +26,7 @@ import {
   inFolder,
   injecting,
   iocopy,
+  limited,
   noise,
   numbered,
   same,
@@ -670,8 +671,7 @@ Deno.test("no descriptor left for a pipe of its own: it copies through memory", 
   for (let limit = 16; limit < 48; limit += 2) {
     const [from, source] = unixPair();
     const [to, sink] = unixPair();
-    const command = ["/bin/sh", "-c", `ulimit -n ${limit}; exec "$0" "$@"`, ...COMMAND];
-    using running = iocopy("6 7", { 6: source, 7: sink }, { command });
+    using running = iocopy("6 7", { 6: source, 7: sink }, { command: limited(limit) });
     const written = from.write(content).then(() => from.shutdownWrite(), () => {});
     const arrived = await within(`a limit of ${limit}`, to.readAll());
     await written;
@@ -696,8 +696,7 @@ for (
     const [stdout, output] = pipe();
     const more = Array.from({ length: beside }, (_, i) => [10 + i, open("/dev/null", O_RDONLY)]);
     const given = { 0: input, 1: output, ...other.given, ...Object.fromEntries(more) };
-    const command = ["/bin/sh", "-c", `ulimit -n ${limit}; exec "$0" "$@"`, ...COMMAND];
-    using running = iocopy("0 1 8 9", given, { command });
+    using running = iocopy("0 1 8 9", given, { command: limited(limit) });
     await other.lives();
     stdin.close();
     assertEquals(await within("the end of file", stdout.read()), new Uint8Array(0));

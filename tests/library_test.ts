@@ -18,7 +18,7 @@ import {
 } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, outputOf, within } from "./probe.ts";
+import { fillUp, inFolder, limited, outputOf, within } from "./probe.ts";
 
 /** How many channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
@@ -619,8 +619,7 @@ Deno.test("without a descriptor for the look-up of its target a connection waits
     });
     await Promise.all([ended, Descriptor.connect("127.0.0.1:${port}")]);
   `;
-  const limited = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"];
-  using running = program(code, { 3: listener }, limited);
+  using running = program(code, { 3: listener }, limited(64, []));
   assertEquals(await said(running), [
     "Too many open files (os error 24): open '/dev/null'",
     "joined",

@@ -309,6 +309,11 @@ export async function inFolder<T>(action: (folder: string) => Promise<T>): Promi
   }
 }
 
+/** A command that may have only so many descriptors. */
+export function limited(descriptors: number, command: readonly string[] = COMMAND): string[] {
+  return ["sh", "-c", `ulimit -n ${descriptors} && exec "$@"`, "sh", ...command];
+}
+
 /** Whether a command can be run here, and exits with 0. */
 export function succeeds([program = "", ...args]: readonly string[]): boolean {
   try {

@@ -2,7 +2,6 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { readAll, readExactly, readText, writeAll } from "./connections.ts";
 import { O_NONBLOCK, serving } from "./ends.ts";
-import { COMMAND } from "./harness.ts";
 import { pause } from "./watching.ts";
 import {
   CONNECTED,
@@ -12,6 +11,7 @@ import {
   hasTcp,
   injecting,
   iocopy,
+  limited,
   noise,
   same,
   within,
@@ -130,13 +130,12 @@ Deno.test("2000 connections at the same time, with half-closes and resets, and e
 Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clients cost nothing", async () => {
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
-  const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
   // A second service has only the descriptors that the first one leaves.
   const second = serving();
   using running = iocopy(`3 127.0.0.1:${to} 4 127.0.0.1:${to}`, {
     3: listener,
     4: second.listener,
-  }, { command });
+  }, { command: limited(100) });
   const ask = async (i: number) => {
     const conn = await Deno.connect({ hostname: "127.0.0.1", port: i % 2 ? second.port : port });
     await writeAll(conn, `client ${i}`);

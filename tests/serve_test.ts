@@ -22,6 +22,7 @@ import {
   injecting,
   iocopy,
   knowing,
+  limited,
   noise,
   ofTwins,
   readable,
@@ -261,8 +262,7 @@ Deno.test("with few descriptors all connections are served in the end", async ()
   const { target, port: to } = listenTcp();
   echo(target);
   const { listener, port } = serving();
-  const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
-  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command });
+  using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener }, { command: limited(100) });
   const texts = Array.from({ length: 300 }, (_, i) => `client ${i}`);
   assertEquals(await Promise.all(texts.map((text) => ask(port, text))), texts);
   running.kill("SIGHUP");
@@ -277,10 +277,9 @@ Deno.test("with few descriptors the clients of one service leave some to the tar
   const texts = Array.from({ length: 160 }, (_, i) => `client ${i}`);
   // They wait when the services begin: all are accepted before the name's address is found.
   const answers = Promise.all(texts.map((text, i) => ask(services[i % 4]?.port ?? 0, text)));
-  const command = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", ...COMMAND];
   const args = services.map(({ fd }) => `${fd} localhost:${to}`).join(" ");
   const given = Object.fromEntries(services.map(({ fd, listener }) => [fd, listener]));
-  using running = iocopy(args, given, { command });
+  using running = iocopy(args, given, { command: limited(100) });
   assertEquals(await answers, texts);
   running.kill("SIGHUP");
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
