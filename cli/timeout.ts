@@ -4,9 +4,7 @@
  * @module
  */
 import type { ChannelStatus } from "../engine.ts";
-
-/** How often the counts are compared during a timeout, and the bounds of that interval. */
-const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
+import { checkInterval } from "../engine/loop.ts";
 
 /**
  * Calls `giveUp` once no byte has moved in any channel for `seconds`, never earlier
@@ -21,10 +19,6 @@ export function onTimeout(
   isRunning: () => boolean,
 ): () => void {
   let last = -1, since = 0;
-  const interval = Math.min(
-    Math.max(MIN_CHECK_MS, seconds * 1000 / CHECKS_PER_TIMEOUT),
-    MAX_CHECK_MS,
-  );
   const check = () => {
     const moved = channels.reduce((sum, channel) => sum + channel.operations, 0);
     const now = performance.now();
@@ -34,7 +28,7 @@ export function onTimeout(
       giveUp();
     }
   };
-  const timer = setInterval(check, interval);
+  const timer = setInterval(check, checkInterval(seconds * 1000));
   check();
   return () => clearInterval(timer);
 }

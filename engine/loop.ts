@@ -34,6 +34,14 @@ export function mustBeTime(name: string, milliseconds: number): void {
   throw new RangeError(`${name}: ${milliseconds} is not a time in milliseconds`);
 }
 
+/** How often a timeout is checked while it runs, and the bounds of that interval. */
+const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
+
+/** After how many milliseconds to check again whether so many have passed without a byte. */
+export function checkInterval(milliseconds: number): number {
+  return Math.max(MIN_CHECK_MS, Math.min(MAX_CHECK_MS, milliseconds / CHECKS_PER_TIMEOUT));
+}
+
 /** As `yieldAfter`, while a call is under way on another thread. */
 const THREAD_YIELD_MS = 1;
 

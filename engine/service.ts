@@ -4,15 +4,15 @@
  *
  * @module
  */
-import { ENOSPC, F_DUPFD_CLOEXEC } from "../sys/constants.ts";
+import { ENOSPC } from "../sys/constants.ts";
 import type { Descriptor } from "../sys/descriptor.ts";
 import { DescriptorError, isShortage, SystemError } from "../sys/error.ts";
-import { Fd } from "../sys/fd.ts";
+import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { type Address, localAddress, raiseDescriptorLimit } from "../sys/socket.ts";
 import type { Host } from "./channel.ts";
 import { Listener } from "./listener.ts";
-import { mustBeTime } from "./loop.ts";
+import { checkInterval, mustBeTime } from "./loop.ts";
 import { Members } from "./members.ts";
 import { Session, type SessionStatus, SHORTAGE_RETRY_MS } from "./session.ts";
 import { Target } from "./target.ts";
@@ -103,9 +103,6 @@ export type ServeTarget =
  */
 export type Connect = (peer: string, signal: AbortSignal) => Descriptor | Promise<Descriptor>;
 
-/** Timeouts are checked this often in their time, within bounds. */
-const CHECKS_PER_TIMEOUT = 20, MIN_CHECK_MS = 10, MAX_CHECK_MS = 1000;
-
 /** After so long a unix socket is tried again whose queue was full. */
 const QUEUE_RETRY_MS = 5;
 
@@ -147,7 +144,7 @@ export class Service implements ServiceStatus {
   /** How many sessions wait for a descriptor or memory. */
   #shortages = 0;
   /** How often the timeouts are checked, in milliseconds. */
-  #checkInterval = MAX_CHECK_MS;
+  #checkInterval = Infinity;
   /** Cancels the next check; undefined where none is to come. */
   #cancelCheck: (() => void) | undefined;
   /** When the last connection ended. */
@@ -231,8 +228,7 @@ export class Service implements ServiceStatus {
     this.#all = all;
     libc.compileForServing();
     const limit = raiseDescriptorLimit();
-    const free = libc.fcntl(this.#listener.fd, F_DUPFD_CLOEXEC);
-    if (free >= 0) libc.close(free);
+    const free = freeNumber(this.#listener.fd);
     this.#possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
     const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
     this.#listeners = fds.map((fd, side) => {
@@ -248,10 +244,7 @@ export class Service implements ServiceStatus {
     this.#idleSince = performance.now();
     const { connectTimeout, timeout, halfClosed, exitIdle } = this.options;
     const times = [connectTimeout, timeout, halfClosed, exitIdle].map((time) => time || Infinity);
-    this.#checkInterval = Math.max(
-      MIN_CHECK_MS,
-      Math.min(MAX_CHECK_MS, Math.min(...times) / CHECKS_PER_TIMEOUT),
-    );
+    this.#checkInterval = checkInterval(Math.min(...times));
     if (exitIdle) this.#checkLater();
   }
 

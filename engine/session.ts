@@ -5,19 +5,10 @@
  *
  * @module
  */
-import {
-  EAGAIN,
-  ECANCELED,
-  ECONNREFUSED,
-  ERR,
-  ETIMEDOUT,
-  F_DUPFD_CLOEXEC,
-  HUP,
-  OUT,
-} from "../sys/constants.ts";
+import { EAGAIN, ECANCELED, ECONNREFUSED, ERR, ETIMEDOUT, HUP, OUT } from "../sys/constants.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
-import { Fd } from "../sys/fd.ts";
+import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, disconnectFromItself, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
@@ -147,9 +138,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   #lacksDescriptor(): boolean {
-    const fd = libc.fcntl(this.#client, F_DUPFD_CLOEXEC);
-    if (fd >= 0) libc.close(fd);
-    return isShortage(-fd);
+    return isShortage(-freeNumber(this.#client));
   }
 
   #begin(target: Target): void {

@@ -399,6 +399,13 @@ function mustSucceed<T>(syscall: string, fd: number, result: T): T {
   throw new SystemError(syscall, fd, result);
 }
 
+/** The lowest number that is free, by a duplicate of `fd`; a negative errno where there is none (fcntl(2)). */
+export function freeNumber(fd: number): number {
+  const number = libc.fcntl(fd, F_DUPFD_CLOEXEC);
+  if (number >= 0) libc.close(number);
+  return number;
+}
+
 function kindOf(fd: number, type: number): Kind {
   if (type === S_IFIFO) return "pipe";
   if (type === S_IFSOCK) return "socket";
