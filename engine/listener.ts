@@ -7,8 +7,11 @@ import type { Host } from "./channel.ts";
 import { Connection } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
 
-/** How many connections are accepted before others have their turn. */
-const ACCEPTS_PER_TURN = 32;
+/** How many connections are accepted before others have their turn: few, as for MAX_EVENTS in sys/epoll.ts. */
+const ACCEPTS_PER_TURN = 4;
+
+/** After so many in a row that are forbidden, none can be accepted. */
+const MAX_FORBIDDEN = 32;
 
 /** What a listener asks and tells its service. */
 export interface Acceptor {
@@ -31,6 +34,8 @@ export class Listener implements Watcher {
   readonly #acceptor: Acceptor;
   #watched = UNWATCHED;
   #isClosed = false;
+  /** How many in a row were forbidden: a firewall forbids one connection, a seccomp filter all of them. */
+  #forbidden = 0;
 
   constructor(fd: Fd, host: Host, acceptor: Acceptor) {
     this.fd = fd;
@@ -56,7 +61,6 @@ export class Listener implements Watcher {
 
   run(): void {
     const { fd } = this.fd, acceptor = this.#acceptor;
-    let forbidden = 0;
     for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
       if (!acceptor.mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
@@ -64,16 +68,15 @@ export class Listener implements Watcher {
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) return acceptor.onFailure(new SystemError("fcntl", fd, refused));
       const accepted = accept(fd);
+      if (accepted !== -EPERM) this.#forbidden = 0;
+      else if (++this.#forbidden < MAX_FORBIDDEN) continue;
       if (typeof accepted !== "number") acceptor.onAccepted(accepted.fd, accepted.peer);
       else if (accepted === -EAGAIN) return;
       else if (isShortage(-accepted)) return acceptor.onShortage();
-      // A firewall forbids one connection, a seccomp filter all of them.
-      else if (accepted === -EPERM) forbidden++;
       else if (!concernsOneConnection(accepted)) {
         return acceptor.onFailure(new SystemError("accept", fd, accepted));
       }
     }
-    if (forbidden === ACCEPTS_PER_TURN) acceptor.onFailure(new SystemError("accept", fd, EPERM));
   }
 
   /** Puts the flag back that other processes share. */
