@@ -65,13 +65,6 @@ const ROUNDS_PER_CALL = 64;
 const COMPILE_AFTER_ROUNDS = 64;
 
 /**
- * Where more than two descriptors were ready in a round, more will be in a moment: the loop looks so
- * many times, 3 us in all, before it sleeps. To be woken takes longer, and whoever sends to us
- * pays for it: `ab -k` makes 1.02 times as many requests (`deno task bench:serving --tests=kept`).
- */
-const LOOKS_BEFORE_SLEEP = 8;
-
-/**
  * How many loops run in this program and do not wait on the other thread. Only one that is alone
  * waits on this one: forty that did would each keep the others waiting for their `yieldAfter`.
  */
@@ -94,8 +87,6 @@ export class Loop {
   /** Calls under way on other threads. */
   #threads = 0;
   #rounds = 0;
-  /** How many descriptors were ready in the last round. */
-  #ready = 0;
   /** How many descriptors are ready in this round, and were not dispatched yet. */
   #toCome = 0;
   #isClosed = false;
@@ -282,8 +273,7 @@ export class Loop {
       if (busy) return busy;
       const isAlone = awake === 1;
       const mayWait = isAlone && !this.#yieldDue && this.#tasks.length === 0;
-      const count = mayWait ? this.#wait() : this.#epoll.wait(0);
-      this.#ready = count;
+      const count = this.#epoll.wait(mayWait ? -1 : 0);
       this.#time = 0;
       for (let i = 0; i < count; i++) {
         this.#toCome = count - 1 - i;
@@ -298,15 +288,6 @@ export class Loop {
       return wait ? this.#waitOnThread() : libc.rest();
     }
     return undefined;
-  }
-
-  /** Waits on this thread until something is ready. */
-  #wait(): number {
-    for (let looks = this.#ready > 2 ? LOOKS_BEFORE_SLEEP : 0; looks > 0; looks--) {
-      const count = this.#epoll.wait(0);
-      if (count !== 0) return count;
-    }
-    return this.#epoll.wait(-1);
   }
 
   async #waitOnThread(): Promise<void> {
