@@ -257,11 +257,7 @@ const MAX_MISSES = 3;
 /** To receive and send up to so many bytes costs less than two splices. */
 const SMALL_BYTES = 16 * 1024;
 
-/** How many small pieces may be held back until all that is ready has been read. */
-const MAX_FULL_BUFFERS = 32;
-
-/** How many of these buffers are in use; and those that are not, which are kept. */
-let buffersInUse = 0;
+/** Buffers of that size which are not in use: no more than one wait of epoll has events. */
 const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 
 /** Between two sockets of ours: small pieces through memory, large ones through a pipe. */
@@ -290,7 +286,7 @@ class BetweenSockets extends ThroughPipe {
   }
 
   override get mayWait(): boolean {
-    return this.#buffered > 0 && buffersInUse < MAX_FULL_BUFFERS;
+    return this.#buffered > 0;
   }
 
   override get held(): number {
@@ -303,7 +299,6 @@ class BetweenSockets extends ThroughPipe {
       this.#isLarge = length >= SMALL_BYTES;
       return length;
     }
-    buffersInUse++;
     this.#buffer = spareBuffers.pop() ?? new Uint8Array(SMALL_BYTES);
     const length = libc.recv(this.#from.fd, this.#buffer, 0, Math.min(most, SMALL_BYTES));
     this.#isLarge = length === SMALL_BYTES;
@@ -347,7 +342,6 @@ class BetweenSockets extends ThroughPipe {
 
   /** Gives its buffer back. */
   #giveBuffer(): void {
-    buffersInUse--;
     spareBuffers.push(this.#buffer);
     this.#buffer = empty;
     this.#buffered = 0;
