@@ -302,6 +302,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       length = route.drain();
       if (length <= 0) return this.#stalled(WRITE, length);
       this.bytes += length;
+      if (this.sink.delaysAck) this.sink.hasSentFirst();
       this.#count("write", this.wfd, length);
       if (route.held > 0) return this.#wait(WRITE, true);
       if (!more || this.bytes >= enough || this.#host.stopped) break;

@@ -111,6 +111,12 @@ export class Endpoint implements Watcher {
     this.connection?.restore(this.fd.fd);
   }
 
+  /** The first bytes were sent, and with them the acknowledgement: from now on these go at once. */
+  hasSentFirst(): void {
+    this.delaysAck = false;
+    libc.setQuickAck(this.fd.fd, true);
+  }
+
   // ---- Joining and leaving.
 
   addReader(channel: Channel): void {

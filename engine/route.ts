@@ -318,18 +318,11 @@ class BetweenSockets extends ThroughPipe {
       : this.#unsent.length > 0
       ? this.#sendUnsent()
       : super.drain();
-    if (sent > 0 && !this.#hasSent) this.#sentFirst();
+    if (sent > 0) this.#hasSent = true;
     // A part of a packet may be held back in the socket (MSG_MORE) for these bytes, which cannot
     // follow at once.
     if (sent === -EAGAIN && this.channel.readsOn) libc.setNoDelay(this.#to.fd);
     return sent;
-  }
-
-  #sentFirst(): void {
-    const { sink } = this.channel;
-    this.#hasSent = true;
-    if (sink.delaysAck) libc.setQuickAck(this.#to.fd, true);
-    sink.delaysAck = false;
   }
 
   #sendBuffer(): number {

@@ -199,6 +199,11 @@ export class Service implements ServiceStatus {
     return this.#host;
   }
 
+  /** Whether it accepts no more, and ends with its last connection. */
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
   /** Whether it joins clients of two listening sockets: one waits for the other without a timeout. */
   get isMeeting(): boolean {
     return this.#mate !== undefined;

@@ -63,8 +63,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   #addresses: readonly Address[] = NONE;
   #index = 0;
   #failures = 0;
-  /** Whether the system had no descriptor or memory for the last try. */
-  #isShort = false;
+  /** The errno with which the system had no descriptor or memory for the last try; else 0. */
+  #shortage = 0;
   #target: Address | string | undefined;
   /** What a function of the program has returned, until it is joined, or given back. */
   #given: Fd | undefined;
@@ -121,7 +121,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.#begin(target);
     if (this.#addresses.length > 0) return this.#try();
     // A look-up that has no descriptor fails in several ways, and does not say why.
-    const wasShort = this.#lacksDescriptor();
+    const before = this.#lackOfDescriptors();
     let failed: string | undefined;
     const found = target.find().then((error) => {
       failed = error;
@@ -131,20 +131,20 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       if (this.#isEnded) return;
       this.#begin(target);
       if (failed === undefined) return this.#try();
-      this.#setShort(wasShort || this.#lacksDescriptor());
-      if (this.#isShort) this.#tryLater(() => this.connect(target));
+      this.#setShortage(before || this.#lackOfDescriptors());
+      if (this.#shortage) this.#tryLater(() => this.connect(target));
       else this.fail(`${target}: ${failed}`);
     });
   }
 
-  #lacksDescriptor(): boolean {
-    return isShortage(-freeNumber(this.#client));
+  #lackOfDescriptors(): number {
+    return shortage(freeNumber(this.#client));
   }
 
   #begin(target: Target): void {
     this.#addresses = target.addresses;
     this.#index = target.best;
-    this.#since = this.loop.time;
+    if (!this.#shortage) this.#since = this.loop.time;
   }
 
   get #address(): Address | undefined {
@@ -156,21 +156,13 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     for (;;) {
       const address = this.#address;
       if (!address) return this.fail("the name has no address");
-      const fd = connect(address, this.#delaysAck);
-      this.#setShort(isShortage(-fd));
+      const fd = connect(address, true);
+      this.#setShortage(shortage(fd));
       if (fd >= 0) return this.#watch(fd);
-      if (this.#isShort) return this.#tryLater(() => this.#try());
+      if (this.#shortage) return this.#tryLater(() => this.#try());
       if (fd === -EAGAIN) return this.#service.queue(this);
       if (!this.#failed(-fd)) return;
     }
-  }
-
-  /**
-   * Whether the client's first bytes are to complete the handshake with the target. Those that
-   * `onData` sees go through memory, a route that does not switch the acknowledgement on again.
-   */
-  get #delaysAck(): boolean {
-    return !this.onData;
   }
 
   #watch(fd: number): void {
@@ -184,9 +176,11 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   /** While one session is short, none is accepted, so that it gets what becomes free. */
-  #setShort(isShort: boolean): void {
-    if (isShort === this.#isShort) return;
-    this.#isShort = isShort;
+  #setShortage(errno: number): void {
+    const wasShort = this.#shortage !== 0, isShort = errno !== 0;
+    this.#shortage = errno;
+    if (isShort === wasShort) return;
+    this.#since = performance.now();
     this.#service.setShort(isShort);
   }
 
@@ -209,9 +203,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
 
   #tryLater(again: () => void): void {
     this.loop.after(SHORTAGE_RETRY_MS, () => {
-      if (this.#isEnded) return;
-      this.#since = performance.now(); // that is not the target's fault
-      again();
+      if (!this.#isEnded) again();
     });
   }
 
@@ -265,7 +257,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     const watched = events === undefined ? UNWATCHED : FIRST_WATCH;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
-    server.delaysAck = events !== undefined && this.#delaysAck && isTcp(to);
+    server.delaysAck = events !== undefined && isTcp(to);
     host.loop.watch(to.fd, watched, watched, server); // no system call: its events go to the endpoint now
     this.#sending = new Channel(client, server, this);
     this.#receiving = new Channel(server, client, this);
@@ -384,7 +376,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   fail(error?: string): void {
     if (this.#isEnded) return;
     this.error = error;
-    this.#setShort(false);
+    this.#setShortage(0);
     this.#dropConnecting();
     if (this.#given) this.#giveBack(this.#given);
     if (!this.#sending) libc.close(this.#client);
@@ -411,9 +403,13 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const { connectTimeout, timeout = 0, halfClosed = 0 } = this.#service.options;
     const isPast = (time: number) => time > 0 && now - this.#since >= time;
     if (!this.#sending || !this.#receiving) {
-      if (this.#isShort || this.#service.isMeeting || !isPast(connectTimeout)) return;
+      // It is not the target's fault. But a service that drains is to end some time.
+      if (this.#shortage && !this.#service.isClosed) this.#since = now;
+      if (this.#service.isMeeting || !isPast(connectTimeout)) return;
       this.#dropConnecting();
-      if (this.#addresses.length === 0) {
+      if (this.#shortage) {
+        this.fail(`${this.#service.target}: ${libc.strerror(this.#shortage)}`);
+      } else if (this.#addresses.length === 0) {
         this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
       } else if (this.#failed(ETIMEDOUT)) this.#try();
       return;
@@ -465,6 +461,11 @@ function refusal(fd: number, address: Address, events: number): number {
     if (libc.getpeername(fd) < 0) return ECONNREFUSED;
   }
   return disconnectFromItself(fd, address) ? ECONNREFUSED : 0;
+}
+
+/** The errno of a call that returned `result`, where it failed for want of a descriptor or memory; else 0. */
+function shortage(result: number): number {
+  return isShortage(-result) ? -result : 0;
 }
 
 function isTcp(fd: Fd): boolean {

@@ -66,7 +66,7 @@ function refused(
   return { call: { name, errno, after, lasts } };
 }
 
-const EPERM = 1, ENOMEM = 12, ENOSYS = 38;
+const EPERM = 1, ENOMEM = 12, EMFILE = 24, ENOSYS = 38;
 
 export const CASES: [string, Plan][] = [
   [
@@ -400,6 +400,20 @@ export const SERVE_CASES: [string, ServePlan][] = [
     servePlan([{}], [{ diesAfter: 0 }], {
       target: "function",
       copying: plan([{}], [[0, 0]], { throwsAt: 1 }),
+    }),
+  ],
+  [
+    "fcntl(2) finds no free descriptor, ever: a service that drains does not wait for one for ever",
+    servePlan([{}], [{}], {
+      target: "nobody",
+      copying: plan([{}], [[0, 0]], { refusals: refused("F_DUPFD_CLOEXEC", EMFILE) }),
+    }),
+  ],
+  [
+    "send(2) is refused: the target's bytes are acknowledged at once when the first were written otherwise",
+    servePlan([{ pieces: [1] }], [{}], {
+      connects: ["later"],
+      copying: plan([{}], [[0, 0]], { rate: 500, refusals: refused("send", EPERM, 0, false) }),
     }),
   ],
 ];
