@@ -110,9 +110,9 @@ const MUTANTS: Mutant[] = [
   },
   {
     name: "an acknowledgement that waits for what is sent next",
-    file: "engine/route.ts",
-    before: "if (sink.delaysAck) libc",
-    after: "if (!sink) libc",
+    file: "engine/channel.ts",
+    before: "if (this.sink.delaysAck)",
+    after: "if (!this.sink)",
   },
   {
     name: "an event that is reported once, and is not all there is",
