@@ -126,6 +126,12 @@ const CHECKS_UNTIL_GROWTH = 64;
 /** Errors of one call, which say nothing of the connection's other direction. */
 const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
 
+/** The first and the longest time until it is looked again whether all is acknowledged, in milliseconds. */
+const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
+
+/** For how long a peer that acknowledges nothing is waited for until it is reset. */
+const UNACKNOWLEDGED_MS = 60_000;
+
 /** What a channel waits for that has no endpoint to wait at: as READ and WRITE. */
 const NOTHING = -1;
 
@@ -145,9 +151,10 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   /**
    * New, open, or how it ended. Lingering: the write side has failed, and what the
    * peer still sends is read and dropped, so that it gets our reply to the other
-   * direction.
+   * direction. Draining: the read side was cut off, and the write side is to be reset
+   * once its peer has acknowledged all that was sent.
    */
-  #phase: "new" | "open" | "lingering" | End = "new";
+  #phase: "new" | "open" | "lingering" | "draining" | End = "new";
   /** What it is counted for at its endpoints: READ at the source, WRITE at the sink. */
   #waitsFor = NOTHING;
   /** How many times in a row nothing has moved although epoll had called its endpoint ready. */
@@ -210,7 +217,9 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   }
   get ended(): End | undefined {
     const phase = this.#phase;
-    return phase === "new" || phase === "open" || phase === "lingering" ? undefined : phase;
+    const isOver = phase !== "new" && phase !== "open" && phase !== "lingering" &&
+      phase !== "draining";
+    return isOver ? phase : undefined;
   }
   get waitsFor(): number {
     return this.#waitsFor;
@@ -430,7 +439,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
 
   #endOfFile(): void {
     const lost = this.source.connection?.error;
-    if (lost) return this.#fail("read", lost);
+    // EPIPE: the peer had ended its side before its reset, so this end is true (tcp_reset() of Linux).
+    if (lost && lost !== EPIPE) return this.#fail("read", lost);
     this.#host.onOperation?.("read", this.rfd, 0, this);
     this.#end("eof");
   }
@@ -443,6 +453,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   sinkHungUp(): void {
     const { fd, connection } = this.sink;
     const route = this.#route;
+    if (this.#phase === "draining" && libc.poll(fd.io, 0) & HUP) return this.#end("error");
     if (!this.#isOpen || route.held > 0) return;
     const events = libc.poll(fd.io, 0);
     if (events < 0) return this.#fail("write", events);
@@ -481,6 +492,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     this.error ??= error;
     if (connection && !OF_CALLS.includes(error.errno)) connection.error = error.errno;
     if (operation === "write" && this.#peerAwaitsReply) this.#linger();
+    else if (operation === "read" && this.#isCutOff) this.#passReset();
     else this.#end("error");
     this.#host.onError?.(error, this); // last, so that the callback finds the descriptors closed
   }
@@ -488,7 +500,36 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   /** Whether the peer that it reads waits for an answer on the same TCP connection. */
   get #peerAwaitsReply(): boolean {
     const { fd, connection } = this.source;
-    return !this.#host.stopped && connection?.wasWritten === true && !fd.isUnix;
+    return !this.#host.stopped && connection?.wasWritten === true && !fd.isUnix &&
+      !this.source.resets;
+  }
+
+  /** Whether the peer that it reads has gone, with an error, and a TCP peer is to learn of that. */
+  get #isCutOff(): boolean {
+    const { source, sink } = this;
+    // A call that is refused, by a filter for example, says nothing of the peer.
+    return source.passesReset && !sink.fd.isUnix && (libc.poll(source.fd.io, 0) & HUP) !== 0;
+  }
+
+  /** An end of file would let what was cut off look whole. */
+  #passReset(): void {
+    this.sink.resets = true;
+    this.#route.release();
+    this.#waitFor(NOTHING);
+    this.#phase = "draining";
+    libc.setNoDelay(this.wfd); // for a part of a packet that waits for the end (MSG_MORE)
+    this.#endOnceAcknowledged(Infinity, this.loop.time, FIRST_LOOK_MS);
+  }
+
+  /** A reset drops what is not acknowledged: so much that was `before`, as last changed at `since`. */
+  #endOnceAcknowledged(before: number, since: number, pause: number): void {
+    if (this.#phase !== "draining") return;
+    const bytes = libc.bytesUnacknowledged(this.wfd);
+    if (bytes < 0) this.sink.resets = false; // the system does not tell: the kernel sends them, and the end
+    const now = this.loop.time, changed = bytes < before ? now : since;
+    if (bytes <= 0 || now - changed >= UNACKNOWLEDGED_MS) return this.#end("error");
+    const next = Math.min(2 * pause, LAST_LOOK_MS);
+    this.loop.after(pause, () => this.#endOnceAcknowledged(bytes, changed, next));
   }
 
   /**
@@ -517,13 +558,14 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (this.source.isEdgeTriggered) this.loop.soon(this); // and so does the rest
   }
 
-  /** The peer has stopped sending, or had its time. */
+  /** The peer has stopped sending, or had its time, or nobody is there any more whose reply it could wait for. */
   endLingering(): void {
-    this.#end(this.error ? "error" : "hangup");
+    if (this.#phase === "lingering") this.#end(this.error ? "error" : "hangup");
   }
 
   /** Ends it unless it has something to deliver, or another thread may bring something. */
   stop(): void {
+    if (this.#phase === "draining") return;
     const { held, isUnderWay } = this.#route;
     if (held === 0 && !isUnderWay || this.#phase === "lingering") this.#end("stopped");
   }

@@ -51,6 +51,10 @@ export class Endpoint implements Watcher {
   isEnding = false;
   /** Whether its first acknowledgement goes with the first bytes that are sent (connect in sys/socket.ts). */
   delaysAck = false;
+  /** Whether who is written to learns by a reset that its peer was cut off. */
+  passesReset = false;
+  /** Whether its own peer is to get a reset when it is closed, in place of an end of file. */
+  resets = false;
   readonly #loop: Loop;
   readonly #onClose: (endpoint: Endpoint) => void;
   /**
@@ -145,7 +149,8 @@ export class Endpoint implements Watcher {
     const isLast = this.connection?.removeWriter();
     // A socket of ours that nobody reads any more is closed now, which tells the peer as well.
     const isClosing = this.fd.isOurs && this.#readers.length === 0;
-    const error = isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined;
+    const tells = isLast && !isClosing && !this.resets;
+    const error = tells ? this.fd.tryShutdown(SHUT_WR) : undefined;
     if (isLast) this.connection?.startLingering(this.#loop);
     return this.#leave(error);
   }
@@ -162,6 +167,7 @@ export class Endpoint implements Watcher {
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
     // Who made it may have had close(2) drop what is not sent yet, or wait for that.
     if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
+    if (this.resets) libc.setReset(this.fd.fd);
     this.#onClose(this);
     const lost = this.fd.tryClose();
     return error ?? lost ?? kept;

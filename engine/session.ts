@@ -255,6 +255,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     // 4.2.3.4) would hold the next small piece back.
     if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
+    client.passesReset = true;
     const watched = events === undefined ? UNWATCHED : FIRST_WATCH;
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     server.delaysAck = events !== undefined && isTcp(to);
@@ -367,6 +368,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     this.channels.delete(channel);
     // A channel tells of its error after its end, and with the second one this connection ends.
     if (channel.error) this.onError(channel.error, channel);
+    if (channel.sink.resets) this.#receiving?.endLingering();
     if (this.#sending?.ended && this.#receiving?.ended) this.#end();
   }
 

@@ -575,7 +575,7 @@ export function getpeername(socket: number): number {
 }
 
 const on = new Int32Array([1]), off = new Int32Array([0]);
-const noLinger = new Int32Array([0, 0]); // struct linger
+const noLinger = new Int32Array([0, 0]), reset = new Int32Array([1, 0]); // struct linger
 
 /** Switches an option of a socket on, or off (setsockopt(2)). */
 export function setsockopt(fd: number, level: number, option: number, value = on): number {
@@ -608,11 +608,29 @@ export function setNoLinger(fd: number): void {
   setsockopt(fd, SOL_SOCKET, SO_LINGER, noLinger);
 }
 
+/**
+ * Has close(2) reset a TCP connection: its peer gets an error in place of an end of file, and
+ * nothing of what it has not acknowledged yet (socket(7); RFC 9293, 3.10.5, "ABORT").
+ */
+export function setReset(fd: number): void {
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, reset);
+}
+
 /** How many bytes wait to be read (FIONREAD: unix(7), tcp(7)). */
 export function bytesQueued(fd: number): number {
   const FIONREAD = 0x541bn;
+  return countOf(fd, FIONREAD);
+}
+
+/** How many bytes a TCP peer has not acknowledged (SIOCOUTQ: tcp(7)). */
+export function bytesUnacknowledged(fd: number): number {
+  const SIOCOUTQ = 0x5411n;
+  return countOf(fd, SIOCOUTQ);
+}
+
+function countOf(fd: number, request: bigint): number {
   const count = new Int32Array(1);
-  const result = checked(c.ioctl(fd, FIONREAD, count));
+  const result = checked(c.ioctl(fd, request, count));
   return result < 0 ? result : count[0] ?? 0;
 }
 

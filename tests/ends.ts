@@ -283,9 +283,23 @@ function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
 export function tcpPair(): [End, End] {
   const address = new Uint8Array(16);
   using listener = listenAt(address);
+  return [connectTo(address), accepted(listener)];
+}
+
+/** A connection to a port of the loopback device, which has to be accepted, or queued, at once. */
+export function connected(port: number): End {
+  const address = new Uint8Array(16);
+  const view = new DataView(address.buffer);
+  view.setUint16(0, AF_INET, true);
+  view.setUint16(2, port);
+  address.set([127, 0, 0, 1], 4);
+  return connectTo(address);
+}
+
+function connectTo(address: Uint8Array<ArrayBuffer>): End {
   const client = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("connect", libc.connect(client.fd, address, 16));
-  return [client, accepted(listener)];
+  return client;
 }
 
 /** An instance of epoll(7), which is open for reading and writing, and can do neither. */

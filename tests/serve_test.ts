@@ -1,9 +1,10 @@
 /** One process for all connections: listening descriptors and their targets. */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { unixAddress } from "../sys/socket.ts";
 import { readAll, readText, writeAll } from "./connections.ts";
 import {
   accepted,
+  connected,
   deaf,
   type End,
   listeningForMessages,
@@ -926,6 +927,51 @@ Deno.test("v reports each connection, and --stats=json prints a line for it", as
     sent: 5,
     received: 5,
   });
+  target.close();
+});
+
+Deno.test("a client that resets: its target gets all that was sent, and then a reset, not an end of file", async () => {
+  const { listener: target, port: to } = serving();
+  const upload = noise(1 << 20);
+  const stderr = await withService(() => `--stats=json 3 127.0.0.1:${to}`, async (port) => {
+    const client = connected(port);
+    await client.write(upload);
+    using server = accepted(target);
+    while (client.onTheirWay > 0) await pause();
+    client.resetOnClose();
+    client.close();
+    const got = await within("all that was sent", server.readExactly(upload.length));
+    assert(same(got, upload), `${got.length} bytes of ${upload.length}`);
+    await assertRejects(() => within("the reset", server.read()), Error, "read failed");
+    // The service goes on.
+    using next = connected(port);
+    using served = accepted(target);
+    await next.write("next");
+    assertEquals(await within("the next client's", served.readText(4)), "next");
+  });
+  const [one] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
+    JSON.parse(line)
+  );
+  assertEquals([one.sent, one.error], [
+    upload.length,
+    "read client: Connection reset by peer",
+  ]);
+  target.close();
+});
+
+Deno.test("a client that resets what was whole: its target sees the end of file", async () => {
+  const { listener: target, port: to } = serving();
+  const stderr = await withService(() => `--stats=json 3 127.0.0.1:${to}`, async (port) => {
+    const client = connected(port);
+    using server = accepted(target);
+    await client.write("all of it");
+    client.shutdownWrite();
+    while (client.onTheirWay > 0) await pause();
+    client.resetOnClose();
+    client.close();
+    assertEquals(decoder.decode(await within("the end", server.readAll())), "all of it");
+  });
+  assertMatch(stderr, /"sent":9,/);
   target.close();
 });
 

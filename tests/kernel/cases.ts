@@ -416,4 +416,23 @@ export const SERVE_CASES: [string, ServePlan][] = [
       copying: plan([{}], [[0, 0]], { rate: 500, refusals: refused("send", EPERM, 0, false) }),
     }),
   ],
+  [
+    "a client that has ended its side, and is reset for our answer, has not cut anything off",
+    servePlan(
+      [{ kind: "tcp", pieces: [4095], diesAfter: 0 }],
+      [{ kind: "tcp", roomBack: 37, pieces: [1], isFar: true }],
+      {
+        proxyProtocol: 1,
+        connects: ["later"],
+        copying: plan([{}], [[0, 0]], { choices: [0, 0] }),
+      },
+    ),
+  ],
+  [
+    "a client that is reset while its target reads slowly: that gets all, and then the reset",
+    servePlan(
+      [{ kind: "tcp", pieces: [10, 10, 10], end: "reset" }],
+      [{ kind: "tcp", roomBack: 7, reads: [1], pauses: [0, 30] }],
+    ),
+  ],
 ];

@@ -306,6 +306,8 @@ export class StreamSocket extends File {
   isClosed = false;
   /** Closing it resets the connection (SO_LINGER, 0). */
   resets = false;
+  /** Its peer has done so. */
+  wasReset = false;
   /** It is being connected: nothing is ready. */
   isConnecting = false;
   /** The number of messages in its error queue, for which poll(2) reports ERR; -1: one that cannot be received. */
@@ -535,6 +537,7 @@ export class StreamSocket extends File {
 
   #wasReset(): void {
     if (this.isGone) return;
+    this.wasReset = true;
     // tcp_reset(): EPIPE if the peer had ended its side before.
     this.pending = this.isDone ? EPIPE : ECONNRESET;
     this.isGone = true;
@@ -564,6 +567,19 @@ export class StreamSocket extends File {
     return 0;
   }
 
+  /** How many bytes were sent to it and have not arrived. */
+  get bytesComing(): number {
+    return this.coming.reduce(
+      (sum, item) => sum + (typeof item === "object" && "bytes" in item ? item.bytes.length : 0),
+      0,
+    );
+  }
+
+  /** How many bytes its TCP peer has not acknowledged, which are those that have not arrived. */
+  get unacknowledged(): number {
+    return this.peer?.bytesComing ?? 0;
+  }
+
   override closed(): void {
     this.isClosed = true;
     const { peer } = this;
@@ -579,10 +595,7 @@ export class StreamSocket extends File {
       peer.edges++;
       return;
     }
-    this.held = this.coming.reduce(
-      (sum, item) => sum + (typeof item === "object" && "bytes" in item ? item.bytes.length : 0),
-      0,
-    );
+    this.held = this.bytesComing;
     if (unread || this.resets) return this.#reset();
     if (!(this.down & SEND)) this.#send("fin");
     this.down |= SEND;

@@ -303,6 +303,11 @@ export function setsockopt(fd: number, _level: number, _option: number): number 
 export function setNoLinger(fd: number): void {
   setsockopt(fd, SOL_SOCKET, SO_LINGER);
 }
+export function setReset(fd: number): void {
+  if (setsockopt(fd, SOL_SOCKET, SO_LINGER) < 0) return;
+  const { file } = world.get(fd, "setsockopt");
+  if (file instanceof StreamSocket) file.resets = true;
+}
 export function setNoDelay(fd: number): void {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY);
   const { file } = world.get(fd, "setsockopt");
@@ -338,6 +343,13 @@ export function bytesQueued(fd: number): number {
   }
   if (file instanceof StreamSocket) return file.queue.reduce((sum, piece) => sum + piece.length, 0);
   return -ENOTTY;
+}
+export function bytesUnacknowledged(fd: number): number {
+  world.enter();
+  const { file } = world.get(fd, "ioctl");
+  const refused = world.refusal("ioctl");
+  if (refused) return -refused;
+  return file instanceof StreamSocket ? file.unacknowledged : -ENOTTY;
 }
 export function shutdown(fd: number, how: number): number {
   world.enter();
@@ -427,8 +439,10 @@ const seam: typeof real = {
   setsockopt,
   setNoDelay,
   setNoLinger,
+  setReset,
   setQuickAck,
   bytesQueued,
+  bytesUnacknowledged,
   shutdown,
   isIgnored,
   ignore,

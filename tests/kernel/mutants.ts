@@ -21,8 +21,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "a missing shutdown",
     file: "engine/endpoint.ts",
-    before: "isLast && !isClosing ? this.fd.tryShutdown(SHUT_WR) : undefined",
-    after: "isLast && !isClosing ? undefined : undefined",
+    before: "tells ? this.fd.tryShutdown(SHUT_WR) : undefined",
+    after: "undefined",
   },
   {
     name: "a lost wake-up",
@@ -113,6 +113,18 @@ const MUTANTS: Mutant[] = [
     file: "engine/channel.ts",
     before: "if (this.sink.delaysAck)",
     after: "if (!this.sink)",
+  },
+  {
+    name: "an upload that was cut off, and looks whole",
+    file: "engine/endpoint.ts",
+    before: "if (this.resets) libc.setReset(this.fd.fd);",
+    after: "",
+  },
+  {
+    name: "a reset that overtakes what was sent",
+    file: "engine/channel.ts",
+    before: "if (bytes <= 0 || now - changed",
+    after: "if (bytes <= Infinity || now - changed",
   },
   {
     name: "an event that is reported once, and is not all there is",

@@ -146,9 +146,10 @@ class Serving {
     this.#world.actors.push(new Feeder(wire), new Drainer(wire));
   }
 
-  #come(listening: Listening, plan: WirePlan): void {
+  #come(listening: Listening, plan: WirePlan, isTarget: boolean): void {
     if (listening.isClosed) return; // it is refused
     const wire = this.#wire(plan, listening.family);
+    wire.isTarget = isTarget;
     if (wire.source?.file instanceof StreamSocket) {
       listening.waiting.push(wire.source.file);
       this.#waiting.set(wire.source.file, wire);
@@ -221,6 +222,7 @@ class Serving {
     const plan = servers[this.#servers++ % servers.length];
     if (!plan) return -ECONNREFUSED;
     const wire = this.#wire(plan, address.isUnix ? "unix" : "tcp");
+    wire.isTarget = true;
     const near = wire.source?.file;
     if (!wire.source || !(near instanceof StreamSocket)) return -ECONNREFUSED;
     const fd = this.#install(wire, wire.source);
@@ -320,7 +322,7 @@ class Serving {
     world.give(fd, description);
     this.#listeners.push(description.hold());
     for (const comer of comers) {
-      const come = () => this.#come(listening, comer);
+      const come = () => this.#come(listening, comer, fd === MATE);
       world.actors.push(new Comer(`somebody comes to ${fd}`, comer.arrivesAt, world, come));
     }
     return listening;

@@ -25,6 +25,7 @@ import {
 import {
   Description,
   Device,
+  ECONNRESET,
   type File,
   MessageSocket,
   PAGE,
@@ -106,6 +107,8 @@ export class Wire {
   /** Whether the peer has caused an error for channels that read it, and for those that write it. */
   sourceFault = false;
   sinkFault = false;
+  /** Whether it is what a client is joined with. */
+  isTarget = false;
   feedEnded = false;
   drainEnded = false;
   /** Whether it is a connection that is served: both its ways are used, whatever channels there are yet. */
@@ -405,8 +408,10 @@ export class Drainer implements Actor {
       wire.sawEnd = true;
       checkEnd(wire);
     } else {
-      // Bytes of the other direction that will not be read, because its channel has failed.
-      wire.sawEnd = wire.readers.some(({ status }) => status?.error !== undefined);
+      // Bytes of the other direction that will not be read, because its channel has failed; or a
+      // client was cut off.
+      wire.sawEnd = wire.readers.some(({ status }) => status?.error !== undefined) ||
+        wire.writers.some((track) => isCutOff(track));
       wire.world.log(() => `${this.name} gets an error`);
     }
     wire.drainEnded = true;
@@ -423,9 +428,22 @@ export class Drainer implements Actor {
   }
 }
 
+/** Whether the client of a served connection was cut off. */
+function isCutOff({ from, status }: Track): boolean {
+  const error = status?.error;
+  return from.sourceFault && error?.syscall === "read" && error.errno === ECONNRESET;
+}
+
 /** An end of file that a peer sees has to be one. */
 function checkEnd(wire: Wire): void {
   if (wire.sinkFault) return;
+  const far = wire.drain?.file;
+  // A write can have told of the reset: then a read finds the end.
+  const isTold = !(far instanceof StreamSocket && far.family === "tcp") || far.wasReset;
+  const mustBeTold = wire.isTarget && !wire.world.refusals.call;
+  if (mustBeTold && !isTold && wire.writers.some((track) => isCutOff(track))) {
+    wire.world.fail(`${wire.name} is at its end, and its client was cut off`);
+  }
   for (const { status, name } of wire.writers) {
     if (status && (status.ended !== undefined || status.error)) continue;
     wire.world.fail(`${wire.name} is at its end, and ${name} has not ended`);
@@ -1009,6 +1027,7 @@ export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
     checkStatus(world, track);
     if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
     if (!from.source || !to.sink) continue;
+    if (isCutOff(track)) continue; // all that it waits for is that its bytes are acknowledged
     if (world.isUnderWay(from.source) || world.isUnderWay(to.sink)) continue;
     // One of those that need a thread can wait for one, until it is heard that another one has it no more.
     if (world.calls.size >= MANY_CALLS) continue;
