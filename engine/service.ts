@@ -103,7 +103,7 @@ export type ServeTarget =
  */
 export type Connect = (peer: string, signal: AbortSignal) => Descriptor | Promise<Descriptor>;
 
-/** After so long a unix socket is tried again whose queue was full. */
+/** After so long a unix socket is tried again whose queue was full, and any target where no local port was free. */
 const QUEUE_RETRY_MS = 5;
 
 /** Descriptors that are left to the program and to pipes, where their limit bounds the connections. */
@@ -139,7 +139,7 @@ export class Service implements ServiceStatus {
   #isClosed = false;
   /** Whether it keeps the loop running. */
   #isRunning = true;
-  /** Sessions that found the queue of a unix socket full. */
+  /** Sessions that found the queue of a unix socket full, or no local port free. */
   readonly #queued = new Set<Session>();
   /** How many sessions wait for a descriptor or memory. */
   #shortages = 0;
@@ -427,13 +427,18 @@ export class Service implements ServiceStatus {
     for (const service of this.#all) service.drain();
   }
 
-  /** The target's queue is full: tries again in a while, one of those that wait after the other. */
+  /** The target's queue is full, or no local port is free: tries again in a while, one of those that wait after the other. */
   queue(session: Session): void {
     if (this.#queued.size === 0) this.host.loop.after(QUEUE_RETRY_MS, () => this.#tryQueued());
     this.#queued.add(session);
   }
 
-  /** Tries them until one finds the queue full again. */
+  /** Whether it is one of those. */
+  isQueued(session: Session): boolean {
+    return this.#queued.has(session);
+  }
+
+  /** Tries them until one finds that it is still so. */
   #tryQueued(): void {
     const queued = [...this.#queued];
     this.#queued.clear();

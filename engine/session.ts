@@ -5,12 +5,21 @@
  *
  * @module
  */
-import { EAGAIN, ECANCELED, ECONNREFUSED, ERR, ETIMEDOUT, HUP, OUT } from "../sys/constants.ts";
+import {
+  EADDRNOTAVAIL,
+  EAGAIN,
+  ECANCELED,
+  ECONNREFUSED,
+  ERR,
+  ETIMEDOUT,
+  HUP,
+  OUT,
+} from "../sys/constants.ts";
 import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
-import { Address, connect, disconnectFromItself, setKeepAlive } from "../sys/socket.ts";
+import { Address, connect, disconnectFromItself, lacksPort, setKeepAlive } from "../sys/socket.ts";
 import { Channel, type ChannelStatus, type Host } from "./channel.ts";
 import { Connection, Endpoint, FIRST_WATCH } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -160,7 +169,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
       this.#setShortage(shortage(fd));
       if (fd >= 0) return this.#watch(fd);
       if (this.#shortage) return this.#tryLater(() => this.#try());
-      if (fd === -EAGAIN) return this.#service.queue(this);
+      const isFull = fd === -EAGAIN || fd === -EADDRNOTAVAIL && lacksPort(address);
+      if (isFull) return this.#service.queue(this);
       if (!this.#failed(-fd)) return;
     }
   }
@@ -407,13 +417,18 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     if (!this.#sending || !this.#receiving) {
       // It is not the target's fault. But a service that drains is to end some time.
       if (this.#shortage && !this.#service.isClosed) this.#since = now;
-      if (this.#service.isMeeting || !isPast(connectTimeout)) return;
+      if (this.#service.isMeeting) return; // see Waiting
+      if (this.#hasGone) {
+        return this.fail(`${this.#service.target}: the client went before it answered`);
+      }
+      if (!isPast(connectTimeout)) return;
       this.#dropConnecting();
+      const isWaiting = this.#service.isQueued(this) && !this.#address?.isUnix;
       if (this.#shortage) {
         this.fail(`${this.#service.target}: ${libc.strerror(this.#shortage)}`);
       } else if (this.#addresses.length === 0) {
         this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
-      } else if (this.#failed(ETIMEDOUT)) this.#try();
+      } else if (this.#failed(isWaiting ? EADDRNOTAVAIL : ETIMEDOUT)) this.#try();
       return;
     }
     this.#keepAlive(this.#sending);
@@ -429,6 +444,11 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     } else if ((this.#sending.ended || this.#receiving.ended) && isPast(halfClosed)) {
       this.cut(ETIMEDOUT, `half-closed: nothing moved for ${halfClosed / 1000} s`);
     }
+  }
+
+  /** Whether the client has reset its connection, or closed its unix socket, with nothing to deliver: it needs no place here. */
+  get #hasGone(): boolean {
+    return (libc.poll(this.#client, 0) & HUP) !== 0 && libc.bytesQueued(this.#client) === 0;
   }
 
   /**

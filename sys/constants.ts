@@ -91,6 +91,7 @@ export const TCP_NODELAY = 1;
 export const TCP_QUICKACK = 12;
 /** The type of a socket that carries a stream. */
 export const SOCK_STREAM = 1;
+export const SOCK_DGRAM = 2;
 /** Unix sockets. */
 export const AF_UNIX = 1;
 /** The Internet's, version 4. */

@@ -18,6 +18,7 @@ import {
   EOPNOTSUPP,
   SO_KEEPALIVE,
   SO_REUSEADDR,
+  SOCK_DGRAM,
   SOCK_STREAM,
   SOL_SOCKET,
 } from "./constants.ts";
@@ -257,10 +258,8 @@ export function accept(listener: number): { fd: number; peer: string } | number 
 }
 
 /** socket(2), with O_NONBLOCK. */
-function newSocket(address: Address): number {
-  return retryingEnoent(() =>
-    checked(calls().socket(address.bytes[0] ?? 0, SOCK_STREAM | NEW_SOCKET, 0))
-  );
+function newSocket(address: Address, type = SOCK_STREAM): number {
+  return retryingEnoent(() => checked(calls().socket(address.bytes[0] ?? 0, type | NEW_SOCKET, 0)));
 }
 
 /**
@@ -281,6 +280,19 @@ export function connect(address: Address, waitsForBytes = false): number {
   if (error === EINPROGRESS || error === EINTR || isOfClock) return fd;
   libc.close(fd);
   return -error;
+}
+
+/**
+ * Whether it is for want of a local port that connect(2) to `address` says EADDRNOTAVAIL: all are
+ * in use (ip_local_port_range in ip(7)). If this machine has no address from which that one can be
+ * reached, it says so of a datagram socket, too, which takes none of these ports.
+ */
+export function lacksPort(address: Address): boolean {
+  const fd = newSocket(address, SOCK_DGRAM);
+  if (fd < 0) return false;
+  const result = calls().connect(fd, address.bytes, address.bytes.length);
+  libc.close(fd);
+  return result === 0;
 }
 
 /**

@@ -590,11 +590,16 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
 });
 
 /** The command in a network of its own, where the kernel chooses one of two ports for those who connect. */
-const ISOLATED = [
-  ...["unshare", "--map-root-user", "--net", "sh", "-c"],
-  'ip link set lo up && echo "45000 45001" >/proc/sys/net/ipv4/ip_local_port_range && exec "$@"',
-  "sh",
-];
+function isolated(act: string): string[] {
+  const ports = 'echo "45000 45001" >/proc/sys/net/ipv4/ip_local_port_range';
+  return [
+    ...["unshare", "--map-root-user", "--net", "sh", "-c"],
+    `ip link set lo up && ${ports} && ${act}`,
+    "sh",
+  ];
+}
+
+const ISOLATED = isolated('exec "$@"');
 
 const itself = "a target that is down is not replaced by a connection of a socket with itself";
 const canIsolate = succeeds([...ISOLATED, "true"]);
@@ -612,6 +617,34 @@ Deno.test(skippedIf(!canIsolate, "no user namespace, or no ip(8)", itself), asyn
   assertEquals(code, 0);
   assertMatch(stderr, /^(iocopy: 127.0.0.1:45000: Connection refused.*\n)+$/);
 });
+
+const withoutPort = "clients for whom there is no local port wait for one, and all are served";
+Deno.test(
+  skippedIf(!canIsolate, "no user namespace, or no ip(8)", needing(["socat"], withoutPort)),
+  async () => {
+    const { listener, port } = serving();
+    // It closes first, so that no port of ours stays in use for a minute (TIME_WAIT).
+    const target =
+      "timeout 60 socat TCP-LISTEN:46000,fork,backlog=5 EXEC:'head -c 5' 3<&- & target=$!";
+    const isThere = "until grep -q ':B3B0 .* 0A ' /proc/net/tcp; do sleep 0.01; done";
+    const ending = '"$@"; status=$?; kill $target; exit $status';
+    using running = iocopy("--exit-idle=1 3 127.0.0.1:46000", { 3: listener }, {
+      command: [...isolated(`{ ${target}; ${isThere}; ${ending}; }`), ...COMMAND],
+    });
+    const clients = await Promise.all(
+      Array.from({ length: 5 }, () => Deno.connect({ hostname: "127.0.0.1", port })),
+    );
+    const answers = await Promise.all(clients.map(async (client) => {
+      await writeAll(client, "hello");
+      const answer = await within("the answer", readAll(client));
+      client.close();
+      return answer;
+    }));
+    assertEquals(answers, Array(5).fill("hello"));
+    listener.close();
+    assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  },
+);
 
 Deno.test(
   "two listeners: what a unix client sends before it goes is delivered",
@@ -657,6 +690,26 @@ Deno.test("--connect-timeout gives up a target that does not reply", async () =>
   assertEquals(stderr, `iocopy: 127.0.0.1:${full.port}: Connection timed out\n`);
   first.close();
   full.listener.close();
+});
+
+Deno.test("a client that resets before its target answers leaves its place to the next one", async () => {
+  using full = await deaf();
+  const { listener, port } = serving();
+  // Each could keep the only place for longer than the test may take.
+  const { running, log } = logged(`-v -c 1 --connect-timeout=40 3 127.0.0.1:${full.port}`, {
+    3: listener,
+  });
+  using _ = running;
+  for (let i = 1; i <= 2; i++) {
+    const client = connected(port);
+    while (!log.lines.some((line) => line.includes(`#${i}: accepted`))) await pause();
+    client.resetOnClose();
+    client.close();
+  }
+  running.kill("SIGHUP");
+  assertEquals((await running.outcome).code, 0);
+  const ended = `127.0.0.1:${full.port}: the client went before it answered; 0 bytes sent`;
+  assertEquals((await log.all()).filter((line) => line.includes(ended)).length, 2);
 });
 
 ofTwins(

@@ -15,7 +15,15 @@ import {
   type SessionStatus,
 } from "../../engine.ts";
 import { Channel } from "../../engine/channel.ts";
-import { EAGAIN, ECONNREFUSED, EINVAL, EMFILE, EPERM, O_NONBLOCK } from "../../sys/constants.ts";
+import {
+  EADDRNOTAVAIL,
+  EAGAIN,
+  ECONNREFUSED,
+  EINVAL,
+  EMFILE,
+  EPERM,
+  O_NONBLOCK,
+} from "../../sys/constants.ts";
 import type { Address } from "../../sys/socket.ts";
 import { Description, Listening, StreamSocket } from "./kernel.ts";
 import type { Plan, ServePlan, WirePlan } from "./plan.ts";
@@ -217,7 +225,7 @@ class Serving {
       this.#shortAt = this.#world.now;
       return -EMFILE;
     }
-    if (address.isUnix && how === "full" && !isHopeless) return -EAGAIN;
+    if (how === "full" && !isHopeless) return address.isUnix ? -EAGAIN : -EADDRNOTAVAIL;
     if (address.isUnix && how === "refused") return -ECONNREFUSED;
     const plan = servers[this.#servers++ % servers.length];
     if (!plan) return -ECONNREFUSED;

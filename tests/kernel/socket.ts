@@ -63,6 +63,10 @@ export function connect(address: Address, waitsForBytes = false): number {
   world.log(() => `connect -> ${result}`);
   return result;
 }
+export function lacksPort(_address: Address): boolean {
+  world.enter();
+  return true;
+}
 export function listen(_address: Address, _waiting: number): number {
   return world.fail("the simulated engine is given its listening sockets");
 }
@@ -94,6 +98,7 @@ export const seam: typeof real = {
   resolveSync,
   accept,
   connect,
+  lacksPort,
   listen,
   localAddress,
   disconnectFromItself,
