@@ -17,6 +17,8 @@ export interface Settings {
   exitIdle: number;
   /** The version of the PROXY protocol to use; 0 for none. */
   proxyProtocol: 0 | 1 | 2;
+  /** One of these options, if one is given: it says nothing where no descriptor listens. */
+  serving: string | undefined;
   /** After how many seconds without a byte to end a half-closed connection; 0 for never. */
   halfClosed: number;
   /** The most bytes per second in each channel; 0 for no limit. */
@@ -68,6 +70,9 @@ export const VALUES = [
   "rate",
 ] as const;
 
+/** Those of them that say how to serve. */
+const OF_SERVING: readonly string[] = ["connections", "connect-timeout", "exit-idle"];
+
 /** Short options, with one dash. */
 export const SHORT: Record<string, string> = {
   ...LETTERS,
@@ -109,6 +114,7 @@ export function parse(args: readonly string[]): Settings {
     connectTimeout: 10,
     exitIdle: 0,
     proxyProtocol: 0,
+    serving: undefined,
     halfClosed: 0,
     rate: 0,
     verbose: false,
@@ -144,8 +150,10 @@ function parseOptions(args: readonly string[], settings: Settings): string[] {
 function parseOption(arg: string, next: () => string, settings: Settings): void {
   const [, name, value] = /^--([a-z-]+)(?:=(.*))?$/s.exec(arg) ?? [];
   if (name === "stats" && value !== undefined) setJson(value, settings);
-  else if (name === "proxy-protocol") settings.proxyProtocol = parseVersion(value);
-  else if (isFlag(name)) setFlag(name, value, settings);
+  else if (name === "proxy-protocol") {
+    settings.proxyProtocol = parseVersion(value);
+    settings.serving = name;
+  } else if (isFlag(name)) setFlag(name, value, settings);
   else if (isValue(name)) setValue(name, value ?? next(), settings);
   else if (/^-[a-zA-Z]/.test(arg)) parseShort(arg, next, settings);
   else throw unknown(arg);
@@ -180,6 +188,7 @@ function setJson(value: string, settings: Settings): void {
 }
 
 function setValue(name: typeof VALUES[number], value: string, settings: Settings): void {
+  if (OF_SERVING.includes(name)) settings.serving = name;
   switch (name) {
     case "buffer":
     case "size":

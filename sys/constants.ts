@@ -89,9 +89,8 @@ export const SO_DOMAIN = 39;
 export const TCP_NODELAY = 1;
 /** What comes in is acknowledged at once. */
 export const TCP_QUICKACK = 12;
-/** The type of a socket that carries a stream. */
-export const SOCK_STREAM = 1;
-export const SOCK_DGRAM = 2;
+/** The types of sockets that carry a stream, and messages. */
+export const SOCK_STREAM = 1, SOCK_DGRAM = 2;
 /** Unix sockets. */
 export const AF_UNIX = 1;
 /** The Internet's, version 4. */

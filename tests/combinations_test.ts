@@ -18,10 +18,6 @@ const OPTIONS: readonly (readonly string[])[] = [
   ["--size=20000", "--size 1T"],
   ["--rate=200k", "--rate 1G"],
   ["--half-closed=20"],
-  ["-c 5", "--connections=1000000"],
-  ["--connect-timeout=3"],
-  ["--exit-idle=20"],
-  ["--proxy-protocol", "--proxy-protocol=2"],
 ];
 
 const options = fc.tuple(...OPTIONS.map((line) => fc.option(fc.constantFrom(...line)))).map(

@@ -204,6 +204,11 @@ Deno.test("wrong use exits with 100 and one line, and moves nothing", async () =
     [["--buffer=99999999999", "0", "1"], '"99999999999"'],
     [["0", "1", "-b"], '""'],
     [["0", "1", "--buffer"], '""'],
+    // Options of serving, where nobody listens.
+    [["-c5", "0", "1"], "--connections: none of the descriptors listens"],
+    [["--connect-timeout=3", "0", "1"], "--connect-timeout: none of the descriptors listens"],
+    [["0", "1", "--exit-idle=20"], "--exit-idle: none of the descriptors listens"],
+    [["--proxy-protocol", "0", "1"], "--proxy-protocol: none of the descriptors listens"],
   ];
   await inParallel(wrong, ([args, says]) => isWrong(args, says));
 });
