@@ -702,7 +702,11 @@ Deno.test("a client that resets before its target answers leaves its place to th
   using _ = running;
   for (let i = 1; i <= 2; i++) {
     const client = connected(port);
-    while (!log.lines.some((line) => line.includes(`#${i}: accepted`))) await pause();
+    const isAccepted = () => log.lines.some((line) => line.includes(`#${i}: accepted`));
+    const accepted = async () => {
+      while (!isAccepted()) await pause();
+    };
+    await within("its acceptance", accepted());
     client.resetOnClose();
     client.close();
   }
