@@ -507,8 +507,10 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   /** Whether the peer that it reads has gone, with an error, and a TCP peer is to learn of that. */
   get #isCutOff(): boolean {
     const { source, sink } = this;
+    // One that was inherited can be others' as well.
+    const canReset = source.passesReset && sink.fd.isOurs && !sink.fd.isUnix;
     // A call that is refused, by a filter for example, says nothing of the peer.
-    return source.passesReset && !sink.fd.isUnix && (libc.poll(source.fd.io, 0) & HUP) !== 0;
+    return canReset && (libc.poll(source.fd.io, 0) & HUP) !== 0;
   }
 
   /** An end of file would let what was cut off look whole. */

@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { resolve } from "node:path";
 import {
+  connected,
   deaf,
   O_NONBLOCK,
   O_RDONLY,
@@ -726,6 +727,31 @@ Deno.test("what a function has given is as it was when the program exits", async
   assertEquals((await running.outcome).code, 0);
   assertEquals(kept.flags & O_NONBLOCK, 0);
   for (const end of [peer, kept]) end.close();
+});
+
+Deno.test("a client that resets: an inherited socket that a function has given is not reset", async () => {
+  const { listener, port } = serving();
+  const [peer, given] = tcpPair();
+  using _kept = given.duplicate();
+  const code = `
+    const stop = new AbortController();
+    await serve(4, () => new Descriptor(3), {
+      signal: stop.signal,
+      onEnd: ({ error }) => {
+        say(error);
+        stop.abort();
+      },
+    });
+  `;
+  using running = program(code, { 3: given, 4: listener });
+  const client = connected(port);
+  await client.write("hello");
+  assertEquals(await peer.readText(5), "hello");
+  client.resetOnClose();
+  client.close();
+  assertEquals(await within("the end of file", peer.readAll()), new Uint8Array());
+  assertEquals(await said(running), ["read client: Connection reset by peer"]);
+  peer.close();
 });
 
 Deno.test("a function that connects is told when nobody waits for that any more", async () => {
