@@ -506,11 +506,9 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
 
   /** Whether the peer that it reads has gone, with an error, and a TCP peer is to learn of that. */
   get #isCutOff(): boolean {
-    const { source, sink } = this;
-    // One that was inherited can be others' as well.
-    const canReset = source.passesReset && sink.fd.isOurs && !sink.fd.isUnix;
     // A call that is refused, by a filter for example, says nothing of the peer.
-    return canReset && (libc.poll(source.fd.io, 0) & HUP) !== 0;
+    return this.source.passesReset && this.#canReset &&
+      (libc.poll(this.source.fd.io, 0) & HUP) !== 0;
   }
 
   /** An end of file would let what was cut off look whole. */
@@ -581,12 +579,25 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   cut(cause: number | SystemError): void {
     if (this.ended) return;
     this.error ??= typeof cause === "number" ? new SystemError("read", this.rfd, cause) : cause;
+    this.#tellOfLoss();
     this.#end("error", false);
   }
 
   /** Gives up what it still holds. */
   giveUp(): void {
-    if (!this.ended) this.#fail("write", ECANCELED);
+    if (this.ended) return;
+    this.#tellOfLoss();
+    this.#fail("write", ECANCELED);
+  }
+
+  /** What it holds is lost: an end of file would let the rest look whole. */
+  #tellOfLoss(): void {
+    if (this.#route.held > 0 && this.#canReset) this.sink.resets = true;
+  }
+
+  /** Whether its sink can be reset, as unix sockets cannot; and nobody else has it, as one that was inherited. */
+  get #canReset(): boolean {
+    return this.sink.fd.isOurs && !this.sink.fd.isUnix;
   }
 
   #end(how: End, isTold = true): void {

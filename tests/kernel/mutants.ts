@@ -121,6 +121,12 @@ const MUTANTS: Mutant[] = [
     after: "",
   },
   {
+    name: "bytes that are lost, and an end of file in order",
+    file: "engine/channel.ts",
+    before: "this.#tellOfLoss();\n    this.#end",
+    after: "this.#end",
+  },
+  {
     name: "a reset that overtakes what was sent",
     file: "engine/channel.ts",
     before: "if (bytes <= 0 || now - changed",

@@ -437,16 +437,24 @@ function isCutOff({ from, status }: Track): boolean {
 /** An end of file that a peer sees has to be one. */
 function checkEnd(wire: Wire): void {
   if (wire.sinkFault) return;
-  const far = wire.drain?.file;
-  // A write can have told of the reset: then a read finds the end.
-  const isTold = !(far instanceof StreamSocket && far.family === "tcp") || far.wasReset;
-  const mustBeTold = wire.isTarget && !wire.world.refusals.call;
-  if (mustBeTold && !isTold && wire.writers.some((track) => isCutOff(track))) {
-    wire.world.fail(`${wire.name} is at its end, and its client was cut off`);
-  }
+  checkWhole(wire);
   for (const { status, name } of wire.writers) {
     if (status && (status.ended !== undefined || status.error)) continue;
     wire.world.fail(`${wire.name} is at its end, and ${name} has not ended`);
+  }
+}
+
+/** What comes to its end in order over TCP, where connections are served, is all that there was. */
+function checkWhole({ name, world, drain, isServed, isTarget, writers }: Wire): void {
+  const far = drain?.file;
+  // A write can have told of the reset: then a read finds the end.
+  const isTold = !(far instanceof StreamSocket && far.family === "tcp") || far.wasReset;
+  if (!isServed || isTold || world.refusals.call) return;
+  if (isTarget && writers.some((track) => isCutOff(track))) {
+    world.fail(`${name} is at its end, and its client was cut off`);
+  }
+  if (writers.some(({ read, written, status }) => status?.ended && read > written)) {
+    world.fail(`${name} is at its end, and some of its bytes are lost`);
   }
 }
 
