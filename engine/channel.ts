@@ -579,6 +579,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   cut(cause: number | SystemError): void {
     if (this.ended) return;
     this.error ??= typeof cause === "number" ? new SystemError("read", this.rfd, cause) : cause;
+    // Its peer has not ended, which an end of file would say.
+    if (this.source.passesReset && this.#canReset) this.sink.resets = true;
     this.#tellOfLoss();
     this.#end("error", false);
   }

@@ -1045,6 +1045,20 @@ Deno.test("a client that is given up with bytes that it has not taken: it sees a
   target.close();
 });
 
+Deno.test("--timeout ends an upload that has stalled: its target sees a reset, not an end of file", async () => {
+  const { listener: target, port: to } = serving();
+  const stderr = await withService(() => `-t 0.3 --stats=json 3 127.0.0.1:${to}`, async (port) => {
+    using client = connected(port);
+    using server = accepted(target);
+    await client.write("half of it");
+    assertEquals(await within("half of it", server.readText(10)), "half of it");
+    await assertRejects(() => within("the reset", server.read()), Error, "read failed");
+    assertEquals(await within("the end of file", client.readAll()), new Uint8Array());
+  });
+  assertMatch(stderr, /"error":"timeout: nothing moved for 0.3 s"/);
+  target.close();
+});
+
 Deno.test("an error of the direction that ends last is told with the end of the connection", async () => {
   const { listener: target, port: to } = serving();
   const stderr = await withService(() => `--stats=json 3 127.0.0.1:${to}`, async (port) => {
