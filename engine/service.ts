@@ -433,11 +433,6 @@ export class Service implements ServiceStatus {
     this.#queued.add(session);
   }
 
-  /** Whether it is one of those. */
-  isQueued(session: Session): boolean {
-    return this.#queued.has(session);
-  }
-
   /** Tries them until one finds that it is still so. */
   #tryQueued(): void {
     const queued = [...this.#queued];

@@ -422,13 +422,13 @@ export class Session implements SessionStatus, Watcher, Host, Member {
         return this.fail(`${this.#service.target}: the client went before it answered`);
       }
       if (!isPast(connectTimeout)) return;
+      // With an address that it is not being connected to, it waits: see Service.queue.
+      const hasNoPort = this.#connecting < 0 && this.#address?.isUnix === false;
       this.#dropConnecting();
-      const isWaiting = this.#service.isQueued(this) && !this.#address?.isUnix;
-      if (this.#shortage) {
-        this.fail(`${this.#service.target}: ${libc.strerror(this.#shortage)}`);
-      } else if (this.#addresses.length === 0) {
-        this.fail(`${this.#service.target}: ${libc.strerror(ETIMEDOUT)}`);
-      } else if (this.#failed(isWaiting ? EADDRNOTAVAIL : ETIMEDOUT)) this.#try();
+      const errno = this.#shortage || (hasNoPort ? EADDRNOTAVAIL : ETIMEDOUT);
+      if (this.#shortage || this.#addresses.length === 0) {
+        this.fail(`${this.#service.target}: ${libc.strerror(errno)}`);
+      } else if (this.#failed(errno)) this.#try();
       return;
     }
     this.#keepAlive(this.#sending);
