@@ -229,12 +229,12 @@ export function unixPair(type = SOCK_STREAM): [End, End] {
 
 /** A TCP socket that listens on a free port of the loopback device. */
 export function listening(): End {
-  return listenAt(new Uint8Array(16));
+  return listenAt(loopback());
 }
 
 /** The same for many clients at a time; and its port. */
 export function serving(waiting = 4096): { listener: End; port: number } {
-  const address = new Uint8Array(16);
+  const address = loopback();
   const listener = listenAt(address, waiting);
   return { listener, port: new DataView(address.buffer).getUint16(2) };
 }
@@ -270,8 +270,6 @@ export async function deaf(): Promise<Disposable & { port: number }> {
 
 /** As {@linkcode listening}; the address goes into `address`. */
 function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
-  new DataView(address.buffer).setUint16(0, AF_INET, true);
-  address.set([127, 0, 0, 1], 4);
   const listener = new End(well("socket", libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
   well("bind", libc.bind(listener.fd, address, 16));
   well("listen", libc.listen(listener.fd, waiting));
@@ -281,19 +279,23 @@ function listenAt(address: Uint8Array<ArrayBuffer>, waiting = 1): End {
 
 /** Two TCP sockets, connected over the loopback device. */
 export function tcpPair(): [End, End] {
-  const address = new Uint8Array(16);
+  const address = loopback();
   using listener = listenAt(address);
   return [connectTo(address), accepted(listener)];
 }
 
 /** A connection to a port of the loopback device, which has to be accepted, or queued, at once. */
 export function connected(port: number): End {
-  const address = new Uint8Array(16);
-  const view = new DataView(address.buffer);
+  return connectTo(loopback(port));
+}
+
+/** A port of the loopback device, as an address (ip(7)); 0 is any. */
+function loopback(port = 0): Uint8Array<ArrayBuffer> {
+  const address = new Uint8Array(16), view = new DataView(address.buffer);
   view.setUint16(0, AF_INET, true);
   view.setUint16(2, port);
   address.set([127, 0, 0, 1], 4);
-  return connectTo(address);
+  return address;
 }
 
 function connectTo(address: Uint8Array<ArrayBuffer>): End {

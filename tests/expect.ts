@@ -71,3 +71,8 @@ export function bystander() {
     },
   };
 }
+
+/** The objects that `--stats=json` has printed, of all that is on standard error. */
+export function objects(stderr: string) {
+  return stderr.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+}

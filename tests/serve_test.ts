@@ -14,6 +14,7 @@ import {
   pipe,
   serving,
 } from "./ends.ts";
+import { objects } from "./expect.ts";
 import { COMMAND, type Running, skippedIf } from "./harness.ts";
 import {
   CONNECTING,
@@ -589,7 +590,7 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
   target.close();
 });
 
-/** The command in a network of its own, where the kernel chooses one of two ports for those who connect. */
+/** Runs `act`, for a shell, in a network of its own, where the kernel chooses one of two ports for those who connect. */
 function isolated(act: string): string[] {
   const ports = 'echo "45000 45001" >/proc/sys/net/ipv4/ip_local_port_range';
   return [
@@ -702,11 +703,7 @@ Deno.test("a client that resets before its target answers leaves its place to th
   using _ = running;
   for (let i = 1; i <= 2; i++) {
     const client = connected(port);
-    const isAccepted = () => log.lines.some((line) => line.includes(`#${i}: accepted`));
-    const accepted = async () => {
-      while (!isAccepted()) await pause();
-    };
-    await within("its acceptance", accepted());
+    await within("its acceptance", log.until(new RegExp(`#${i}: accepted`)));
     client.resetOnClose();
     client.close();
   }
@@ -961,9 +958,7 @@ Deno.test("v reports each connection, and --stats=json prints a line for it", as
     stderr,
     /#1: end of file; 5 bytes sent, 5 received in \d\.\d{3} s, 0 open$/m,
   );
-  const [one, all] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
-    JSON.parse(line)
-  );
+  const [one, all] = objects(stderr);
   assertEquals(one, {
     service,
     id: 1,
@@ -1006,9 +1001,7 @@ Deno.test("a client that resets: its target gets all that was sent, and then a r
     await next.write("next");
     assertEquals(await within("the next client's", served.readText(4)), "next");
   });
-  const [one] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
-    JSON.parse(line)
-  );
+  const [one] = objects(stderr);
   assertEquals([one.sent, one.error], [
     upload.length,
     "read client: Connection reset by peer",
@@ -1071,9 +1064,7 @@ Deno.test("an error of the direction that ends last is told with the end of the 
     await within("the end", readAll(client)).catch(() => {});
     client.close();
   });
-  const [one, all] = stderr.split("\n").filter((line) => line.startsWith("{")).map((line) =>
-    JSON.parse(line)
-  );
+  const [one, all] = objects(stderr);
   assertEquals([one.ended, one.error, all.errors], [
     "error",
     "read target: Connection reset by peer",

@@ -3,6 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { statistics } from "../cli/stats.ts";
 import type { ChannelStatus } from "../engine.ts";
 import { type End, O_RDONLY, open, pipe, tcpPair } from "./ends.ts";
+import { objects } from "./expect.ts";
 import { BINARY, COMMAND } from "./harness.ts";
 import { ignores, iocopy, noise, within } from "./probe.ts";
 import { catches, lines, pause } from "./watching.ts";
@@ -74,11 +75,10 @@ Deno.test("--stats=json: one object per line, for every ending and route", async
   far.shutdownWrite();
   const { code, stderr } = await running.outcome;
   assertEquals(code, 111);
-  const objects = stderr.split("\n").filter((line) => line.startsWith("{"))
-    .map((line) => JSON.parse(line));
-  const [first, second, total] = objects;
-  assertEquals(objects.length, 3);
-  for (const { seconds } of objects) assert(seconds >= 0 && seconds < 3600);
+  const printed = objects(stderr);
+  const [first, second, total] = printed;
+  assertEquals(printed.length, 3);
+  for (const { seconds } of printed) assert(seconds >= 0 && seconds < 3600);
   assertEquals(first, {
     rfd: 0,
     wfd: 7,

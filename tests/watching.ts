@@ -35,9 +35,10 @@ export class Log {
     }
   }
 
-  /** Waits for a line. */
-  async until(line: string): Promise<void> {
-    while (!this.lines.includes(line)) {
+  /** Waits for a line, or for one that a pattern matches. */
+  async until(line: string | RegExp): Promise<void> {
+    const isIt = (other: string) => typeof line === "string" ? other === line : line.test(other);
+    while (!this.lines.some(isIt)) {
       assert(!this.#isOver, `it ended without "${line}", but with: ${this.lines.join("; ")}`);
       await this.#news.promise;
     }
