@@ -116,8 +116,9 @@ export class Loop {
     watcher: Watcher,
     mayBeRefused = false,
   ): boolean {
-    this.#watchers[fd] = after === UNWATCHED ? undefined : watcher;
-    return this.#epoll.watch(fd, before, after, mayBeRefused);
+    const isWatched = this.#epoll.watch(fd, before, after, mayBeRefused);
+    this.#watchers[fd] = isWatched && after !== UNWATCHED ? watcher : undefined;
+    return isWatched;
   }
 
   /** Watches `fd` no more. An error does not stop who leaves: it goes to {@linkcode fail}. */
