@@ -20,7 +20,10 @@ export function onTimeout(
 ): () => void {
   let last = -1, since = 0;
   const check = () => {
-    const moved = channels.reduce((sum, channel) => sum + channel.operations, 0);
+    const moved = channels.reduce(
+      (sum, { operations, ended }) => sum + operations + (ended ? 1 : 0),
+      0,
+    );
     const now = performance.now();
     if (moved !== last || !isRunning()) [last, since] = [moved, now];
     else if (now - since >= seconds * 1000) {
