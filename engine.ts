@@ -88,15 +88,8 @@ export async function serve(
   target: ServeTarget,
   options: ServeOptions & CopyOptions = {},
 ): Promise<void> {
-  const copier = new Copier([], options);
-  let service: ServiceStatus;
-  try {
-    service = await copier.serve(listener, target, options);
-  } catch (error) {
-    copier.stop(0);
-    await copier.run();
-    throw error;
-  }
+  await using copier = new Copier([], options);
+  const service = await copier.serve(listener, target, options);
   await copier.run();
   if (service.error) throw service.error;
 }

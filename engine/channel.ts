@@ -200,7 +200,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     return this.#host.pool;
   }
   get route(): "splice" | "copy" {
-    return this.#route.name;
+    return this.reason === undefined ? "splice" : "copy";
   }
   get reason(): string | undefined {
     return this.#route.reason;

@@ -243,8 +243,6 @@ export class Copier implements AsyncDisposable {
 
   async #run(): Promise<ChannelStatus[]> {
     const restore = () => {
-      this.#endpoints.restore();
-      // Those of sessions are not among these, and may be inherited: see Connect.
       for (const { source, sink } of this.#open) for (const end of [source, sink]) end.restore();
       for (const service of this.#services) service.restore();
     };
@@ -269,7 +267,6 @@ export class Copier implements AsyncDisposable {
       for (const service of this.#services) service.silence();
       for (const service of this.#services) service.stop();
       for (const channel of this.#open) channel.giveUp();
-      this.#endpoints.restore();
       this.#pool.close();
       this.#loop.close();
     }

@@ -43,8 +43,8 @@ export class Endpoint implements Watcher {
   readonly connection: Connection | undefined;
   /** How much it holds, in bytes, when that was last asked; undefined where it is no pipe. */
   pipeSize: number | undefined;
-  /** By how many bytes it was enlarged. */
-  #grown = 0;
+  /** By how many bytes it was enlarged, which its budget gets back when it is closed. */
+  grown = 0;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
   /** Whether the peer has sent its end, so that all that is left to read is there. Known of sockets of ours only. */
@@ -94,14 +94,9 @@ export class Endpoint implements Watcher {
   /** Makes it hold so many bytes, being a pipe. */
   resize(size: number): number {
     const before = this.capacity, result = resizeSharedPipe(this.fd.fd, size);
-    if (result > 0) this.#grown += result - before;
+    if (result > 0) this.grown += result - before;
     this.pipeSize = knownSize(this.fd);
     return result;
-  }
-
-  /** By how many bytes it was enlarged, which its budget gets back when it is closed. */
-  get grown(): number {
-    return this.#grown;
   }
 
   /** Makes an inherited socket non-blocking; others are so already, or stay as they are. See {@linkcode Connection.makeNonBlocking}. */
@@ -473,11 +468,6 @@ export class Endpoints {
     if (connection && !fd.isOurs && connection.removeNumber()) {
       this.#connections.delete(fd.identity);
     }
-  }
-
-  /** Puts the flags of all sockets back that are still open: at the end, however it comes. */
-  restore(): void {
-    for (const { fd, connection } of this.#byNumber.values()) connection?.restore(fd.fd);
   }
 }
 

@@ -28,25 +28,22 @@ export interface Acceptor {
 /** One listening socket. */
 export class Listener implements Watcher {
   readonly fd: Fd;
-  readonly isUnix: boolean;
   readonly #host: Host;
   readonly #connection = new Connection();
   readonly #acceptor: Acceptor;
   #watched = UNWATCHED;
-  #isClosed = false;
   /** How many in a row were forbidden: a firewall forbids one connection, a seccomp filter all of them. */
   #forbidden = 0;
 
   constructor(fd: Fd, host: Host, acceptor: Acceptor) {
     this.fd = fd;
-    this.isUnix = fd.isUnix;
     this.#host = host;
     this.#acceptor = acceptor;
   }
 
   /** Accepts connections, or leaves those that come to the kernel's queue. */
   listen(on: boolean): void {
-    const wanted = on && !this.#isClosed ? IN : UNWATCHED;
+    const wanted = on && !this.fd.isClosed ? IN : UNWATCHED;
     if (wanted === this.#watched) return;
     const { loop } = this.#host;
     if (wanted === UNWATCHED) loop.unwatch(this.fd.fd, this.#watched);
@@ -61,7 +58,7 @@ export class Listener implements Watcher {
 
   run(): void {
     const { fd } = this.fd, acceptor = this.#acceptor;
-    for (let i = 0; i < ACCEPTS_PER_TURN && !this.#isClosed; i++) {
+    for (let i = 0; i < ACCEPTS_PER_TURN && !this.fd.isClosed; i++) {
       if (!acceptor.mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag
       // back as well, when it ends: so it is checked each time.
@@ -81,14 +78,12 @@ export class Listener implements Watcher {
 
   /** Puts the flag back that other processes share. */
   restore(): void {
-    if (!this.#isClosed) this.#connection.restore(this.fd.fd);
+    if (!this.fd.isClosed) this.#connection.restore(this.fd.fd);
   }
 
-  close(): SystemError | undefined {
-    if (this.#isClosed) return undefined;
+  close(): void {
     this.listen(false);
     this.restore();
-    this.#isClosed = true;
-    return this.fd.tryClose();
+    this.fd.tryClose();
   }
 }

@@ -35,9 +35,7 @@ export const UNDER_WAY = -4096;
 
 /** How the bytes of a channel move. */
 export interface Route {
-  /** Whether the bytes stay in the kernel, but for small pieces of {@linkcode BetweenSockets}. */
-  readonly name: "splice" | "copy";
-  /** Why the bytes are copied; undefined where they are spliced. */
+  /** Why the bytes are copied; undefined where they stay in the kernel, but for small pieces of {@linkcode BetweenSockets}. */
   readonly reason: string | undefined;
   /** Bytes that are read and not yet written. */
   readonly held: number;
@@ -116,7 +114,6 @@ export function fallBack(
 
 /** One splice(2) from pipe to pipe. */
 export class Direct implements Route {
-  readonly name = "splice";
   readonly reason = undefined;
   readonly isUnderWay = false;
   /** Always 0 between two calls: what is filled is written. */
@@ -181,9 +178,6 @@ export class ThroughPipe implements Route {
   }
 
   // Getters, as fields would take memory in each of many served connections.
-  get name(): "splice" {
-    return "splice";
-  }
   get reason(): undefined {
     return undefined;
   }
@@ -362,7 +356,6 @@ const PIPE_BUF = 4096;
 
 /** read(2) and write(2). */
 class ThroughMemory implements Route {
-  readonly name = "copy";
   readonly reason: string;
   readonly pipeSize = undefined;
   readonly triesAgain: boolean = true;

@@ -353,8 +353,8 @@ export class Service implements ServiceStatus {
 
   #waitForMate(session: Session, side: number): void {
     const mate = this.#mateFor(side);
-    const isUnix = this.#listeners[side]?.isUnix ?? false;
     if (!mate) {
+      const isUnix = this.#listeners[side]?.fd.isUnix ?? false;
       const gone = (waiting: Waiting) => {
         this.#waiting[side]?.delete(waiting);
         waiting.leave().fail("it went before another one came");
@@ -372,7 +372,7 @@ export class Service implements ServiceStatus {
     // The one that came to the first listener is the client.
     const [client, server] = side === 0 ? [session, other] : [other, session];
     this.#sessions.delete(server);
-    client.join(server.giveAway(), side === 0 ? mate.isUnix : isUnix, server.peer);
+    client.join(server.giveAway(), this.#mate?.isUnix ?? false, server.peer);
   }
 
   /** Out of descriptors or memory: accepts again after {@linkcode SHORTAGE_RETRY_MS}, whatever ends before. */

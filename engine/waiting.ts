@@ -9,14 +9,12 @@ import type { Session } from "./session.ts";
 /** A client of one of two listening sockets, until one comes to the other; it is dropped should it go. */
 export class Waiting implements Watcher {
   readonly session: Session;
-  readonly isUnix: boolean;
   readonly #onGone: (waiting: Waiting) => void;
   #watched = RDHUP;
   readonly #host: Host;
 
   constructor(session: Session, isUnix: boolean, host: Host, onGone: (waiting: Waiting) => void) {
     this.session = session;
-    this.isUnix = isUnix;
     this.#host = host;
     this.#onGone = onGone;
     host.loop.watch(session.client, UNWATCHED, this.#watched, this);
