@@ -67,8 +67,14 @@ export interface PipeSizes {
   readonly write: number | undefined;
 }
 
+/** Whom a channel tells of its errors and of its end. */
+export interface Owner {
+  onError?: ((error: SystemError, channel: ChannelStatus) => void) | undefined;
+  onEnd(channel: Channel): void;
+}
+
 /** What the channels of one copying share. */
-export interface Host {
+export interface Host extends Owner {
   readonly loop: Loop;
   readonly pool: BufferPool;
   readonly budget: PipeBudget;
@@ -87,8 +93,6 @@ export interface Host {
     ) => void)
     | undefined;
   onData?: ((channel: ChannelStatus, bytes: Uint8Array) => void) | undefined;
-  onError?: ((error: SystemError, channel: ChannelStatus) => void) | undefined;
-  onEnd(channel: Channel): void;
 }
 
 /** After a read of so many bytes more is likely to be there already. */
@@ -172,14 +176,16 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   /** How much may be read at a time; undefined where there is no rate. */
   readonly #pace: Pace | undefined;
   readonly #host: Host;
+  readonly #owner: Owner;
   readonly #startedAt: number;
   #endedAt = NaN;
 
   /** The channel from `source` to `sink`. */
-  constructor(source: Endpoint, sink: Endpoint, host: Host) {
+  constructor(source: Endpoint, sink: Endpoint, host: Host, owner: Owner = host) {
     this.source = source;
     this.sink = sink;
     this.#host = host;
+    this.#owner = owner;
     this.#startedAt = this.#then = host.loop.time;
     this.bytes = this.#bytesThen = 0;
     this.#pace = host.rate > 0 ? new Pace(host.rate) : undefined;
@@ -494,7 +500,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (operation === "write" && this.#peerAwaitsReply) this.#linger();
     else if (operation === "read" && this.#isCutOff) this.#passReset();
     else this.#end("error");
-    this.#host.onError?.(error, this); // last, so that the callback finds the descriptors closed
+    this.#owner.onError?.(error, this); // last, so that the callback finds the descriptors closed
   }
 
   /** Whether the peer that it reads waits for an answer on the same TCP connection. */
@@ -620,7 +626,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     const second = this.source.removeReader(this);
     this.error ??= first ?? second;
     this.loop.unref();
-    this.#host.onEnd(this);
+    this.#owner.onEnd(this);
     if (!isTold) return;
     // At the end, as a callback may throw.
     this.#report(first);
@@ -630,6 +636,6 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   #report(error: SystemError | undefined): void {
     if (!error) return;
     this.error ??= error;
-    this.#host.onError?.(error, this);
+    this.#owner.onError?.(error, this);
   }
 }

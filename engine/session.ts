@@ -20,9 +20,9 @@ import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, disconnectFromItself, lacksPort, setKeepAlive } from "../sys/socket.ts";
-import { Channel, type ChannelStatus, type Host } from "./channel.ts";
+import { Channel, type ChannelStatus, type Owner } from "./channel.ts";
 import { Connection, Endpoint, FIRST_WATCH } from "./endpoint.ts";
-import type { Watcher } from "./loop.ts";
+import type { Loop, Watcher } from "./loop.ts";
 import type { Member } from "./members.ts";
 import { proxyHeader } from "./proxy.ts";
 import type { Service } from "./service.ts";
@@ -56,7 +56,7 @@ export const SHORTAGE_RETRY_MS = 50;
 const NONE: readonly Address[] = [];
 
 /** One connection: from its acceptance to its end. */
-export class Session implements SessionStatus, Watcher, Host, Member {
+export class Session implements SessionStatus, Watcher, Owner, Member {
   place = 0;
   readonly id: number;
   readonly address: string;
@@ -121,6 +121,10 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     return this.#sending.ended === "stopped" || this.#receiving?.ended === "stopped"
       ? "stopped"
       : "eof";
+  }
+
+  get loop(): Loop {
+    return this.#service.host.loop;
   }
 
   // ---- Connecting.
@@ -270,8 +274,8 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
     server.delaysAck = events !== undefined && isTcp(to);
     host.loop.watch(to.fd, watched, watched, server); // no system call: its events go to the endpoint now
-    this.#sending = new Channel(client, server, this);
-    this.#receiving = new Channel(server, client, this);
+    this.#sending = new Channel(client, server, host, this);
+    this.#receiving = new Channel(server, client, host, this);
     host.channels.add(this.#sending);
     host.channels.add(this.#receiving);
     options.onConnect?.(this, this.#service);
@@ -339,32 +343,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
     if (!this.#isAnothers(end)) end.tryClose();
   }
 
-  // What its channels see: see Host. Getters, as there are many sessions.
-
-  get loop(): Host["loop"] {
-    return this.#service.host.loop;
-  }
-  get pool(): Host["pool"] {
-    return this.#service.host.pool;
-  }
-  get budget(): Host["budget"] {
-    return this.#service.host.budget;
-  }
-  get rate(): number {
-    return this.#service.host.rate;
-  }
-  get channels(): Host["channels"] {
-    return this.#service.host.channels;
-  }
-  get stopped(): Host["stopped"] {
-    return this.#service.host.stopped;
-  }
-  get onOperation(): Host["onOperation"] {
-    return this.#service.host.onOperation;
-  }
-  get onData(): Host["onData"] {
-    return this.#service.host.onData;
-  }
+  // ---- What its channels tell it.
 
   onError(error: SystemError, channel: ChannelStatus): void {
     // To be stopped is none, unless what was read is lost.
@@ -375,7 +354,7 @@ export class Session implements SessionStatus, Watcher, Host, Member {
   }
 
   onEnd(channel: Channel): void {
-    this.channels.delete(channel);
+    this.#service.host.channels.delete(channel);
     // A channel tells of its error after its end, and with the second one this connection ends.
     if (channel.error) this.onError(channel.error, channel);
     if (channel.sink.resets) this.#receiving?.endLingering();
