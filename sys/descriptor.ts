@@ -207,12 +207,16 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /** What is read from it, as a stream, which closes the descriptor at its end, and where reading fails. */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
     return this.#readable ??= new ReadableStream({
+      type: "bytes", // which reads nothing before somebody asks for it
+      autoAllocateChunkSize: STREAM_CHUNK,
       pull: async (controller) => {
-        const bytes = new Uint8Array(STREAM_CHUNK);
-        const length = await this.#orClosed(this.read(bytes));
-        if (length !== null) return controller.enqueue(bytes.subarray(0, length));
-        controller.close();
-        this.close();
+        const request = controller.byobRequest as ReadableStreamBYOBRequest;
+        const length = await this.#orClosed(this.read(request.view as Uint8Array));
+        if (length === null) {
+          controller.close();
+          this.close();
+        }
+        request.respond(length ?? 0);
       },
       cancel: () => this.close(),
     });
