@@ -438,6 +438,11 @@ export class Endpoints {
       this.#byNumber.set(number, endpoint);
     }
     const { fd } = endpoint;
+    if (typeof end !== "number" && end !== fd) {
+      throw new DescriptorError(
+        `descriptor ${number} is given as a number, or as another object, too`,
+      );
+    }
     if (direction === READ && !fd.isReadable) {
       throw new DescriptorError(`descriptor ${number} is not open for reading`);
     }

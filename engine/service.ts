@@ -123,8 +123,9 @@ export class Service implements ServiceStatus {
   error: SystemError | undefined;
   readonly isUnix: boolean;
   #options: Settings;
-  readonly #listener: Fd;
-  readonly #mate: Fd | undefined;
+  /** What it listens at: one, or two whose clients are joined with each other. */
+  readonly #fds: readonly Fd[];
+  /** Undefined where there are two. */
   readonly #target: Target | Connect | undefined;
   /** Aborts the functions that have not returned a descriptor yet, by their sessions. */
   readonly #asked = new Map<Session, AbortController>();
@@ -169,28 +170,31 @@ export class Service implements ServiceStatus {
     if (proxyProtocol !== 1 && proxyProtocol !== 2) {
       throw new RangeError(`proxyProtocol: ${proxyProtocol} is neither 1 nor 2`);
     }
-    this.#listener = toListener(listener);
-    if (typeof target === "string") this.#target = new Target(target);
-    else if (typeof target === "function") this.#target = target;
-    else this.#mate = toListener(target);
-    this.isUnix = this.#listener.isUnix;
-    this.address = localAddress(this.#listener.fd).toString();
-    this.target = typeof target === "function"
-      ? "a function"
-      : this.#mate
-      ? localAddress(this.#mate.fd).toString()
-      : String(this.#target);
+    const first = toListener(listener);
+    this.#fds = [first];
+    this.isUnix = first.isUnix;
+    this.address = localAddress(first.fd).toString();
+    if (typeof target === "function") {
+      this.#target = target;
+      this.target = "a function";
+    } else if (typeof target === "string") {
+      this.#target = new Target(target);
+      this.target = String(this.#target);
+    } else {
+      const second = toListener(target);
+      this.#fds = [first, second];
+      this.target = localAddress(second.fd).toString();
+    }
   }
 
   /** The descriptors that it listens at. */
   get descriptors(): number[] {
-    return this.#mate ? [this.#listener.fd, this.#mate.fd] : [this.#listener.fd];
+    return this.#fds.map(({ fd }) => fd);
   }
 
   /** Takes its listening sockets: nobody else may close or serve them from now on. */
   claim(): void {
-    this.#listener.isCopied = true;
-    if (this.#mate) this.#mate.isCopied = true;
+    for (const fd of this.#fds) fd.isCopied = true;
   }
 
   /** What it shares with its Copier. */
@@ -206,7 +210,7 @@ export class Service implements ServiceStatus {
 
   /** Whether it joins clients of two listening sockets: one waits for the other without a timeout. */
   get isMeeting(): boolean {
-    return this.#mate !== undefined;
+    return this.#target === undefined;
   }
 
   get options(): Settings {
@@ -233,10 +237,9 @@ export class Service implements ServiceStatus {
     this.#all = all;
     libc.compileForServing();
     const limit = raiseDescriptorLimit();
-    const free = freeNumber(this.#listener.fd);
+    const free = freeNumber(this.#fds[0]?.fd ?? -1);
     this.#possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
-    const fds = this.#mate ? [this.#listener, this.#mate] : [this.#listener];
-    this.#listeners = fds.map((fd, side) => {
+    this.#listeners = this.#fds.map((fd, side) => {
       return new Listener(fd, host, {
         mayAccept: () => this.#mayAccept(side),
         onAccepted: (client, peer) => this.#accepted(client, peer, side),
@@ -372,7 +375,7 @@ export class Service implements ServiceStatus {
     // The one that came to the first listener is the client.
     const [client, server] = side === 0 ? [session, other] : [other, session];
     this.#sessions.delete(server);
-    client.join(server.giveAway(), this.#mate?.isUnix ?? false, server.peer);
+    client.join(server.giveAway(), this.#fds[1]?.isUnix ?? false, server.peer);
   }
 
   /** Out of descriptors or memory: accepts again after {@linkcode SHORTAGE_RETRY_MS}, whatever ends before. */
@@ -471,8 +474,7 @@ export class Service implements ServiceStatus {
   /** As {@linkcode drain}, and gives up what is not connected yet. */
   stop(): void {
     if (!this.#host) { // it never began
-      this.#listener.tryClose();
-      this.#mate?.tryClose();
+      for (const fd of this.#fds) fd.tryClose();
       return;
     }
     this.drain();

@@ -450,6 +450,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
   /** Ends without closing the client's socket, which another session takes. */
   giveAway(): number {
     this.#isEnded = true;
+    this.#endedAt = this.loop.time;
     return this.#client;
   }
 }
