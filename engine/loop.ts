@@ -171,10 +171,9 @@ export class Loop {
   }
 
   /**
-   * Calls `callback` in a round after so many milliseconds, unless the loop has ended;
-   * returns what cancels it. (The first setTimeout of Deno 2.9 takes 6 ms.)
+   * Calls `callback` in a round after so many milliseconds, unless the loop has ended. (The first setTimeout of Deno 2.9 takes 6 ms.)
    */
-  after(milliseconds: number, callback: () => void): () => void {
+  after(milliseconds: number, callback: () => void): void {
     // In whole milliseconds, so that many timers end few waits.
     const timer = { due: Math.ceil(performance.now() + milliseconds), run: callback };
     this.#timers.add(timer);
@@ -182,9 +181,6 @@ export class Loop {
       this.#firstDue = timer.due;
       this.#setAlarm();
     }
-    return () => {
-      this.#timers.delete(timer);
-    };
   }
 
   /** Has the timers run that are due, at the end of this round. */
@@ -192,7 +188,10 @@ export class Loop {
     this.#firstDue = Infinity;
     for (const timer of this.#timers) {
       if (timer.due > now) this.#firstDue = Math.min(this.#firstDue, timer.due);
-      else if (this.#timers.delete(timer)) this.soon(timer);
+      else {
+        this.#timers.delete(timer);
+        this.soon(timer);
+      }
     }
   }
 

@@ -146,8 +146,8 @@ export class Service implements ServiceStatus {
   #shortages = 0;
   /** How often the timeouts are checked, in milliseconds. */
   #checkInterval = Infinity;
-  /** Cancels the next check; undefined where none is to come. */
-  #cancelCheck: (() => void) | undefined;
+  /** Whether a check is to come. */
+  #isChecking = false;
   /** When the last connection ended. */
   #idleSince = 0;
   /** All that run together, this one too. */
@@ -275,12 +275,13 @@ export class Service implements ServiceStatus {
    * for each its keepalive. Further checks follow only while a timeout may expire.
    */
   #checkLater(): void {
-    if (this.#cancelCheck || this.#isClosed && this.#sessions.size === 0) return;
-    this.#cancelCheck = this.host.loop.after(this.#checkInterval, () => this.#checkTimeouts());
+    if (this.#isChecking || this.#isClosed && this.#sessions.size === 0) return;
+    this.#isChecking = true;
+    this.host.loop.after(this.#checkInterval, () => this.#checkTimeouts());
   }
 
   #checkTimeouts(): void {
-    this.#cancelCheck = undefined;
+    this.#isChecking = false;
     const now = performance.now();
     const { timeout, halfClosed, exitIdle = 0 } = this.options;
     let mayExpire = exitIdle > 0;
@@ -462,7 +463,6 @@ export class Service implements ServiceStatus {
   #endIfIdle(): void {
     if (this.#sessions.size > 0 || !this.#isRunning) return;
     this.#isRunning = false;
-    this.#cancelCheck?.();
     this.host.loop.unref();
   }
 
