@@ -66,7 +66,6 @@ export class Endpoint implements Watcher {
   /** How many of them wait to read, and to write. */
   #reading = 0;
   #writing = 0;
-  #watched: number;
   /** EDGE (report each change once) after epoll has kept reporting what was not so; else 0. */
   #edge = 0;
 
@@ -75,9 +74,7 @@ export class Endpoint implements Watcher {
     connection: Connection | undefined,
     loop: Loop,
     onClose: (endpoint: Endpoint) => void = nothing,
-    watched = UNWATCHED,
   ) {
-    this.#watched = watched;
     this.fd = fd;
     fd.isCopied = true;
     this.connection = connection;
@@ -157,8 +154,7 @@ export class Endpoint implements Watcher {
       return error;
     }
     if (this.fd.isOurs) this.#loop.forget(this.fd.fd);
-    else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io, this.#watched);
-    this.#watched = UNWATCHED;
+    else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io);
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
     // Who made it may have had close(2) drop what is not sent yet, or wait for that.
     if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
@@ -206,7 +202,7 @@ export class Endpoint implements Watcher {
   }
 
   get #isFirstWatch(): boolean {
-    return this.#watched === FIRST_WATCH && this.#edge === 0;
+    return this.#loop.watched(this.fd.io) === FIRST_WATCH && this.#edge === 0;
   }
 
   /** Watches for what its channels wait for, and for its end. */
@@ -230,11 +226,10 @@ export class Endpoint implements Watcher {
     const events = (this.#reading ? input : 0) | (this.#writing ? OUT : 0);
     // A descriptor that is written to is watched at all times: its reader may die.
     const wanted = events || this.#writers.length ? events | this.#edge : UNWATCHED;
-    if (wanted === this.#watched) return;
+    if (wanted === this.#loop.watched(this.fd.io)) return;
     const { io, kind } = this.fd;
     const mayBeRefused = kind === "file" || kind === "device";
-    this.isAlwaysReady = !this.#loop.watch(io, this.#watched, wanted, this, mayBeRefused);
-    this.#watched = wanted;
+    this.isAlwaysReady = !this.#loop.watch(io, wanted, this, mayBeRefused);
   }
 
   /**
@@ -245,7 +240,9 @@ export class Endpoint implements Watcher {
     try {
       this.rearm();
     } catch (error) {
-      if (this.#watched !== UNWATCHED || !(error instanceof SystemError)) this.#loop.fail(error);
+      if (this.#loop.watched(this.fd.io) !== UNWATCHED || !(error instanceof SystemError)) {
+        this.#loop.fail(error);
+      }
     }
   }
 

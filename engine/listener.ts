@@ -1,5 +1,4 @@
 import { EAGAIN, EPERM, IN } from "../sys/constants.ts";
-import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import type { Fd } from "../sys/fd.ts";
 import { accept, concernsOneConnection } from "../sys/socket.ts";
@@ -31,7 +30,6 @@ export class Listener implements Watcher {
   readonly #host: Host;
   readonly #connection = new Connection();
   readonly #acceptor: Acceptor;
-  #watched = UNWATCHED;
   /** How many in a row were forbidden: a firewall forbids one connection, a seccomp filter all of them. */
   #forbidden = 0;
 
@@ -43,12 +41,9 @@ export class Listener implements Watcher {
 
   /** Accepts connections, or leaves those that come to the kernel's queue. */
   listen(on: boolean): void {
-    const wanted = on && !this.fd.isClosed ? IN : UNWATCHED;
-    if (wanted === this.#watched) return;
-    const { loop } = this.#host;
-    if (wanted === UNWATCHED) loop.unwatch(this.fd.fd, this.#watched);
-    else loop.watch(this.fd.fd, this.#watched, wanted, this);
-    this.#watched = wanted;
+    if (this.fd.isClosed) return;
+    if (on) this.#host.loop.watch(this.fd.fd, IN, this);
+    else this.#host.loop.unwatch(this.fd.fd);
   }
 
   /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */

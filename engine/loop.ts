@@ -75,6 +75,8 @@ export class Loop {
   readonly #epoll = new Epoll();
   /** By the descriptor's number. */
   readonly #watchers: (Watcher | undefined)[] = [];
+  /** What epoll watches each for, by the same number. */
+  readonly #watched: number[] = [];
   readonly #yieldAfter: number;
   readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
   readonly #timers = new Set<Timer>();
@@ -106,24 +108,34 @@ export class Loop {
   }
 
   /**
-   * Watches `fd` for `after` in place of `before`. Returns false where it is always ready, as
+   * Watches `fd` for `events`, and for nothing else any more. Returns false where it is always ready, as
    * only one that `mayBeRefused` can be. Throws as {@linkcode Epoll.watch} does.
    */
-  watch(
-    fd: number,
-    before: number,
-    after: number,
-    watcher: Watcher,
-    mayBeRefused = false,
-  ): boolean {
-    const isWatched = this.#epoll.watch(fd, before, after, mayBeRefused);
-    this.#watchers[fd] = isWatched && after !== UNWATCHED ? watcher : undefined;
+  watch(fd: number, events: number, watcher: Watcher, mayBeRefused = false): boolean {
+    const isWatched = this.#epoll.watch(fd, this.watched(fd), events, mayBeRefused);
+    this.#set(fd, isWatched ? events : UNWATCHED, watcher);
     return isWatched;
   }
 
+  /** What `fd` is watched for, or UNWATCHED. */
+  watched(fd: number): number {
+    return this.#watched[fd] ?? UNWATCHED;
+  }
+
+  /** The events of `fd`, if it is watched, go to another watcher from now on. */
+  handOver(fd: number, watcher: Watcher): void {
+    this.#set(fd, this.watched(fd), watcher);
+  }
+
+  #set(fd: number, events: number, watcher?: Watcher): void {
+    this.#watched[fd] = events;
+    this.#watchers[fd] = events === UNWATCHED ? undefined : watcher;
+  }
+
   /** Watches `fd` no more. An error does not stop who leaves: it goes to {@linkcode fail}. */
-  unwatch(fd: number, before: number): void {
-    this.#watchers[fd] = undefined;
+  unwatch(fd: number): void {
+    const before = this.watched(fd);
+    this.forget(fd);
     try {
       this.#epoll.watch(fd, before, UNWATCHED);
     } catch (error) {
@@ -142,12 +154,12 @@ export class Loop {
 
   /** Whether somebody watches `fd`. */
   watches(fd: number): boolean {
-    return this.#watchers[fd] !== undefined;
+    return this.watched(fd) !== UNWATCHED;
   }
 
   /** Forgets who watches `fd`, which is ours and has no other number: closing it ends its watch (epoll(7)). */
   forget(fd: number): void {
-    this.#watchers[fd] = undefined;
+    this.#set(fd, UNWATCHED);
   }
 
   /** Whether more descriptors are to be dispatched in this round, before the tasks. */

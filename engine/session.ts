@@ -15,7 +15,6 @@ import {
   HUP,
   OUT,
 } from "../sys/constants.ts";
-import { UNWATCHED } from "../sys/epoll.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
@@ -182,7 +181,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
   #watch(fd: number): void {
     this.#connecting = fd;
     try {
-      this.loop.watch(fd, UNWATCHED, FIRST_WATCH, this);
+      this.loop.watch(fd, FIRST_WATCH, this);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
       this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
@@ -270,10 +269,9 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     client.passesReset = true;
-    const watched = events === undefined ? UNWATCHED : FIRST_WATCH;
-    const server = new Endpoint(to, new Connection(), host.loop, undefined, watched);
+    const server = new Endpoint(to, new Connection(), host.loop);
     server.delaysAck = events !== undefined && isTcp(to);
-    host.loop.watch(to.fd, watched, watched, server); // no system call: its events go to the endpoint now
+    host.loop.handOver(to.fd, server);
     this.#sending = new Channel(client, server, host, this);
     this.#receiving = new Channel(server, client, host, this);
     host.channels.add(this.#sending);

@@ -10,20 +10,19 @@ import type { Session } from "./session.ts";
 export class Waiting implements Watcher {
   readonly session: Session;
   readonly #onGone: (waiting: Waiting) => void;
-  #watched = RDHUP;
   readonly #host: Host;
 
   constructor(session: Session, isUnix: boolean, host: Host, onGone: (waiting: Waiting) => void) {
     this.session = session;
     this.#host = host;
     this.#onGone = onGone;
-    host.loop.watch(session.client, UNWATCHED, this.#watched, this);
+    host.loop.watch(session.client, RDHUP, this);
     if (!isUnix) setKeepAlive(session.client); // one that has vanished is not to be joined
   }
 
   ready(events: number): void {
     if (this.#isGone(events)) this.drop();
-    else this.#watch(events & HUP ? UNWATCHED : 0); // else that would be reported for ever
+    else this.#host.loop.watch(this.session.client, events & HUP ? UNWATCHED : 0, this); // else that would be reported for ever
   }
 
   /** Whether its client has gone. */
@@ -43,15 +42,9 @@ export class Waiting implements Watcher {
     return (events & (RDHUP | HUP)) !== 0 && libc.bytesQueued(this.session.client) === 0;
   }
 
-  #watch(events: number): void {
-    this.#host.loop.watch(this.session.client, this.#watched, events, this);
-    this.#watched = events;
-  }
-
   /** Watches it no more. */
   leave(): Session {
-    this.#host.loop.unwatch(this.session.client, this.#watched);
-    this.#watched = UNWATCHED;
+    this.#host.loop.unwatch(this.session.client);
     return this.session;
   }
 }
