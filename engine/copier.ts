@@ -108,8 +108,8 @@ export class Copier implements AsyncDisposable {
   readonly #services: Service[] = [];
   #phase: "new" | "running" | "ended" = "new";
   #isDrained = false;
-  /** What {@linkcode run} has returned. */
-  #running: Promise<ChannelStatus[]> | undefined;
+  /** Is resolved when {@linkcode run} is over, however that ends. */
+  readonly #over = Promise.withResolvers<void>();
   #stop: { grace: number; reason: unknown } | undefined;
 
   /**
@@ -238,7 +238,11 @@ export class Copier implements AsyncDisposable {
   async run(): Promise<ChannelStatus[]> {
     if (this.#phase !== "new") throw new Error("this Copier has been run already");
     this.#phase = "running";
-    return await (this.#running = this.#run());
+    try {
+      return await this.#run();
+    } finally {
+      this.#over.resolve();
+    }
   }
 
   async #run(): Promise<ChannelStatus[]> {
@@ -256,7 +260,8 @@ export class Copier implements AsyncDisposable {
       for (const service of this.#services) service.begin(this.#host, this.#services);
       if (this.#isDrained) this.drain();
       if (this.#stop) this.#beginToStop(this.#stop);
-      await this.#loop.run();
+      // Pairs may be added between the end of the loop and the next line.
+      do await this.#loop.run(); while (this.#loop.isNeeded);
     } finally {
       this.#phase = "ended";
       this.#host.stopped ??= { reason: undefined };
@@ -314,7 +319,7 @@ export class Copier implements AsyncDisposable {
    */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop(0);
-    if (this.#running) await this.#running.catch(() => {});
-    else await this.run();
+    if (this.#phase === "new") await this.run();
+    else await this.#over.promise;
   }
 }

@@ -98,6 +98,8 @@ export class Loop {
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
   #idle = false;
+  /** Whether what `beforeWait` has returned is awaited: then a wait follows, and not the same question. */
+  #isSettling = false;
   /** When this round began; 0 until somebody asks, NaN outside of a round. */
   #time = NaN;
 
@@ -254,6 +256,11 @@ export class Loop {
     return this.#time || performance.now();
   }
 
+  /** Whether somebody needs it to go on. */
+  get isNeeded(): boolean {
+    return this.#refs > 0;
+  }
+
   /** Ends the wait, so that what has changed meanwhile is seen. */
   wake(): void {
     this.#turnAfter(0);
@@ -267,6 +274,7 @@ export class Loop {
         const pause = this.#runRounds();
         if (!pause) continue;
         await pause;
+        if (this.#isSettling) continue; // maybe without a turn of the event loop
         this.#yieldDue = false;
         this.#idle = true;
         this.#turnAfter(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
@@ -281,8 +289,9 @@ export class Loop {
     for (let i = 0; i < ROUNDS_PER_CALL && this.#refs > 0; i++) {
       if (this.#failure) throw this.#failure;
       if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
-      const busy = this.#beforeWait?.();
-      if (busy) return busy;
+      const settled = this.#isSettling ? undefined : this.#beforeWait?.();
+      this.#isSettling = settled !== undefined;
+      if (settled) return settled;
       const isAlone = awake === 1;
       const mayWait = isAlone && !this.#yieldDue && this.#tasks.length === 0;
       const count = this.#epoll.wait(mayWait ? -1 : 0);
