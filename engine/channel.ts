@@ -128,7 +128,7 @@ const BUSY = { reads: 64, bytes: 256 * 1024, milliseconds: 100 };
 const CHECKS_UNTIL_GROWTH = 64;
 
 /** Errors of one call, which say nothing of the connection's other direction. */
-const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE, ECANCELED];
+const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE];
 
 /** The first and the longest time until it is looked again whether all is acknowledged, in milliseconds. */
 const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
@@ -595,7 +595,16 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   giveUp(): void {
     if (this.ended) return;
     this.#tellOfLoss();
-    this.#fail("write", ECANCELED);
+    const error = this.#canceled("write", this.wfd);
+    this.error ??= error;
+    this.#end("error");
+    this.#owner.onError?.(error, this);
+  }
+
+  /** The error of who was stopped too early, with the reason for that as its cause. */
+  #canceled(operation: "read" | "write", fd: number): SystemError {
+    const cause = this.#host.stopped?.reason;
+    return new SystemError(operation, fd, ECANCELED, cause === undefined ? undefined : { cause });
   }
 
   /** What it holds is lost: an end of file would let the rest look whole. */
@@ -612,9 +621,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (this.ended) return;
     const wasLingering = this.#phase === "lingering";
     if (how === "stopped" && !wasLingering) {
-      const cause = this.#host.stopped?.reason;
-      const options = cause === undefined ? undefined : { cause };
-      this.error ??= new SystemError("read", this.rfd, ECANCELED, options);
+      this.error ??= this.#canceled("read", this.rfd);
     }
     this.#route.release();
     if (this.#waitsFor === READ) this.source.awaitNothing(READ);
