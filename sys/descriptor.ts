@@ -12,6 +12,7 @@ import {
   ECANCELED,
   ECONNREFUSED,
   ERR,
+  F_DUPFD_CLOEXEC,
   IN,
   OUT,
 } from "./constants.ts";
@@ -115,22 +116,22 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const tried = `connect to ${printable(address)}`;
     const place = parseAddress(address);
     const found = place instanceof Address ? [place] : await resolve(place.host, place.port);
+    signal?.throwIfAborted();
     let error = 0;
     for (const where of someOf(found, tried)) {
-      signal?.throwIfAborted();
       const fd = await connected(where, signal);
       if (fd >= 0) return new Descriptor(fd, { isUnix: where.isUnix });
+      signal?.throwIfAborted();
       error ||= fd;
     }
-    signal?.throwIfAborted();
     throw new SystemError(tried, undefined, error);
   }
 
   // ---- Reading and writing.
 
   /**
-   * Reads into `p`; returns how many bytes, or null at the end of file. Throws a
-   * {@linkcode SystemError} (read(2)).
+   * Reads into `p`; returns how many bytes, or null at the end of file; 0 for an empty message,
+   * or where `p` has no room. Throws a {@linkcode SystemError} (read(2)).
    */
   async read(p: Uint8Array): Promise<number | null> {
     const bytes = p as Uint8Array<ArrayBuffer>, isEmpty = p.byteLength === 0;
@@ -163,9 +164,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
     }
   }
 
-  /** 0 bytes are the end, unless there was room for none. */
+  /** 0 bytes are the end, unless there was room for none, or they are an empty message. */
   #length(syscall: string, result: number, { byteLength }: Uint8Array): number | null {
-    return this.#checked(syscall, result) || (byteLength === 0 ? 0 : null);
+    if (result !== 0) return this.#checked(syscall, result);
+    if (byteLength === 0) return 0;
+    const left = this.isStream ? undefined : this.emptyMessage();
+    return left === undefined ? null : this.#checked(syscall, left);
   }
 
   /**
@@ -211,7 +215,9 @@ export class Descriptor extends Fd implements Deno.FsFile {
       autoAllocateChunkSize: STREAM_CHUNK,
       pull: async (controller) => {
         const request = controller.byobRequest as ReadableStreamBYOBRequest;
-        const length = await this.#orClosed(this.read(request.view as Uint8Array));
+        const view = request.view as Uint8Array;
+        let length;
+        do length = await this.#orClosed(this.read(view)); while (length === 0); // an empty message
         if (length === null) {
           controller.close();
           this.close();
@@ -226,6 +232,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream({
       write: async (bytes) => {
+        if (!(bytes instanceof Uint8Array)) throw new TypeError("the chunk is not a Uint8Array");
         for (let at = 0; at < bytes.byteLength;) {
           at += await this.#orClosed(this.write(bytes.subarray(at)));
         }
@@ -346,7 +353,13 @@ export class Descriptor extends Fd implements Deno.FsFile {
    */
   async lock(exclusive = false): Promise<void> {
     this.#mustBeOpen("flock");
-    this.#checked("flock", await flockOnThread(this.fd, exclusive ? LOCK_EX : LOCK_SH));
+    // By a number of its own: this one may be closed meanwhile, and then be another file's.
+    const own = this.#checked("fcntl", libc.fcntl(this.fd, F_DUPFD_CLOEXEC));
+    const result = await flockOnThread(own, exclusive ? LOCK_EX : LOCK_SH);
+    if (result === 0 && this.isClosed) flock(own, LOCK_UN);
+    libc.close(own);
+    this.#mustBeOpen("flock");
+    this.#checked("flock", result);
   }
 
   /** As {@linkcode lock}, waiting on this thread. */
@@ -452,8 +465,14 @@ async function connected(where: Address, signal?: AbortSignal): Promise<number> 
   const abort = () => forget(fd);
   signal?.addEventListener("abort", abort);
   let result = 0;
-  while (result === 0 && !signal?.aborted) result = await ready(fd, OUT);
-  signal?.removeEventListener("abort", abort);
+  try {
+    while (result === 0 && !signal?.aborted) result = await ready(fd, OUT);
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
   const error = signal?.aborted
     ? ECANCELED
     : result < 0

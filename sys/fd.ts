@@ -261,7 +261,11 @@ export class Fd {
   tryReceive(bytes: Uint8Array<ArrayBuffer>): number | undefined {
     const length = libc.recv(this.io, bytes, MSG_TRUNC);
     if (length > bytes.length) return -EMSGSIZE;
-    if (length !== 0) return length;
+    return length === 0 ? this.emptyMessage() : length;
+  }
+
+  /** What a message of no bytes was: 0 for a message, `undefined` for the end, or a negative errno. */
+  emptyMessage(): number | undefined {
     // Only a SEQPACKET connection has an end, which reads as 0 as well; it has
     // come when the peer has gone and nothing is queued any more.
     const events = libc.poll(this.io, RDHUP);
@@ -270,7 +274,7 @@ export class Fd {
     const queued = libc.bytesQueued(this.io);
     if (queued > 0) return 0;
     if (queued < 0 && queued !== -ENOTTY) return queued; // what else is queued would be lost
-    return libc.recv(this.io, bytes.subarray(0, 1), MSG_PEEK) === 0 ? undefined : 0;
+    return libc.recv(this.io, oneByte, MSG_PEEK) === 0 ? undefined : 0;
   }
 
   /**
@@ -416,7 +420,7 @@ function kindOf(fd: number, type: number): Kind {
 /** The most messages that are taken out of an error queue at a time, as new ones may come all the time. */
 const MAX_QUEUED_ERRORS = 256;
 
-const nothing = new Uint8Array(0);
+const nothing = new Uint8Array(0), oneByte = new Uint8Array(1);
 
 /** Whether recv(2) with MSG_ERRQUEUE is sure to take no data: other sockets do not know that flag. */
 function hasErrorQueue(socket: number): boolean {
