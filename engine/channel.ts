@@ -136,6 +136,9 @@ const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
 /** For how long a peer that acknowledges nothing is waited for until it is reset. */
 const UNACKNOWLEDGED_MS = 60_000;
 
+/** After so long a read on another thread has come back with its bytes, or has none: then it is not waited for. */
+export const THREAD_RETURN_MS = 100;
+
 /** What a channel waits for that has no endpoint to wait at: as READ and WRITE. */
 const NOTHING = -1;
 
@@ -161,6 +164,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   #phase: "new" | "open" | "lingering" | "draining" | End = "new";
   /** What it is counted for at its endpoints: READ at the source, WRITE at the sink. */
   #waitsFor = NOTHING;
+  /** Whether the sink's peer has gone during a read on another thread. */
+  #isHungUp = false;
   /** How many times in a row nothing has moved although epoll had called its endpoint ready. */
   #stalls = 0;
   #route: Route;
@@ -395,6 +400,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
 
   /** epoll said ready, but nothing moved. After {@linkcode MAX_STALLS} of these it is not believed. */
   #notReady(): void {
+    if (this.#isHungUp) return this.#route.held > 0 ? this.loop.soon(this) : this.sinkHungUp();
     if (++this.#stalls > MAX_STALLS) {
       this.#stalls = 0;
       const { waitsFor } = this.#route;
@@ -486,9 +492,20 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       // socket, has ended the session: an error only if the peer still sends,
       // see #discard.
       if (this.#peerAwaitsReply) return this.#linger();
+      if (connection && route.isUnderWay) return this.#hangUpLater();
       if (connection) return this.#end("hangup");
     }
     this.#fail("write", connection?.error ?? (fd.kind === "pipe" ? EPIPE : EIO));
+  }
+
+  /** The sink's peer has gone while another thread reads: whether there was anything left for it shows soon. */
+  #hangUpLater(): void {
+    if (this.#isHungUp) return;
+    this.#isHungUp = true;
+    this.sink.makeEdgeTriggered(); // HUP would be reported for ever
+    this.loop.after(THREAD_RETURN_MS, () => {
+      if (this.#isOpen) this.#fail("write", EPIPE);
+    });
   }
 
   /** An error ends its own channel: what it still held is lost, and others go on. */

@@ -8,7 +8,7 @@
  */
 import type { Descriptor } from "../sys/descriptor.ts";
 import { DescriptorError, type SystemError } from "../sys/error.ts";
-import { Channel, type ChannelStatus, type Host } from "./channel.ts";
+import { Channel, type ChannelStatus, type Host, THREAD_RETURN_MS } from "./channel.ts";
 import { Endpoints } from "./endpoint.ts";
 import { Loop, mustBeTime } from "./loop.ts";
 import { Members } from "./members.ts";
@@ -73,9 +73,6 @@ export interface CopyOptions {
   /** Is called before each wait, when all that was ready has been handled. A promise that it returns is awaited first. */
   onWait?: () => Promise<void> | undefined | void;
 }
-
-/** After so long a read on another thread has come back with its bytes, or has none: then it is not waited for. */
-const THREAD_RETURN_MS = 100;
 
 /**
  * A copying that can be looked at, added to and stopped while it runs. It runs once, and

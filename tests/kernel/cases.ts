@@ -255,6 +255,30 @@ export const CASES: [string, Plan][] = [
     }),
   ],
   [
+    "a read is under way when the reader's peer goes, and send(2) says that it is not ready: it fails all the same",
+    plan(
+      [{ pieces: [4095, 1], reads: [10] }, {
+        kind: "unix",
+        reads: [4095],
+        diesAfter: 0,
+        urgentAt: 0,
+      }],
+      [[0, 3]],
+      {
+        isHostile: true,
+        refusals: {
+          nowait: true,
+          reopen: 13,
+          shortOfPipes: true,
+          shortOfNumbers: true,
+          setFlags: 1,
+          ...refused("pwritev2", EPERM, 0, false),
+        },
+        choices: [0, 0, 163, ...Array(16).fill(0), 240, 0, 0, 0, 0, 0, 210],
+      },
+    ),
+  ],
+  [
     "getsockopt(2) is refused: a reset is not taken for the quiet end of its reader",
     plan([{ pieces: [7], pauses: [0, 20] }, { kind: "tcp", roomBack: 3, diesAfter: 4 }], [[0, 1]], {
       refusals: refused("getsockopt", EPERM, 3),

@@ -37,6 +37,12 @@ const MUTANTS: Mutant[] = [
     after: "if (isStuck",
   },
   {
+    name: "a read under way on another thread that is taken for nothing",
+    file: "engine/channel.ts",
+    before: "connection && route.isUnderWay",
+    after: "false",
+  },
+  {
     name: "a double close",
     file: "sys/pipe.ts",
     before: "libc.close(this.#writing);",

@@ -1144,7 +1144,7 @@ export function checkWire(plan: Plan, world: World, wire: Wire): void {
   // Bytes that a thread has read when its channel ends, and a message that is too long, are lost,
   // which is an error of the channel.
   const isLost = plan.stopAt >= 0 || wire.isMessages || usesThreads(plan, wire);
-  if (wire.kernelRead !== wire.taken && (!isLost || all("eof"))) {
+  if (wire.kernelRead !== wire.taken && (!isLost || all("eof") || all("hangup"))) {
     world.fail(`${wire.name}: ${wire.kernelRead} bytes were read, ${wire.taken} are told of`);
   }
   if (all("eof") && !wire.sourceFault) {
