@@ -21,7 +21,7 @@
  *
  * @module
  */
-import { EAGAIN, EMFILE, EMSGSIZE, EPIPE } from "../sys/constants.ts";
+import { EAGAIN, EIO, EMFILE, EMSGSIZE, EPIPE } from "../sys/constants.ts";
 import type { Fd } from "../sys/fd.ts";
 import { threads } from "../sys/ffi.ts";
 import * as libc from "../sys/libc.ts";
@@ -433,7 +433,9 @@ class ThroughMemory implements Route {
       : sink.isStream || !this.source.isStream
       ? sink.tryWrite(this.#content, this.held)
       : this.#sendPart();
-    const result = length === 0 ? -EAGAIN : this.#withSpliceError(length);
+    // A file that takes nothing, as /proc/PID/mem once the process has gone, never says when it would.
+    const nothing = sink.kind === "file" ? -EIO : -EAGAIN;
+    const result = length === 0 ? nothing : this.#withSpliceError(length);
     if (result > 0) {
       if (result < this.held) this.#content = this.#content.subarray(result);
       this.held -= result;
