@@ -79,6 +79,8 @@ export const SO_ERROR = 4;
 export const SO_KEEPALIVE = 9;
 /** What close(2) does with what is not sent. */
 export const SO_LINGER = 13;
+/** How many bytes there have to be until it is readable. */
+export const SO_RCVLOWAT = 18;
 /** Whether it listens. */
 export const SO_ACCEPTCONN = 30;
 /** The protocol that it speaks: TCP's number, and so on. */
@@ -87,10 +89,12 @@ export const SO_PROTOCOL = 38;
 export const SO_DOMAIN = 39;
 /** Options of TCP (tcp(7)): small pieces go at once. */
 export const TCP_NODELAY = 1;
+/** Nothing goes that does not fill a packet. */
+export const TCP_CORK = 3;
 /** What comes in is acknowledged at once. */
 export const TCP_QUICKACK = 12;
 /** The types of sockets that carry a stream, and messages. */
-export const SOCK_STREAM = 1, SOCK_DGRAM = 2;
+export const SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3;
 /** Unix sockets. */
 export const AF_UNIX = 1;
 /** The Internet's, version 4. */

@@ -44,6 +44,7 @@ import {
   SO_DOMAIN,
   SO_PROTOCOL,
   SO_TYPE,
+  SOCK_RAW,
   SOCK_STREAM,
 } from "./constants.ts";
 import { DescriptorError, SystemError } from "./error.ts";
@@ -53,7 +54,8 @@ import { forget } from "./readiness.ts";
 /** What a descriptor is, as far as moving bytes is concerned. */
 export type Kind = "pipe" | "socket" | "file" | "terminal" | "device";
 
-const MEMORY_DEVICES = 1; // the major number of /dev/null, zero, full and random: null(4)
+/** The major number of /dev/null, zero, full and random (null(4)); and the minor one of /dev/kmsg, which may wait. */
+const MEMORY_DEVICES = 1, KMSG = 11;
 const PTMX = { major: 5, minor: 2 }; // the master side of pseudo-terminals: pts(4)
 
 /** The most bytes of one write on another thread, so that it returns, and its bytes are counted, soon. */
@@ -135,7 +137,8 @@ export class Fd {
     this.#isTerminalSlave = this.kind === "terminal" &&
       !(status.major === PTMX.major && status.minor === PTMX.minor);
     this.mayBlock = this.kind === "terminal" ||
-      this.kind === "device" && !(type === S_IFCHR && status.major === MEMORY_DEVICES);
+      this.kind === "device" &&
+        !(type === S_IFCHR && status.major === MEMORY_DEVICES && status.minor !== KMSG);
   }
 
   /** Whether it can be read. */
@@ -188,7 +191,8 @@ export class Fd {
   get isUnconnected(): boolean {
     if (this.kind !== "socket" || this.isOurs) return false;
     if (libc.getpeername(this.fd) !== -ENOTCONN) return false;
-    if (!this.isStream) return true;
+    // That of a raw socket is not told where its port is 0, as most of them have it.
+    if (!this.isStream) return libc.getsockopt(this.fd, SO_TYPE) !== SOCK_RAW;
     const events = mustSucceed("poll", this.fd, libc.poll(this.fd, RDHUP));
     return (events & HUP) !== 0 && (events & RDHUP) === 0;
   }
