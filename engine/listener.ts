@@ -1,7 +1,8 @@
-import { EAGAIN, EPERM, IN } from "../sys/constants.ts";
+import { EAGAIN, EINVAL, EPERM, HUP, IN } from "../sys/constants.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import type { Fd } from "../sys/fd.ts";
-import { accept, concernsOneConnection } from "../sys/socket.ts";
+import * as libc from "../sys/libc.ts";
+import { accept, concernsOneConnection, handedDown, type SocketOption } from "../sys/socket.ts";
 import type { Host } from "./channel.ts";
 import { Connection } from "./endpoint.ts";
 import type { Watcher } from "./loop.ts";
@@ -32,11 +33,15 @@ export class Listener implements Watcher {
   readonly #acceptor: Acceptor;
   /** How many in a row were forbidden: a firewall forbids one connection, a seccomp filter all of them. */
   #forbidden = 0;
+  /** Whether somebody has shut it down. */
+  #isHungUp = false;
+  readonly #handedDown: readonly SocketOption[];
 
   constructor(fd: Fd, host: Host, acceptor: Acceptor) {
     this.fd = fd;
     this.#host = host;
     this.#acceptor = acceptor;
+    this.#handedDown = handedDown(fd.fd);
   }
 
   /** Accepts connections, or leaves those that come to the kernel's queue. */
@@ -47,7 +52,8 @@ export class Listener implements Watcher {
   }
 
   /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */
-  ready(): void {
+  ready(events: number): void {
+    this.#isHungUp = (events & HUP) !== 0;
     this.#host.loop.soon(this);
   }
 
@@ -62,13 +68,21 @@ export class Listener implements Watcher {
       const accepted = accept(fd);
       if (accepted !== -EPERM) this.#forbidden = 0;
       else if (++this.#forbidden < MAX_FORBIDDEN) continue;
-      if (typeof accepted !== "number") acceptor.onAccepted(accepted.fd, accepted.peer);
-      else if (accepted === -EAGAIN) return;
-      else if (isShortage(-accepted)) return acceptor.onShortage();
-      else if (!concernsOneConnection(accepted)) {
-        return acceptor.onFailure(new SystemError("accept", fd, accepted));
-      }
+      if (typeof accepted !== "number") {
+        for (const [level, option, value] of this.#handedDown) {
+          libc.setsockopt(accepted.fd, level, option, value);
+        }
+        acceptor.onAccepted(accepted.fd, accepted.peer);
+      } else if (accepted === -EAGAIN) {
+        // Of a unix socket that was shut down, only HUP tells that none will come.
+        return this.#isHungUp ? this.#fail(-EINVAL) : undefined;
+      } else if (isShortage(-accepted)) return acceptor.onShortage();
+      else if (!concernsOneConnection(accepted)) return this.#fail(accepted);
     }
+  }
+
+  #fail(error: number): void {
+    this.#acceptor.onFailure(new SystemError("accept", this.fd.fd, error));
   }
 
   /** Puts the flag back that other processes share. */

@@ -548,13 +548,13 @@ export function isatty(fd: number): boolean {
 
 const optionValue = new Int32Array(1), optionLength = new Uint32Array(1);
 
-/** An option of a socket that is an int (getsockopt(2), level SOL_SOCKET). */
-export function getsockopt(fd: number, option: number): number {
+/** An option of a socket that is an int, or the first one of its structure (getsockopt(2)). */
+export function getsockopt(fd: number, option: number, level: number = SOL_SOCKET): number {
   optionLength[0] = 4;
   const result = checked(
     served
-      ? served.getsockopt(fd, SOL_SOCKET, option, optionValue, optionLength)
-      : c.getsockopt(fd, SOL_SOCKET, option, optionValue, optionLength),
+      ? served.getsockopt(fd, level, option, optionValue, optionLength)
+      : c.getsockopt(fd, level, option, optionValue, optionLength),
   );
   return result < 0 ? result : optionValue[0] ?? 0;
 }

@@ -16,11 +16,15 @@ import {
   ENOENT,
   ENOTSOCK,
   EOPNOTSUPP,
+  IPPROTO_TCP,
   SO_KEEPALIVE,
+  SO_LINGER,
+  SO_RCVLOWAT,
   SO_REUSEADDR,
   SOCK_DGRAM,
   SOCK_STREAM,
   SOL_SOCKET,
+  TCP_CORK,
 } from "./constants.ts";
 import { DescriptorError, printable, quoted, SystemError } from "./error.ts";
 import { checked, errno, find, LIBRARY, moved, retryingEnoent, threads } from "./ffi.ts";
@@ -255,6 +259,27 @@ export function accept(listener: number): { fd: number; peer: string } | number 
   // take 0.3 us, twenty times as long as each by itself.
   const [family = 0, upper = 0, port1 = 0, port2 = 0, a = 0, b = 0, c = 0, d = 0] = sockaddr;
   return { fd, peer: String.fromCharCode(family, upper, port1, port2, a, b, c, d) };
+}
+
+/**
+ * Options that Linux hands down from a listening TCP socket to each of its connections, with what
+ * they are otherwise. With SO_LINGER, close(2) would drop what is not sent yet, or wait until it
+ * is; with the others, small pieces would wait for more (socket(7), tcp(7)).
+ */
+const HANDED_DOWN: readonly SocketOption[] = [
+  [SOL_SOCKET, SO_LINGER, new Int32Array([0, 0])],
+  [SOL_SOCKET, SO_RCVLOWAT, new Int32Array([1])],
+  [IPPROTO_TCP, TCP_CORK, new Int32Array([0])],
+];
+
+/** An option of a socket, and a value, as setsockopt(2) has it. */
+export type SocketOption = readonly [level: number, option: number, value: Int32Array<ArrayBuffer>];
+
+/** Those of these options that are set at `listener`, with what they are otherwise. */
+export function handedDown(listener: number): SocketOption[] {
+  return HANDED_DOWN.filter(([level, option, [otherwise = 0]]) =>
+    libc.getsockopt(listener, option, level) > otherwise
+  );
 }
 
 /** socket(2), with O_NONBLOCK. */

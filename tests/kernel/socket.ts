@@ -84,6 +84,10 @@ export function disconnectFromItself(_fd: number, _address: Address): boolean {
 export function setKeepAlive(fd: number): void {
   libc.setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE); // nobody hears of a refusal
 }
+/** A simulated socket has none of these options. */
+export function handedDown(_listener: number): real.SocketOption[] {
+  return [];
+}
 export function raiseDescriptorLimit(): number {
   return 1024;
 }
@@ -103,5 +107,6 @@ export const seam: typeof real = {
   localAddress,
   disconnectFromItself,
   setKeepAlive,
+  handedDown,
   raiseDescriptorLimit,
 };
