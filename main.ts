@@ -88,9 +88,9 @@ async function run(settings: Settings): Promise<number> {
     log.flush();
   };
   // Before a byte moves: until there is a listener, a signal kills the process.
-  onEndingSignal((signal) => {
+  onEndingSignal((signal, count) => {
     status = SIGNALLED + signal;
-    copier.stop();
+    copier.stop(count > 1 ? 0 : undefined); // an exit would end in order what was cut off
   }, serving && (() => copier.drain()));
   onAskingSignal(() => void report());
   ignoreOthers();

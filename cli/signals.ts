@@ -12,20 +12,22 @@ const SIGHUP = 1, SIGINT = 2, SIGUSR1 = 10, SIGUSR2 = 12, SIGTERM = 15, SIGXFSZ 
 const ENDING = [["SIGHUP", SIGHUP], ["SIGINT", SIGINT], ["SIGTERM", SIGTERM]] as const;
 
 /**
- * Calls `stop` with the number of the first signal that ends the program. The
- * second one exits at once, with 128 plus its number. A signal that was ignored at
- * the start stays ignored, as nohup(1) requires. If there is a `drain`, SIGHUP
- * calls that instead, each time.
+ * Calls `stop` with the number of a signal that ends the program, and with how many of them have
+ * come. The third one exits, with 128 plus its number, should the first two not have ended it. A
+ * signal that was ignored at the start stays ignored, as nohup(1) requires. If there is a `drain`,
+ * SIGHUP calls that instead, each time.
  */
-export function onEndingSignal(stop: (signal: number) => void, drain?: () => void): void {
+export function onEndingSignal(
+  stop: (signal: number, count: number) => void,
+  drain?: () => void,
+): void {
   const ignored = ENDING.filter(([, number]) => isIgnored(number));
-  let stopping = false;
+  let count = 0;
   for (const [name, number] of ENDING) {
     Deno.addSignalListener(name, () => {
       if (drain && name === "SIGHUP") return drain();
-      if (stopping) Deno.exit(128 + number);
-      stopping = true;
-      stop(number);
+      if (++count > 2) Deno.exit(128 + number);
+      stop(number, count);
     });
   }
   // A listener for one of them makes the runtime catch all three.
