@@ -37,14 +37,17 @@ export interface ChannelStatus {
   readonly bytes: number;
   /** Reads and writes so far that moved bytes. */
   readonly operations: number;
-  /** For how long it has been open, or was, in seconds. */
+  /** For how long it has been open, or was, since it was given to its Copier, in seconds. */
   readonly seconds: number;
   /**
    * Whether the kernel moves the bytes (splice(2)), or they are copied through the process, as
    * small pieces of connections that are served are at any time.
    */
   readonly route: "splice" | "copy";
-  /** Why they are copied: "splice: Invalid argument", "append", "procfs", "terminal", "messages"; undefined where they are not. */
+  /**
+   * Why they are copied: "splice: Invalid argument", "append", "procfs", "terminal", "device",
+   * "messages", or "dump", as `onData` asks for; undefined where they are not.
+   */
   readonly reason: string | undefined;
   /** How much the pipes hold that its bytes go through, in bytes. */
   readonly pipes: PipeSizes;
@@ -55,6 +58,11 @@ export interface ChannelStatus {
    * the end of file was read has ECANCELED here.
    */
   readonly error: SystemError | undefined;
+}
+
+/** What went wrong in a channel; to be stopped with nothing lost is no failure. */
+export function failure({ ended, error }: ChannelStatus): SystemError | undefined {
+  return ended === "stopped" && error?.errno === ECANCELED ? undefined : error;
 }
 
 /** How much the pipes hold that a channel's bytes go through, in bytes; undefined where there is no pipe. */
@@ -139,7 +147,7 @@ const UNACKNOWLEDGED_MS = 60_000;
 /** After so long a read on another thread has come back with its bytes, or has none: then it is not waited for. */
 export const THREAD_RETURN_MS = 100;
 
-/** What a channel waits for that has no endpoint to wait at: as READ and WRITE. */
+/** Besides READ and WRITE: it waits at no endpoint, but for its rate, or for another thread. */
 const NOTHING = -1;
 
 /** One pair. */
@@ -300,7 +308,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (this.#phase !== "open") return;
     const route = this.#route;
     // After a full read or a blocked write more is probably queued: skip epoll once.
-    let more = route.mayWait ? this.readsOn : route.held > 0;
+    let more = route.isHeldBack ? this.readsOn : route.held > 0;
     const isAlone = this.#host.channels.size <= 2; // it has at most its other direction beside it
     const enough = isAlone ? Infinity : this.bytes + BYTES_PER_STEP;
     let length = 0;
@@ -316,7 +324,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
         // All that is ready is read before any of it is sent: who is woken by one piece would
         // be woken again by the next. `ab` makes 1.0 to 1.1 times as many connections a second then
         // (`deno task bench:serving --tests=http`).
-        if (route.mayWait && this.loop.hasMoreReady) return this.loop.soon(this);
+        if (route.isHeldBack && this.loop.hasMoreReady) return this.loop.soon(this);
         more = this.readsOn || length >= LARGE_READ_BYTES && route.triesAgain;
       }
       length = route.drain();

@@ -49,8 +49,8 @@ export interface CopyOptions {
    */
   grace?: number;
   /**
-   * The longest time for which the engine keeps the event loop to itself, in
-   * milliseconds. Longer is faster for the copying, as each interruption costs
+   * The longest time for which this copying keeps the event loop to itself, in milliseconds; of
+   * several that are busy, each takes as long. Longer is faster for the copying, as each interruption costs
    * 0.1 ms; shorter is better for what else the program does.
    * @default {5}
    */
@@ -68,11 +68,17 @@ export interface CopyOptions {
    * come into memory.
    */
   onData?: (channel: ChannelStatus, bytes: Uint8Array) => void;
-  /** Is called for each error when it happens. */
+  /** Is called for each error when it happens; not for the ECANCELED of a channel that was stopped with nothing lost. */
   onError?: (error: SystemError, channel: ChannelStatus) => void;
-  /** Is called before each wait, when all that was ready has been handled. A promise that it returns is awaited first. */
+  /**
+   * Is called before each wait, when all that was ready has been handled. A promise that it returns
+   * is awaited first: until it is settled nothing is copied, and nothing stopped.
+   */
   onWait?: () => Promise<void> | undefined | void;
 }
+
+/** Events after which the program may end in the midst: Deno.exit, and an error that nobody has caught. */
+const PROGRAM_ENDS = ["unload", "error", "unhandledrejection"] as const;
 
 /**
  * A copying that can be looked at, added to and stopped while it runs. It runs once, and
@@ -111,8 +117,9 @@ export class Copier implements AsyncDisposable {
 
   /**
    * Looks at the descriptors. Throws a {@linkcode DescriptorError} where one will
-   * not do, and a `RangeError` where an option is out of range; then nothing has
-   * been opened, closed or changed.
+   * not do, a `RangeError` where an option is out of range, and a {@linkcode SystemError} where
+   * no number is left for the two that it needs itself; then nothing has been opened, closed or
+   * changed.
    */
   constructor(pairs: Iterable<Pair>, options: CopyOptions = {}) {
     const { buffer = 1024 * 1024, grace = 5000, yieldAfter = 5, rate = 0 } = options;
@@ -196,9 +203,9 @@ export class Copier implements AsyncDisposable {
       throw new Error("this Copier runs already, or has ended");
     }
     const service = new Service(listener, target, options);
-    const fds = [...this.#services, service].flatMap(({ descriptors }) => descriptors);
-    const twice = fds.find((fd, at) => fds.indexOf(fd) !== at);
-    if (twice !== undefined) throw new DescriptorError(`descriptor ${twice} is served twice`);
+    const fds = [...this.#services, service].flatMap(({ fds }) => fds);
+    const twice = fds.find((one, at) => fds.slice(0, at).some((other) => one.isSameAs(other)));
+    if (twice) throw new DescriptorError(`descriptor ${twice.fd} is served twice`);
     service.claim();
     this.#services.push(service);
     return service;
@@ -248,7 +255,7 @@ export class Copier implements AsyncDisposable {
       for (const service of this.#services) service.restore();
     };
     const abort = () => this.stop(this.#grace, this.#signal?.reason);
-    globalThis.addEventListener("unload", restore);
+    for (const event of PROGRAM_ENDS) globalThis.addEventListener(event, restore);
     this.#signal?.addEventListener("abort", abort);
     try {
       if (this.#signal?.aborted) abort();
@@ -263,7 +270,7 @@ export class Copier implements AsyncDisposable {
       this.#phase = "ended";
       this.#host.stopped ??= { reason: undefined };
       this.#signal?.removeEventListener("abort", abort);
-      globalThis.removeEventListener("unload", restore);
+      for (const event of PROGRAM_ENDS) globalThis.removeEventListener(event, restore);
       // Something is left only where a callback threw: then no other one is called.
       this.#host.onOperation = this.#host.onError = undefined;
       for (const service of this.#services) service.silence();

@@ -341,10 +341,6 @@ export class Connection {
     return --this.#writers === 0;
   }
 
-  get isUsed(): boolean {
-    return this.#readers + this.#writers > 0;
-  }
-
   /** A channel only reads until the peer stops sending, or for some time once all is written. */
   linger(channel: Channel, loop: Loop): void {
     (this.#lingering ??= []).push(channel);
@@ -374,7 +370,7 @@ export class Connection {
 
   /** As {@linkcode restore}, once no channel uses it any more. */
   restoreIfUnused(fd: number): SystemError | undefined {
-    return this.isUsed ? undefined : this.restore(fd);
+    return this.#readers + this.#writers > 0 ? undefined : this.restore(fd);
   }
 
   /** Clears O_NONBLOCK again, which other processes share; the error where that failed. */
@@ -436,9 +432,7 @@ export class Endpoints {
     }
     const { fd } = endpoint;
     if (typeof end !== "number" && end !== fd) {
-      throw new DescriptorError(
-        `descriptor ${number} is given as a number, or as another object, too`,
-      );
+      throw new DescriptorError(`descriptor ${number} is given twice, not as one Descriptor`);
     }
     if (direction === READ && !fd.isReadable) {
       throw new DescriptorError(`descriptor ${number} is not open for reading`);

@@ -293,8 +293,8 @@ export class Loop {
       this.#isSettling = settled !== undefined;
       if (settled) return settled;
       const isAlone = awake === 1;
-      const mayWait = isAlone && !this.#yieldDue && this.#tasks.length === 0;
-      const count = this.#epoll.wait(mayWait ? -1 : 0);
+      const mayBlock = isAlone && !this.#yieldDue && this.#tasks.length === 0;
+      const count = this.#epoll.wait(mayBlock ? -1 : 0);
       this.#time = 0;
       for (let i = 0; i < count; i++) {
         this.#toCome = count - 1 - i;

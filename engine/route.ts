@@ -48,7 +48,7 @@ export interface Route {
   /** Whether, after a large read, another one at once is likely to move something. */
   readonly triesAgain: boolean;
   /** Whether what it holds may wait until all that is ready has been read. */
-  readonly mayWait: boolean;
+  readonly isHeldBack: boolean;
   /** Reads up to `most` bytes, while it holds none. */
   fill(most: number): number;
   /** Writes what it holds, or a part of it. */
@@ -125,7 +125,7 @@ export class Direct implements Route {
    * wait for the wrong side. That was a third of all calls.
    */
   readonly triesAgain = false;
-  readonly mayWait = false;
+  readonly isHeldBack = false;
   readonly #from: Fd;
   readonly #to: Fd;
 
@@ -187,7 +187,7 @@ export class ThroughPipe implements Route {
   get triesAgain(): boolean {
     return true;
   }
-  get mayWait(): boolean {
+  get isHeldBack(): boolean {
     return false;
   }
 
@@ -279,7 +279,7 @@ class BetweenSockets extends ThroughPipe {
     this.#hasNoDelay = this.#to.isUnix;
   }
 
-  override get mayWait(): boolean {
+  override get isHeldBack(): boolean {
     return this.#buffered > 0;
   }
 
@@ -359,7 +359,7 @@ class ThroughMemory implements Route {
   readonly reason: string;
   readonly pipeSize = undefined;
   readonly triesAgain: boolean = true;
-  readonly mayWait = false;
+  readonly isHeldBack = false;
   protected readonly source: Fd;
   protected readonly sink: Fd;
   readonly #channel: RoutedChannel;

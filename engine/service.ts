@@ -30,6 +30,11 @@ export interface ServiceStatus {
   readonly errors: number;
   /** How many of them are open. */
   readonly open: number;
+  /**
+   * The most connections at one time, in all services of its {@linkcode Copier} together, that
+   * the limit of open descriptors has room for; 0 before it runs.
+   */
+  readonly possible: number;
   /** Bytes to the target, of all connections that have ended. */
   readonly sent: number;
   /** Bytes from the target, of all connections that have ended. */
@@ -78,7 +83,11 @@ export interface ServeOptions {
   onAccept?: (session: SessionStatus, service: ServiceStatus) => void;
   /** Is called when it is connected with its target. */
   onConnect?: (session: SessionStatus, service: ServiceStatus) => void;
-  /** Is called when it has ended. One that was never connected has no target. */
+  /**
+   * Is called when it has ended. One that was never connected has no target. Of two clients that
+   * are joined, it is called for the one that came to `listener`: the other one's session is over,
+   * "stopped", when they are joined.
+   */
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
   /** Is called when the system refuses to accept any more: all services of the Copier drain now. */
   onFailure?: (error: SystemError, service: ServiceStatus) => void;
@@ -124,7 +133,7 @@ export class Service implements ServiceStatus {
   readonly isUnix: boolean;
   #options: Settings;
   /** What it listens at: one, or two whose clients are joined with each other. */
-  readonly #fds: readonly Fd[];
+  readonly fds: readonly Fd[];
   /** Undefined where there are two. */
   readonly #target: Target | Connect | undefined;
   /** Aborts the functions that have not returned a descriptor yet, by their sessions. */
@@ -134,8 +143,7 @@ export class Service implements ServiceStatus {
   /** Clients that wait for one to be joined with, at each of the two listeners. */
   readonly #waiting: [Set<Waiting>, Set<Waiting>] = [new Set(), new Set()];
   #host: Host | undefined;
-  /** The most connections that there are descriptors for, in all services together. */
-  #possible = 0;
+  possible = 0;
   #isPaused = false;
   #isClosed = false;
   /** Whether it keeps the loop running. */
@@ -171,7 +179,7 @@ export class Service implements ServiceStatus {
       throw new RangeError(`proxyProtocol: ${proxyProtocol} is neither 1 nor 2`);
     }
     const first = toListener(listener);
-    this.#fds = [first];
+    this.fds = [first];
     this.isUnix = first.isUnix;
     this.address = localAddress(first.fd).toString();
     if (typeof target === "function") {
@@ -182,19 +190,14 @@ export class Service implements ServiceStatus {
       this.target = String(this.#target);
     } else {
       const second = toListener(target);
-      this.#fds = [first, second];
+      this.fds = [first, second];
       this.target = localAddress(second.fd).toString();
     }
   }
 
-  /** The descriptors that it listens at. */
-  get descriptors(): number[] {
-    return this.#fds.map(({ fd }) => fd);
-  }
-
   /** Takes its listening sockets: nobody else may close or serve them from now on. */
   claim(): void {
-    for (const fd of this.#fds) fd.isCopied = true;
+    for (const fd of this.fds) fd.isCopied = true;
   }
 
   /** What it shares with its Copier. */
@@ -237,9 +240,9 @@ export class Service implements ServiceStatus {
     this.#all = all;
     libc.compileForServing();
     const limit = raiseDescriptorLimit();
-    const free = freeNumber(this.#fds[0]?.fd ?? -1);
-    this.#possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
-    this.#listeners = this.#fds.map((fd, side) => {
+    const free = freeNumber(this.fds[0]?.fd ?? -1);
+    this.possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
+    this.#listeners = this.fds.map((fd, side) => {
       return new Listener(fd, host, {
         mayAccept: () => this.#mayAccept(side),
         onAccepted: (client, peer) => this.#accepted(client, peer, side),
@@ -267,7 +270,7 @@ export class Service implements ServiceStatus {
     if (this.open - others >= this.options.connections) return false;
     let all = 0;
     for (const service of this.#all) all += service.open;
-    return all - others < this.#possible;
+    return all - others < this.possible;
   }
 
   /**
@@ -376,10 +379,10 @@ export class Service implements ServiceStatus {
     // The one that came to the first listener is the client.
     const [client, server] = side === 0 ? [session, other] : [other, session];
     this.#sessions.delete(server);
-    client.join(server.giveAway(), this.#fds[1]?.isUnix ?? false, server.peer);
+    client.join(server.giveAway(), this.fds[1]?.isUnix ?? false, server.peer);
   }
 
-  /** Out of descriptors or memory: accepts again after {@linkcode SHORTAGE_RETRY_MS}, whatever ends before. */
+  /** Out of descriptors or memory: accepts again after {@linkcode SHORTAGE_RETRY_MS}, even if a connection ends sooner. */
   pause(): void {
     if (this.#isPaused) return;
     this.#isPaused = true;
@@ -474,7 +477,7 @@ export class Service implements ServiceStatus {
   /** As {@linkcode drain}, and gives up what is not connected yet. */
   stop(): void {
     if (!this.#host) { // it never began
-      for (const fd of this.#fds) fd.tryClose();
+      for (const fd of this.fds) fd.tryClose();
       return;
     }
     this.drain();

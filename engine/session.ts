@@ -5,21 +5,12 @@
  *
  * @module
  */
-import {
-  EADDRNOTAVAIL,
-  EAGAIN,
-  ECANCELED,
-  ECONNREFUSED,
-  ERR,
-  ETIMEDOUT,
-  HUP,
-  OUT,
-} from "../sys/constants.ts";
+import { EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, ERR, ETIMEDOUT, HUP, OUT } from "../sys/constants.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
 import { Address, connect, disconnectFromItself, lacksPort, setKeepAlive } from "../sys/socket.ts";
-import { Channel, type ChannelStatus, type Owner } from "./channel.ts";
+import { Channel, type ChannelStatus, failure, type Owner } from "./channel.ts";
 import { Connection, Endpoint, FIRST_WATCH } from "./endpoint.ts";
 import type { Loop, Watcher } from "./loop.ts";
 import type { Member } from "./members.ts";
@@ -345,7 +336,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
 
   onError(error: SystemError, channel: ChannelStatus): void {
     // To be stopped is none, unless what was read is lost.
-    if (channel.ended === "stopped" && channel.error?.errno === ECANCELED) return;
+    if (!failure(channel)) return;
     // The numbers of our own descriptors would mean nothing to a reader.
     const side = (error.syscall === "read") === (channel === this.#sending) ? "client" : "target";
     this.error ??= `${error.syscall} ${side}: ${libc.strerror(error.errno)}`;

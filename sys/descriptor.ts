@@ -79,7 +79,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
    *
    * HOST is an IPv4 address or a name. A name is looked up on this thread, which waits
    * for getaddrinfo(3), maybe for seconds; the socket listens at the first of its
-   * addresses that this machine has, and at no other.
+   * addresses that this machine has, and at no other. The file of a path stays when the socket is
+   * closed: it is to be removed before the next `listen` there.
    *
    * Throws a {@linkcode SystemError} (bind(2), listen(2)); an `Error` with getaddrinfo's
    * words where a name has no address; and a `RangeError` where `address` is none, or

@@ -141,6 +141,11 @@ export class Fd {
         !(type === S_IFCHR && status.major === MEMORY_DEVICES && status.minor !== KMSG);
   }
 
+  /** Whether that is the same number, or another one of the same pipe, socket or file. */
+  isSameAs({ fd, identity }: Fd): boolean {
+    return fd === this.fd || identity !== "" && identity === this.identity;
+  }
+
   /** Whether it can be read. */
   get isReadable(): boolean {
     return this.#isOpenFor(O_WRONLY) && !(this.#isAnonymous && libc.hasNoRead(this.fd));
