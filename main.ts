@@ -9,13 +9,13 @@ import { ignoreOthers, onAskingSignal, onEndingSignal } from "./cli/signals.ts";
 import { SO_ACCEPTCONN } from "./sys/constants.ts";
 import { getsockopt } from "./sys/libc.ts";
 import type { ChannelStatus, CopyOptions } from "./engine.ts";
+import { failure } from "./engine/channel.ts";
 import { Copier } from "./engine/copier.ts";
 import { DescriptorError } from "./sys/error.ts";
 
 // From source, Deno decodes the source map of each module that is the first to import another
 // one, to know in which line: 0.3 ms each. So main.ts is the first to import all that a start
 // loads (`deno task bench --tests=start --against=OTHER`).
-import "./engine/channel.ts";
 import "./engine/endpoint.ts";
 import "./engine/loop.ts";
 import "./engine/members.ts";
@@ -95,10 +95,15 @@ async function run(settings: Settings): Promise<number> {
   onAskingSignal(() => void report());
   ignoreOthers();
   const running = copier.run();
+  served?.tellLimit();
   void import("./cli/stats.ts"); // now, so that no signal has to wait for it
-  await running.finally(() => watchers.forEach((end) => end()));
-  if (settings.stats) await report();
-  await log.end();
+  try {
+    await running;
+  } finally {
+    watchers.forEach((end) => end());
+    if (settings.stats) await report();
+    await log.end();
+  }
   const hasFailed = channels.some(failure) || services.some(({ error }) => error);
   return status || (hasFailed ? REFUSED : OK);
 }
@@ -142,17 +147,17 @@ function isListening(fd: number): boolean {
   return getsockopt(fd, SO_ACCEPTCONN) === 1;
 }
 
-function failure({ ended, error }: ChannelStatus): boolean {
-  return error !== undefined && !(ended === "stopped" && error.code === "ECANCELED");
-}
-
 function isWrongUse(error: unknown): error is Error {
   return error instanceof UsageError || error instanceof DescriptorError;
 }
 
 function print(text: string): number {
   const bytes = new TextEncoder().encode(text);
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  try {
+    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  } catch (error) {
+    return say(`write 1: ${String(error).replace(/^\w+: | \(os error \d+\)$/g, "")}`, REFUSED);
+  }
   return OK;
 }
 

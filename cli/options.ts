@@ -11,8 +11,9 @@ export interface Settings {
   pairs: [number, number][];
   /** Listening descriptors and their targets. */
   services: [number, string][];
-  /** How to serve: the most connections at a time; times in seconds, 0 for never. */
-  connections: number;
+  /** How to serve: the most connections at a time, undefined for the default. */
+  connections: number | undefined;
+  /** Times in seconds; 0 for never. */
   connectTimeout: number;
   exitIdle: number;
   /** The version of the PROXY protocol to use; 0 for none. */
@@ -110,7 +111,7 @@ export function parse(args: readonly string[]): Settings {
   const settings: Settings = {
     pairs: [],
     services: [],
-    connections: 1000,
+    connections: undefined,
     connectTimeout: 10,
     exitIdle: 0,
     proxyProtocol: 0,

@@ -15,15 +15,16 @@ const REPEATED_ERROR = 1000;
 
 /**
  * Makes `copier` serve what the command line asks for, and report it to `log`.
- * `listeners` are the pairs of which both descriptors listen. Returns how the
- * services stand, and a function that reports what is only counted yet.
+ * `listeners` are the pairs of which both descriptors listen. Returns how the services stand; a
+ * function that, once they run, says if the system allows fewer connections than were asked for;
+ * and one that reports what is only counted yet.
  */
 export async function serveAll(
   copier: Copier,
   settings: Settings,
   listeners: readonly (readonly [number, number])[],
   log: Log,
-): Promise<{ services: ServiceStatus[]; end: () => void }> {
+): Promise<{ services: ServiceStatus[]; tellLimit: () => void; end: () => void }> {
   const failures = new Counted(log);
   const options = toOptions(settings);
   const services: ServiceStatus[] = [];
@@ -37,13 +38,21 @@ export async function serveAll(
       throw error instanceof RangeError ? new UsageError(error.message) : error;
     }
   }
-  return { services, end: () => failures.end() };
+  const tellLimit = () => {
+    const { connections = 0 } = settings, possible = services[0]?.possible ?? 0;
+    if (possible === 0 || connections <= possible) return;
+    log.message(
+      `${possible} connections at most, not ${connections}: that is what the limit of open descriptors allows`,
+    );
+    log.flush();
+  };
+  return { services, tellLimit, end: () => failures.end() };
 }
 
 function toOptions(settings: Settings): ServeOptions {
   const { connections, connectTimeout, timeout, halfClosed, exitIdle, proxyProtocol } = settings;
   return {
-    connections,
+    ...connections && { connections },
     connectTimeout: connectTimeout * 1000,
     timeout: timeout * 1000,
     halfClosed: halfClosed * 1000,

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { ChannelStatus, SystemError } from "../engine.ts";
+import type { ChannelStatus } from "../engine.ts";
+import { failure } from "../engine/channel.ts";
 
 /** One line for each channel and one for all together, in words or as JSON. */
 export function statistics(channels: readonly ChannelStatus[], json: boolean): string {
@@ -65,9 +66,4 @@ const ENDINGS = { eof: "end of file", hangup: "hung up", error: "error", stopped
 
 function ending(channel: ChannelStatus): string {
   return failure(channel)?.message ?? (channel.ended ? ENDINGS[channel.ended] : "open");
-}
-
-/** What went wrong; being stopped is not an error here. */
-function failure({ ended, error }: ChannelStatus): SystemError | undefined {
-  return ended === "stopped" && error?.code === "ECANCELED" ? undefined : error;
 }
