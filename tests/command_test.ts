@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import project from "../deno.json" with { type: "json" };
 import { type End, O_RDONLY, O_WRONLY, open, pipe } from "./ends.ts";
-import { endOfFile } from "./expect.ts";
+import { endOfFile, endsWith } from "./expect.ts";
 import { inParallel, iocopy, prose, run, watched } from "./probe.ts";
 import { follow } from "./watching.ts";
 
@@ -88,6 +88,11 @@ Deno.test("-b limits the buffer, in each of its spellings", async () => {
   for (const args of ["-b64M", `--buffer=${64 * 1024 * 1024}`, "-b1"]) {
     assertEquals(await run([args, "0", "1"], "hello"), { code: 0, stdout: "hello", stderr: "" });
   }
+});
+
+Deno.test("--help where nobody can read it is one line", async () => {
+  using running = iocopy("--help", { 1: open("/dev/full", O_WRONLY) });
+  await endsWith(running, 111, "iocopy: write 1: No space left on device\n");
 });
 
 Deno.test("--help and --version are printed on standard output", async () => {

@@ -844,3 +844,70 @@ Deno.test("a stream that fails closes its Descriptor", async () => {
   using running = program(code, { 3: folder, 4: writing });
   assertEquals(await said(running), [["EISDIR", "EPIPE", true, true]]);
 });
+
+Deno.test("a stream reads nothing ahead, and into the reader's own buffer", async () => {
+  const [input, from] = pipe();
+  const [to, output] = pipe();
+  await from.write("header body, byte by byte, and the rest");
+  from.close();
+  const code = `
+    const input = new Descriptor(3), text = (bytes) => new TextDecoder().decode(bytes);
+    void input.readable;
+    say(await input.read(new Uint8Array(7)));
+    const reader = input.readable.getReader({ mode: "byob" });
+    say(text((await reader.read(new Uint8Array(5))).value));
+    reader.releaseLock();
+    say(results(await copy([[input, 4]])));
+  `;
+  using running = program(code, { 3: input, 4: output });
+  assertEquals(await said(running), [7, "body,", [{ rfd: 3, wfd: 4, bytes: 27, ended: "eof" }]]);
+  assertEquals(await to.readText(99), " byte by byte, and the rest");
+  to.close();
+});
+
+Deno.test("an empty message is no end", async () => {
+  const [far, near] = unixPair(SOCK_DGRAM);
+  for (const message of ["one", "", "two"]) far.send(message);
+  const code = `
+    const messages = new Descriptor(3), bytes = new Uint8Array(9);
+    for (const _ of "..") say(await messages.read(bytes));
+    for await (const piece of messages.readable) {
+      say(piece.length);
+      break;
+    }
+  `;
+  assertEquals(await said(program(code, { 3: near })), [3, 0, 3]);
+  far.close();
+});
+
+Deno.test("writable takes bytes only", async () => {
+  const [to, output] = pipe();
+  const code = `
+    for (const chunk of ["text", new Uint16Array(3)]) {
+      const writer = new Descriptor(3 + (chunk !== "text")).writable.getWriter();
+      await attempt(() => writer.write(chunk));
+    }
+  `;
+  const error = ["TypeError", "the chunk is not a Uint8Array"];
+  assertEquals(await said(program(code, { 3: output, 4: output })), [error, error]);
+  to.close();
+});
+
+Deno.test("a Descriptor that is closed while it waits for a lock has none", async () => {
+  await inFolder(async (folder) => {
+    const [one, other] = [open(`${folder}/file`, O_RDWR | O_CREAT), open(`${folder}/file`, O_RDWR)];
+    const code = `
+      const [holder, waiting, twin] = [new Descriptor(3), new Descriptor(4), new Descriptor(5)];
+      holder.lockSync(true);
+      const locked = attempt(() => waiting.lock(true));
+      setTimeout(() => {
+        waiting.close();
+        holder.unlockSync();
+      }, 50);
+      await locked;
+      say(holder.tryLockSync(true)); // the open file of 4 has no lock through 5 either
+    `;
+    using running = program(code, { 3: one, 4: other, 5: other });
+    assertEquals(await said(running), [["SystemError", "flock 4: Bad file descriptor"], true]);
+  });
+});

@@ -188,6 +188,12 @@ export class End implements Disposable {
     well("sndbuf", libc.setsockopt(this.fd, SOL_SOCKET, SO_SNDBUF, new Int32Array([bytes]), 4));
   }
 
+  /** How many bytes there have to be until it is readable: SO_RCVLOWAT (socket(7)). */
+  set lowWater(bytes: number) {
+    const SOL_SOCKET = 1, SO_RCVLOWAT = 18;
+    well("rcvlowat", libc.setsockopt(this.fd, SOL_SOCKET, SO_RCVLOWAT, new Int32Array([bytes]), 4));
+  }
+
   /** Closes it. */
   close(): void {
     if (!this.#closed) libc.close(this.fd);
@@ -239,9 +245,9 @@ export function serving(waiting = 4096): { listener: End; port: number } {
   return { listener, port: new DataView(address.buffer).getUint16(2) };
 }
 
-/** A unix socket that listens for connections of messages, at a name that the system chooses. */
-export function listeningForMessages(): End {
-  const listener = new End(well("socket", libc.socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)));
+/** A unix socket that listens at a name that the system chooses. */
+export function listeningUnix(type = SOCK_STREAM): End {
+  const listener = new End(well("socket", libc.socket(AF_UNIX, type | SOCK_CLOEXEC, 0)));
   const family = new Uint8Array(2);
   new DataView(family.buffer).setUint16(0, AF_UNIX, true);
   well("bind", libc.bind(listener.fd, family, 2)); // autobind: unix(7)

@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   type End,
+  eventfd,
   O_APPEND,
   O_CREAT,
   O_RDONLY,
@@ -706,3 +707,22 @@ for (
     stdout.close();
   });
 }
+
+Deno.test("what another thread reads for a peer that has gone is an error, not a quiet end", async () => {
+  const [peer, sink] = unixPair();
+  peer.close();
+  using running = iocopy("0 1", { 0: eventfd(), 1: sink }); // which is read on another thread
+  await endsWith(running, 111, "iocopy: write 1: Broken pipe\n");
+});
+
+Deno.test("a file that takes nothing is an error, not one that is not ready yet", async () => {
+  const other = new Deno.Command("sleep", { args: ["60"] }).spawn();
+  const memory = open(`/proc/${other.pid}/mem`, O_WRONLY);
+  other.kill();
+  await other.status;
+  const [input, stdin] = pipe();
+  using running = iocopy("0 1", { 0: input, 1: memory });
+  await stdin.write("hello");
+  await within("its end", endsWith(running, 111, "iocopy: write 1: Input/output error\n"));
+  stdin.close();
+});

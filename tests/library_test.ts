@@ -7,6 +7,7 @@ import { resolve } from "node:path";
 import {
   connected,
   deaf,
+  O_CREAT,
   O_NONBLOCK,
   O_RDONLY,
   O_WRONLY,
@@ -19,7 +20,7 @@ import {
 } from "./ends.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
-import { fillUp, inFolder, limited, outputOf, within } from "./probe.ts";
+import { fillUp, inFolder, limited, noise, outputOf, same, within } from "./probe.ts";
 
 /** How many channels one process adds and ends. */
 const ADDED = Number(Deno.env.get("IOCOPY_ADDED") ?? 3000);
@@ -132,7 +133,8 @@ Deno.test("copy throws before anything moves if a descriptor is not suitable", a
         return false;
       }
     });
-    for (const pairs of [[[3, 63]], [[3, 1], [own, 1]], [[3, 1], [1, 3]], [[-1, 1]]]) {
+    const twice = [[3, 1], [new Descriptor(3), 1]];
+    for (const pairs of [[[3, 63]], [[3, 1], [own, 1]], [[3, 1], [1, 3]], [[-1, 1]], twice]) {
       try {
         await copy(pairs);
       } catch (error) {
@@ -148,6 +150,7 @@ Deno.test("copy throws before anything moves if a descriptor is not suitable", a
     [true, "descriptor OWN is not open"],
     [true, "descriptor 1 is not open for reading"],
     [true, "descriptor -1 is not open"],
+    [true, "descriptor 3 is given twice, not as one Descriptor"],
   ]);
   assertEquals(await kept.readText(5), "hello");
   for (const end of [writing, kept]) end.close();
@@ -709,24 +712,33 @@ Deno.test("what a caller may get wrong with serve is refused, and the listener s
   ]);
 });
 
-Deno.test("what a function has given is as it was when the program exits", async () => {
-  const [peer, given] = unixPair();
-  const kept = given.duplicate();
-  const code = `
-    const name = "@iocopy-test-" + crypto.randomUUID();
-    void serve(Descriptor.listen(name), () => new Descriptor(3));
-    const client = await Descriptor.connect(name);
-    await client.write(new TextEncoder().encode("hello"));
-    await client.read(new Uint8Array(9));
-    Deno.exit();
-  `;
-  using running = program(code, { 3: given });
-  assertEquals(await peer.readText(5), "hello");
-  assertEquals(kept.flags & O_NONBLOCK, O_NONBLOCK);
-  await peer.write("x");
-  assertEquals((await running.outcome).code, 0);
-  assertEquals(kept.flags & O_NONBLOCK, 0);
-  for (const end of [peer, kept]) end.close();
+Deno.test("what a function has given is as it was when the program ends, by an error too", async (t) => {
+  const ends = {
+    "Deno.exit();": 0,
+    'setTimeout(() => { throw new Error("mine") });': 1,
+    'throw new Error("mine");': 1,
+  };
+  for (const [end, status] of Object.entries(ends)) {
+    await t.step(end, async () => {
+      const [peer, given] = unixPair();
+      const kept = given.duplicate();
+      const code = `
+        const name = "@iocopy-test-" + crypto.randomUUID();
+        void serve(Descriptor.listen(name), () => new Descriptor(3));
+        const client = await Descriptor.connect(name);
+        await client.write(new TextEncoder().encode("hello"));
+        await client.read(new Uint8Array(9));
+        ${end}
+      `;
+      using running = program(code, { 3: given });
+      assertEquals(await peer.readText(5), "hello");
+      assertEquals(kept.flags & O_NONBLOCK, O_NONBLOCK);
+      await peer.write("x");
+      assertEquals((await running.outcome).code, status);
+      assertEquals(kept.flags & O_NONBLOCK, 0);
+      for (const end of [peer, kept]) end.close();
+    });
+  }
 });
 
 Deno.test("a client that resets: an inherited socket that a function has given is not reset", async () => {
@@ -1112,4 +1124,174 @@ Deno.test("errors leave nothing behind", async () => {
     say([first, before > 0, opened - before]);
   `;
   assertEquals(await said(program(code, {})), [["ENOENT", true, 0]]);
+});
+
+Deno.test("a promise of onWait is awaited, and then it copies; timers go on", async () => {
+  const [a, first] = pipe();
+  const [out, b] = pipe();
+  const code = `
+    let timers = 0, waits = 0;
+    const timer = setInterval(() => timers++, 1);
+    const onWait = async () => {
+      waits++;
+      if (waits === 2) await new Promise((resolve) => setTimeout(resolve, 20));
+    };
+    say(results(await copy([[3, 4]], { onWait })));
+    say([timers > 0, waits > 1]);
+    clearInterval(timer);
+  `;
+  using running = program(code, { 3: a, 4: b });
+  const content = noise(1 << 20);
+  const written = first.write(content).then(() => first.close());
+  const read = await within("the bytes", out.readExactly(content.length));
+  assert(same(read, content));
+  await written;
+  assertEquals(await within("the end", said(running)), [
+    [{ rfd: 3, wfd: 4, bytes: 1 << 20, ended: "eof" }],
+    [true, true],
+  ]);
+  out.close();
+});
+
+Deno.test("a pair that is added in the moment when the last one has ended is copied", async () => {
+  const [[a, first], [out, b], [c, second], [other, d]] = [pipe(), pipe(), pipe(), pipe()];
+  await first.write("one");
+  await second.write("two");
+  for (const end of [first, second]) end.close();
+  const code = `
+    let added;
+    const copier = new Copier([[3, 4]], {
+      onOperation: (operation, fd, bytes) => {
+        if (fd === 3 && bytes === 0) queueMicrotask(() => added = copier.add([[5, 6]]));
+      },
+    });
+    say(results(await copier.run()));
+    say(results(added));
+  `;
+  using running = program(code, { 3: a, 4: b, 5: c, 6: d });
+  assertEquals(await said(running), [
+    [{ rfd: 3, wfd: 4, bytes: 3, ended: "eof" }],
+    [{ rfd: 5, wfd: 6, bytes: 3, ended: "eof" }],
+  ]);
+  assertEquals([await out.readText(9), await other.readText(9)], ["one", "two"]);
+  for (const end of [out, other]) end.close();
+});
+
+Deno.test("what is cut off says why: the cause of its error is the reason", async () => {
+  const [a, first] = unixPair();
+  const [slow, b] = unixPair();
+  fillUp(b);
+  const code = `
+    const copier = new Copier([[3, 4]], { onOperation: () => copier.stop(10, "enough") });
+    const [{ ended, error }] = await copier.run();
+    say([ended, error.code, error.cause]);
+  `;
+  using running = program(code, { 3: a, 4: b });
+  await first.write("hello");
+  assertEquals(await said(running), [["error", "ECANCELED", "enough"]]);
+  for (const end of [first, slow]) end.close();
+});
+
+Deno.test("a Copier may be disposed of in any callback", async (t) => {
+  for (const callback of ["onWait", "onOperation", "onData"]) {
+    await t.step(callback, async () => {
+      const [a, first] = pipe();
+      const [out, b] = pipe();
+      await first.write("hello");
+      const code = `
+        let disposed;
+        const copier = new Copier([[3, 4]], {
+          ${callback}: () => void (disposed ??= copier[Symbol.asyncDispose]().then(() => say("over"))),
+        });
+        const [{ ended }] = await copier.run();
+        await disposed;
+        say(ended);
+      `;
+      using running = program(code, { 3: a, 4: b });
+      assertEquals(await said(running), ["over", "stopped"]);
+      for (const end of [first, out]) end.close();
+    });
+  }
+});
+
+Deno.test("stopPairs waits for nobody, not for a peer that may still get an answer either", async () => {
+  const [near, far] = tcpPair();
+  const [stuck, other] = unixPair();
+  fillUp(other);
+  const code = `
+    const copier = new Copier([[3, 4], [4, 3]], { onOperation: () => copier.stopPairs() });
+    const channels = await copier.run();
+    say(channels.map(({ ended, error }) => [ended, error.message]));
+    say(channels[0].seconds < 1.5); // who lingers takes 2 s
+  `;
+  using running = program(code, { 3: near, 4: other });
+  await far.write("hello");
+  assertEquals(await said(running), [
+    [["error", "write 4: Operation canceled"], ["stopped", "read 4: Operation canceled"]],
+    true,
+  ]);
+  for (const end of [far, stuck]) end.close();
+});
+
+Deno.test("a connection gets the number that a file had in another pair", async () => {
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/in`, "hello");
+    const given = {
+      3: open(`${folder}/in`, O_RDONLY),
+      4: open(`${folder}/out`, O_WRONLY | O_CREAT),
+    };
+    const code = `
+      const { localAddress } = await import("./sys/socket.ts");
+      const listener = Descriptor.listen("127.0.0.1:0"), target = Descriptor.listen("127.0.0.1:0");
+      const [own, to] = [listener, target].map(({ fd }) => String(localAddress(fd)));
+      const client = await Descriptor.connect(own);
+      const copier = new Copier([[3, 4]]), numbers = [];
+      await copier.serve(listener, async () => {
+        while (!copier.channels[0].ended) await new Promise((resolve) => setTimeout(resolve));
+        // One of both is that number, and is joined with the client.
+        const made = [await Descriptor.connect(to), await Descriptor.connect(to)];
+        numbers.push(...made.map(({ fd }) => fd));
+        const [one, other] = made.sort((one, other) => one.fd - other.fd);
+        other.close();
+        return one;
+      }, { onConnect: () => copier.drain(), onEnd: ({ error }) => say(error ?? "no error") });
+      client.shutdown(1);
+      const running = copier.run();
+      while (numbers.length < 2) await new Promise((resolve) => setTimeout(resolve));
+      target.close(); // which resets both
+      await running;
+      say(numbers.some((fd) => fd === 3 || fd === 4));
+    `;
+    using running = program(code, given);
+    assertEquals(await said(running), ["read target: Connection reset by peer", true]);
+  });
+});
+
+Deno.test("of two clients that are joined, one is a session that ends, and the other's time stands still", async () => {
+  const code = `
+    const { localAddress } = await import("./sys/socket.ts");
+    const [one, other] = [Descriptor.listen("127.0.0.1:0"), Descriptor.listen("127.0.0.1:0")];
+    const addresses = [one, other].map(({ fd }) => String(localAddress(fd)));
+    const accepted = [];
+    const copier = new Copier([]);
+    await copier.serve(one, other, {
+      onAccept: (session) => accepted.push(session),
+      onEnd: ({ id, ended }) => say([id, ended]),
+    });
+    const running = copier.run();
+    const clients = [await Descriptor.connect(addresses[0])];
+    while (accepted.length < 1) await new Promise((resolve) => setTimeout(resolve));
+    clients.push(await Descriptor.connect(addresses[1]));
+    while (accepted.length < 2) await new Promise((resolve) => setTimeout(resolve));
+    for (const client of clients) client.close();
+    copier.drain();
+    await running;
+    const times = accepted.map(({ seconds }) => seconds);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    say(accepted.map(({ ended, seconds }, i) => [ended, seconds === times[i]]));
+  `;
+  assertEquals(await said(program(code, {})), [
+    [1, "eof"],
+    [["eof", true], ["stopped", true]],
+  ]);
 });

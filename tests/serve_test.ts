@@ -7,14 +7,15 @@ import {
   connected,
   deaf,
   type End,
-  listeningForMessages,
+  listeningUnix,
   makeFifo,
   O_RDONLY,
   open,
   pipe,
   serving,
+  SOCK_SEQPACKET,
 } from "./ends.ts";
-import { objects } from "./expect.ts";
+import { endsWith, objects, passes } from "./expect.ts";
 import { COMMAND, type Running, skippedIf } from "./harness.ts";
 import {
   CONNECTING,
@@ -33,7 +34,7 @@ import {
   within,
 } from "./probe.ts";
 import { freePort, needing } from "./programs.ts";
-import { logged, pause, stop } from "./watching.ts";
+import { type Log, logged, pause, stop } from "./watching.ts";
 
 const decoder = new TextDecoder();
 
@@ -270,6 +271,17 @@ Deno.test("with few descriptors all connections are served in the end", async ()
   running.kill("SIGHUP");
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
   target.close();
+});
+
+Deno.test("if there are descriptors for fewer connections than -c asks for, it says so", async () => {
+  const { listener } = serving();
+  const { running, log } = logged("-c 1000 3 127.0.0.1:1", { 3: listener }, limited(100));
+  using _ = running;
+  const line = /^iocopy: [23]\d connections at most, not 1000: .*the limit of open descriptors/;
+  await within("the line", log.until(line));
+  running.kill("SIGHUP");
+  assertEquals((await running.outcome).code, 0);
+  assertEquals((await log.all()).length, 1);
 });
 
 Deno.test("with few descriptors the clients of one service leave some to the targets of others", async () => {
@@ -590,6 +602,65 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
   target.close();
 });
 
+Deno.test("a listening unix socket that was shut down is told from one that nobody asks for", async () => {
+  const listener = listeningUnix();
+  using mine = listener.duplicate();
+  using running = iocopy("3 127.0.0.1:1", { 3: listener });
+  mine.shutdown();
+  await within("the end", endsWith(running, 111, "iocopy: accept 3: Invalid argument\n"));
+});
+
+Deno.test("what a listening socket hands down to its connections changes nothing", async (t) => {
+  const { listener: target, port: to } = serving();
+  await t.step("SO_LINGER: a slow client gets all of it", async () => {
+    const { listener, port } = serving();
+    listener.linger = 0;
+    const { running, log } = logged(`--stats=json 3 127.0.0.1:${to}`, { 3: listener });
+    using _ = running;
+    using client = connected(port);
+    client.shutdownWrite();
+    const server = accepted(target);
+    const content = noise(1 << 18);
+    await server.write(content);
+    server.close();
+    await within("its end", log.until(/"ended":"eof"/));
+    assert(same(await within("the bytes", client.readAll()), content));
+    running.kill("SIGHUP");
+    assertEquals((await running.outcome).code, 0);
+    await log.all();
+  });
+  await t.step("SO_RCVLOWAT: a small piece waits for no other", async () => {
+    const { listener, port } = serving();
+    listener.lowWater = 1000;
+    using running = iocopy(`3 127.0.0.1:${to}`, { 3: listener });
+    using client = connected(port);
+    using server = accepted(target);
+    for (const piece of ["one", "two"]) await within(piece, passes(client, server, piece));
+    running.kill("SIGTERM");
+    await running.outcome;
+  });
+  target.close();
+});
+
+Deno.test("a second SIGTERM skips the waiting: what was cut off ends by a reset, not an end of file", async () => {
+  const { listener: target, port: to } = serving();
+  const { listener, port } = serving();
+  const { running, log } = logged(`v 3 127.0.0.1:${to}`, { 3: listener });
+  using _ = running;
+  using client = connected(port);
+  using server = accepted(target);
+  const written = server.write(noise(2 ** 25)).catch(() => {}); // more than all buffers hold
+  while (moved(log, ">") === moved(log, "<")) await pause(); // then it holds what the client does not take
+  running.kill("SIGTERM");
+  await within("the end of listening", refused(port));
+  running.kill("SIGTERM");
+  assertEquals((await within("the end", running.outcome)).code, 128 + 15);
+  await log.all();
+  await assertRejects(() => within("the reset", client.readAll()), Error, "read failed");
+  await written;
+  target.close();
+});
+
 /** Runs `act`, for a shell, in a network of its own, where the kernel chooses one of two ports for those who connect. */
 function isolated(act: string): string[] {
   const ports = 'echo "45000 45001" >/proc/sys/net/ipv4/ip_local_port_range';
@@ -883,6 +954,11 @@ Deno.test("SIGHUP stops accepting at once, and connections end by themselves", a
   assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
 });
 
+/** How many bytes were read, or written, as `v` has reported it. */
+function moved(log: Log, operation: ">" | "<"): number {
+  return log.lines.reduce((sum, line) => sum + Number(line.split(` ${operation} `)[1] ?? 0), 0);
+}
+
 Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => {
   const { target, port: to } = listenTcp();
   const { listener, port } = serving();
@@ -892,10 +968,8 @@ Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => 
   const conn = await acceptedBy(target);
   const content = noise(2 ** 25); // more than the kernel holds
   const sent = writeAll(client, content).catch(() => {});
-  const moved = (operation: ">" | "<") =>
-    log.lines.reduce((sum, line) => sum + Number(line.split(` ${operation} `)[1] ?? 0), 0);
   // Before it waits for the target, which does not read, all of this is in the log.
-  while (moved(">") === moved("<")) await pause();
+  while (moved(log, ">") === moved(log, "<")) await pause();
   running.kill("SIGTERM");
   await within("the end of listening", refused(port));
   const arrived = new Uint8Array(
@@ -903,7 +977,7 @@ Deno.test("SIGTERM delivers what was read, and ends with 128 + 15", async () => 
   );
   assertEquals((await running.outcome).code, 128 + 15);
   await log.all();
-  assertEquals([moved(">"), moved("<")], [arrived.length, arrived.length]);
+  assertEquals([moved(log, ">"), moved(log, "<")], [arrived.length, arrived.length]);
   assert(same(arrived, content.subarray(0, arrived.length)), "other bytes");
   await sent;
   for (const end of [client, target]) end.close();
@@ -1129,6 +1203,7 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["3 1", /^iocopy: descriptor 3 is a listening socket/],
     ["3 3", /^iocopy: descriptor 3 is served twice/],
     ["3 127.0.0.1:22 3 127.0.0.1:23", /^iocopy: descriptor 3 is served twice/],
+    ["3 5", /^iocopy: descriptor 5 is served twice/],
     ["-c 0 3 127.0.0.1:22", /^iocopy: --connections: "0" is not a whole number/],
     ["--proxy-protocol=3 3 127.0.0.1:22", /^iocopy: --proxy-protocol: "3" is not version 1 or 2/],
     ["4 127.0.0.1:22", /^iocopy: descriptor 4 listens for messages \(SEQPACKET\)/],
@@ -1139,7 +1214,8 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
   ];
   for (const [args, message] of lines) {
     const { listener } = serving();
-    using running = iocopy(args, { 3: listener, 4: listeningForMessages() });
+    const given = { 3: listener, 4: listeningUnix(SOCK_SEQPACKET), 5: listener.duplicate() };
+    using running = iocopy(args, given);
     const { code, stderr } = await running.outcome;
     assertEquals([code, stderr.split("\n").length], [100, 2], `${args}: ${stderr}`);
     assertMatch(stderr, /^[^\p{Cc}\u2028\u2029]+\n$/u, args);

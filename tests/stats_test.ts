@@ -3,9 +3,10 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { statistics } from "../cli/stats.ts";
 import type { ChannelStatus } from "../engine.ts";
 import { type End, O_RDONLY, open, pipe, tcpPair } from "./ends.ts";
-import { objects } from "./expect.ts";
+import { endsWith, objects } from "./expect.ts";
 import { BINARY, COMMAND } from "./harness.ts";
-import { ignores, iocopy, noise, within } from "./probe.ts";
+import { ignores, injecting, iocopy, noise, within } from "./probe.ts";
+import { needing } from "./programs.ts";
 import { catches, lines, pause } from "./watching.ts";
 
 const CHANNEL = {
@@ -201,3 +202,16 @@ async function drain(from: End): Promise<number> {
     received += length;
   }
 }
+
+Deno.test(
+  needing(["strace"], "statistics are printed although the system refuses to set an alarm"),
+  async () => {
+    const [input, stdin] = pipe();
+    const [stdout, output] = pipe();
+    const command = injecting("timerfd_settime:error=EPERM");
+    using running = iocopy("s 3 4", { 3: input, 4: output }, { command });
+    const told = /^(iocopy: .*\n)*iocopy: total: .*\niocopy: timerfd_settime: .* not permitted\n$/;
+    await within("the end", endsWith(running, 111, told));
+    for (const end of [stdin, stdout]) end.close();
+  },
+);

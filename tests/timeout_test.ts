@@ -97,20 +97,25 @@ Deno.test("one channel that moves keeps all of them going", async () => {
   stdout.close();
 });
 
-Deno.test("the timeout never comes early, and only once", async () => {
+Deno.test("the timeout never comes early, counted from the last byte or end, and only once", async () => {
   const channel = { rfd: 0, wfd: 1, bytes: 0, operations: 0, seconds: 0, route: "copy" as const };
   const pipes = { read: undefined, own: undefined, write: undefined };
-  const moving = { ...channel, pipes, reason: undefined, ended: undefined, error: undefined };
+  const still = { ...channel, pipes, reason: undefined, error: undefined };
+  const moving = { ...still, ended: undefined };
+  const ending: typeof still & { ended: "eof" | undefined } = { ...still, ended: undefined };
   const times: number[] = [];
   const start = performance.now();
   const expired = () => times.push(performance.now());
-  const end = onTimeout([moving], 0.2, expired, () => true);
+  const end = onTimeout([moving, ending], 0.2, expired, () => true);
   let last = start;
   while (performance.now() - start < 500) {
     last = performance.now();
     moving.operations++;
     await pause();
   }
+  await pause(100);
+  last = performance.now();
+  ending.ended = "eof";
   while (times.length === 0 && performance.now() - start < 30_000) await pause();
   assert((times[0] ?? 0) - last >= 199, `${times} after ${last}`);
   await pause(300);

@@ -53,9 +53,14 @@ export class Log {
 }
 
 /** Starts the command, with its standard error to look at meanwhile. */
-export function logged(args: string, given: Record<number, End>): { running: Running; log: Log } {
+export function logged(
+  args: string,
+  given: Record<number, End>,
+  command?: readonly string[],
+): { running: Running; log: Log } {
   const [log, logging] = pipe();
-  return { running: iocopy(args, { ...given, 2: logging }), log: new Log(log) };
+  const running = iocopy(args, { ...given, 2: logging }, command && { command });
+  return { running, log: new Log(log) };
 }
 
 /**
