@@ -141,7 +141,7 @@ Version: ${DEBIAN_VERSION}
 Architecture: ${architecture}
 Maintainer: ${maintainer}
 Installed-Size: ${size}
-Depends: libc6 (>= 2.27), libgcc-s1
+Depends: libc6 (>= 2.28), libgcc-s1
 Suggests: ucspi-tcp
 Section: net
 Priority: optional
