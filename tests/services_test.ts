@@ -29,7 +29,8 @@ function aimed(words: string, target: Deno.TcpListener): string {
 testWith(["systemd-analyze"], "systemd finds no fault with the units", async (shop) => {
   const files = SERVICES.flatMap((name) => [`${name}.socket`, `${name}.service`]);
   for (const file of files) {
-    const here = text(file).replace("/usr/local/bin/iocopy", "/bin/true"); // this has to exist
+    // The program has to exist, and iocopy may not be installed: true(1) is found in the same way.
+    const here = text(file).replace(/^ExecStart=iocopy /m, "ExecStart=true ");
     await Deno.writeTextFile(shop.path(file), here);
   }
   const paths = files.map((file) => shop.path(file));
@@ -43,9 +44,7 @@ testWith(["systemd-socket-activate"], "the commands of the units work", async (s
   using target = echo();
   for (const name of SERVICES) {
     const ports = [...text(`${name}.socket`).matchAll(/^ListenStream=/gm)].map(() => freePort());
-    const [, command = ""] = /^ExecStart=\/usr\/local\/bin\/iocopy (.+)$/m.exec(
-      text(`${name}.service`),
-    ) ?? [];
+    const [, command = ""] = /^ExecStart=iocopy (.+)$/m.exec(text(`${name}.service`)) ?? [];
     const listens = ports.flatMap((port) => ["-l", `127.0.0.1:${port}`]);
     const passed = `DENO_DIR=${await denoDir()}`;
     const binder = ["systemd-socket-activate", "-E", passed, ...listens];
