@@ -290,9 +290,9 @@ function newSocket(address: Address, type = SOCK_STREAM): number {
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
  * can be written, or failed, once it is decided. -EAGAIN: a unix socket's queue
- * is full, to be tried again (connect(2)). A TCP peer's answer `waitsForBytes` to be
- * acknowledged with: see {@linkcode libc.setQuickAck}, which the caller has to
- * switch on where it sends none at once.
+ * is full, to be tried again (connect(2)). With `waitsForBytes`, the SYN-ACK is acknowledged by the
+ * first bytes that are sent; a caller that sends none at once switches quick acknowledgement on
+ * ({@linkcode libc.setQuickAck}).
  */
 export function connect(address: Address, waitsForBytes = false): number {
   const fd = newSocket(address);
