@@ -5,10 +5,11 @@ export interface Member {
 }
 
 /**
- * A set of what comes and goes often. A `Set` makes its table anew after so many
- * changes, and the old table, which V8 has moved to its space for old objects by
- * then, keeps all alive that was in it: nothing that was a member would be young
- * garbage, which costs next to nothing.
+ * A set whose members come and go all the time, as connections do. It is an array, not a `Set`: in
+ * V8, a `Set` that changes all the time allocates a new table again and again. The old table, by
+ * then in the old generation, keeps the members that it had alive until a full collection, long
+ * after they have left. Here nothing refers to those that have left: they die young, which costs
+ * next to nothing.
  */
 export class Members<T extends Member> implements Iterable<T> {
   readonly #all: T[] = [];
