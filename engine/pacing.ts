@@ -67,7 +67,7 @@ export class Pace {
 }
 
 /** From this size of a read on, a rest would gain nothing. */
-const LARGE_READ_BYTES = 64 * 1024;
+const NO_REST_FROM_BYTES = 64 * 1024;
 
 /** Without this room, the pipe's writer would find it full during a rest, and have to wait. */
 const MIN_PIPE_BYTES = 512 * 1024;
@@ -108,7 +108,7 @@ export class Coalescing {
       // Off when a retry is due: then the reads without rests are measured anew.
       this.#isOn = !isDue && readSize >= this.#sizeWithout * MIN_GAIN;
     } else if (isDue && pipeSize >= MIN_PIPE_BYTES) {
-      this.#isOn = readSize < LARGE_READ_BYTES;
+      this.#isOn = readSize < NO_REST_FROM_BYTES;
       this.#sizeWithout = readSize;
       this.#windows = 0;
     }
@@ -121,6 +121,6 @@ export class Coalescing {
 
   /** Whether it is to rest after a read of so many bytes. */
   restsAfter(bytes: number): boolean {
-    return this.#isOn && bytes < LARGE_READ_BYTES;
+    return this.#isOn && bytes < NO_REST_FROM_BYTES;
   }
 }
