@@ -25,18 +25,25 @@ const STUCK_AFTER_MS = 1000;
  * limits is dropped and counted.
  */
 export class Log {
+  /** What was added, and is not being written yet. */
   #text = "";
+  /** How many lines were dropped since the last line that says so. */
   #lost = 0;
+  /** What is being written. */
   #rest: Uint8Array<ArrayBuffer> = new Uint8Array(0);
-  /** Counts the writes that succeeded; and whether the reader has stopped reading. */
+  /** Counts the writes that are done, be it with an error. */
   #taken = 0;
+  /** Whether the reader has stopped reading. */
   #stuck = false;
-  /** A write that is under way on another thread; and whether a poll(2) is. */
+  /** A write that is under way on another thread. */
   #writing: Promise<void> | undefined;
+  /** Whether a poll(2) is under way on another thread. */
   #polling = false;
-  /** The line below all others; the one that is on the screen now; and the screen's width. */
+  /** The line below all others. */
   #live = "";
+  /** The one that is on the screen now. */
   #shown = "";
+  /** The width of the screen. */
   #columns = 80;
   /** Standard error, once something was written; null if it is closed. */
   #descriptor: Fd | null | undefined;

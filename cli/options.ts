@@ -18,7 +18,7 @@ export interface Settings {
   exitIdle: number;
   /** The version of the PROXY protocol to use; 0 for none. */
   proxyProtocol: 0 | 1 | 2;
-  /** One of these options, if one is given: it says nothing where no descriptor listens. */
+  /** The last option of serving that was given: wrong use where no descriptor listens. */
   serving: string | undefined;
   /** After how many seconds without a byte to end a half-closed connection; 0 for never. */
   halfClosed: number;
