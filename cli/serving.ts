@@ -8,7 +8,7 @@ import { UsageError } from "./options.ts";
 import type { Settings } from "./options.ts";
 import type { Log } from "./log.ts";
 import type { Figures, Piece } from "./progress.ts";
-import { forPeople } from "./stats.ts";
+import { ENDINGS, forPeople, toMillis } from "./stats.ts";
 
 /** An identical error is printed once in so many milliseconds, and counted meanwhile. */
 const REPEATED_ERROR = 1000;
@@ -92,8 +92,6 @@ function telling(
   };
 }
 
-const ENDINGS = { eof: "end of file", error: "error", stopped: "stopped" };
-
 function toObject(session: SessionStatus, service: string) {
   const { id, peer, target, sent, received, seconds, ended, error } = session;
   return {
@@ -103,7 +101,7 @@ function toObject(session: SessionStatus, service: string) {
     target: target ?? null,
     sent,
     received,
-    seconds: Math.round(seconds * 1000) / 1000,
+    seconds: toMillis(seconds),
     ended: ended ?? null,
     error: error ?? null,
   };

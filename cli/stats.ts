@@ -42,7 +42,8 @@ function toObject(channel: ChannelStatus) {
   };
 }
 
-function toMillis(seconds: number): number {
+/** Seconds, to the millisecond. */
+export function toMillis(seconds: number): number {
   return Math.round(seconds * 1000) / 1000;
 }
 
@@ -62,7 +63,13 @@ export function forPeople(bytes: number): string {
   return `${unit ? bytes.toPrecision(3) : Math.round(bytes)} ${UNITS[unit]}`;
 }
 
-const ENDINGS = { eof: "end of file", hangup: "hung up", error: "error", stopped: "stopped" };
+/** How a channel or a connection has ended, in words. */
+export const ENDINGS = {
+  eof: "end of file",
+  hangup: "hung up",
+  error: "error",
+  stopped: "stopped",
+};
 
 function ending(channel: ChannelStatus): string {
   return failure(channel)?.message ?? (channel.ended ? ENDINGS[channel.ended] : "open");
