@@ -7,6 +7,10 @@
  * Listens on the address of -l, and joins each connection with a new one to the
  * address of -c. HOST is an IPv4 address or a name. Both can also be [IPv6]:PORT, the
  * path of a unix socket, or @name. At SIGTERM it delivers what was read, and exits.
+ *
+ * The file of a unix socket stays at the end, and the next start fails with "Address already in
+ * use": remove it before each start, as in `rm -f PATH; tcpforward -l PATH ...`. It is not removed
+ * here, as another process may listen at it.
  */
 import { Descriptor, serve, type SessionStatus } from "../engine.ts";
 
