@@ -90,7 +90,7 @@ async function run(settings: Settings): Promise<number> {
   // Before a byte moves: until there is a listener, a signal kills the process.
   onEndingSignal((signal, count) => {
     status = SIGNALLED + signal;
-    copier.stop(count > 1 ? 0 : undefined); // an exit would end in order what was cut off
+    copier.stop(count > 1 ? 0 : undefined); // no exit: what was cut off would look whole
   }, serving && (() => copier.drain()));
   onAskingSignal(() => void report());
   ignoreOthers();

@@ -39,10 +39,11 @@ export async function serveAll(
     }
   }
   const tellLimit = () => {
-    const { connections = 0 } = settings, possible = services[0]?.possible ?? 0;
-    if (possible === 0 || connections <= possible) return;
+    const asked = (settings.connections ?? 0) * services.length;
+    const possible = services[0]?.possible ?? 0;
+    if (possible === 0 || asked <= possible) return;
     log.message(
-      `${possible} connections at most, not ${connections}: that is what the limit of open descriptors allows`,
+      `at most ${possible} connections, not ${asked}: the limit of open descriptors allows no more`,
     );
     log.flush();
   };

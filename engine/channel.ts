@@ -92,6 +92,8 @@ export interface Host extends Owner {
   readonly rate: number;
   /** Set once nothing more is to be read, with the cause of the errors of what is cut off. */
   readonly stopped: { readonly reason: unknown } | undefined;
+  /** Whether a number is copied, served or watched here. */
+  isUsed(fd: number): boolean;
   onOperation?:
     | ((
       operation: "read" | "write",
@@ -144,7 +146,7 @@ const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
 /** For how long a peer that acknowledges nothing is waited for until it is reset. */
 const UNACKNOWLEDGED_MS = 60_000;
 
-/** After so long a read on another thread has come back with its bytes, or has none: then it is not waited for. */
+/** For so long a read on another thread is waited for once its channel is to end: what it has read comes back by then. */
 export const THREAD_RETURN_MS = 100;
 
 /** Besides READ and WRITE: it waits at no endpoint, but for its rate, or for another thread. */
@@ -290,7 +292,10 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
   }
 
   #watchSink(): void {
-    if (this.#isOpen) this.sink.rearm();
+    if (!this.#isOpen) return;
+    this.sink.rearm();
+    // That its reader has gone was reported, maybe, before this channel came.
+    if (this.sink.isEdgeTriggered) this.loop.soon({ run: () => this.sinkHungUp() });
   }
 
   #enter(): void {
@@ -506,7 +511,11 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     this.#fail("write", connection?.error ?? (fd.kind === "pipe" ? EPIPE : EIO));
   }
 
-  /** The sink's peer has gone while another thread reads: whether there was anything left for it shows soon. */
+  /**
+   * The sink's peer has gone while another thread reads: whether there was anything left for it
+   * shows soon. If the read has not come back by then it is an error, as it would take the
+   * writer's next bytes with it.
+   */
   #hangUpLater(): void {
     if (this.#isHungUp) return;
     this.#isHungUp = true;

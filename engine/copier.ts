@@ -50,7 +50,7 @@ export interface CopyOptions {
   grace?: number;
   /**
    * The longest time for which this copying keeps the event loop to itself, in milliseconds; of
-   * several that are busy, each takes as long. Longer is faster for the copying, as each interruption costs
+   * several Copiers that are busy, each keeps it for so long, one after the other. Longer is faster for the copying, as each interruption costs
    * 0.1 ms; shorter is better for what else the program does.
    * @default {5}
    */
@@ -77,7 +77,11 @@ export interface CopyOptions {
   onWait?: () => Promise<void> | undefined | void;
 }
 
-/** Events after which the program may end in the midst: Deno.exit, and an error that nobody has caught. */
+/**
+ * Events after which the process may exit while it copies: Deno.exit, an uncaught error, an
+ * unhandled rejection. If the program handles the error and goes on, each flag is set again after
+ * the next wait.
+ */
 const PROGRAM_ENDS = ["unload", "error", "unhandledrejection"] as const;
 
 /**
@@ -145,6 +149,11 @@ export class Copier implements AsyncDisposable {
       onError: options.onError,
       channels: this.#open,
       rate: rate === Infinity ? 0 : rate,
+      isUsed: (number) =>
+        this.#endpoints.has(number) || this.#loop.knows(number) ||
+        this.#services.some(({ fds }) =>
+          fds.some(({ fd, isClosed }) => fd === number && !isClosed)
+        ),
       onEnd: (channel) => this.#open.delete(channel),
     };
     try {
@@ -250,7 +259,9 @@ export class Copier implements AsyncDisposable {
   }
 
   async #run(): Promise<ChannelStatus[]> {
-    const restore = () => {
+    const restore = ({ type }: Event) => {
+      // Within a round, a splice(2) may be about to follow, and would wait: only the exit is sure.
+      if (type !== "unload" && this.#loop.isInRound) return;
       for (const { source, sink } of this.#open) for (const end of [source, sink]) end.restore();
       for (const service of this.#services) service.restore();
     };
@@ -264,7 +275,7 @@ export class Copier implements AsyncDisposable {
       for (const service of this.#services) service.begin(this.#host, this.#services);
       if (this.#isDrained) this.drain();
       if (this.#stop) this.#beginToStop(this.#stop);
-      // Pairs may be added between the end of the loop and the next line.
+      // A microtask may add pairs after the loop has ended and before this function goes on.
       do await this.#loop.run(); while (this.#loop.isNeeded);
     } finally {
       this.#phase = "ended";

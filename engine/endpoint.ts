@@ -102,9 +102,9 @@ export class Endpoint implements Watcher {
     return connection && !fd.isOurs ? connection.makeNonBlocking(fd.fd) : 0;
   }
 
-  /** Puts its flag back, as the process ends. */
+  /** Puts its flag back, as the process ends. While a channel lingers, its sink is closed already. */
   restore(): void {
-    this.connection?.restore(this.fd.fd);
+    if (!this.fd.isClosed) this.connection?.restore(this.fd.fd);
   }
 
   /** The first bytes were sent, and with them the acknowledgement: from now on these go at once. */
@@ -153,8 +153,8 @@ export class Endpoint implements Watcher {
       this.#rearmForOthers();
       return error;
     }
-    if (this.fd.isOurs) this.#loop.forget(this.fd.fd);
-    else if (!this.isAlwaysReady) this.#loop.unwatch(this.fd.io);
+    if (this.fd.isOurs || this.isAlwaysReady) this.#loop.forget(this.fd.io);
+    else this.#loop.unwatch(this.fd.io);
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
     // Who made it may have had close(2) drop what is not sent yet, or wait for that.
     if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
@@ -414,6 +414,11 @@ export class Endpoints {
       for (const endpoint of opened) this.#forget(endpoint);
       throw error;
     }
+  }
+
+  /** Whether a number is in use. */
+  has(number: number): boolean {
+    return this.#byNumber.has(number);
   }
 
   #get(end: number | Fd, direction: typeof READ | typeof WRITE, opened: Endpoint[]): Endpoint {

@@ -1,4 +1,4 @@
-import { EAGAIN, EINVAL, EPERM, HUP, IN } from "../sys/constants.ts";
+import { EAGAIN, EINVAL, EPERM, HUP, IN, RDHUP } from "../sys/constants.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import type { Fd } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
@@ -47,13 +47,13 @@ export class Listener implements Watcher {
   /** Accepts connections, or leaves those that come to the kernel's queue. */
   listen(on: boolean): void {
     if (this.fd.isClosed) return;
-    if (on) this.#host.loop.watch(this.fd.fd, IN, this);
+    if (on) this.#host.loop.watch(this.fd.fd, IN | RDHUP, this);
     else this.#host.loop.unwatch(this.fd.fd);
   }
 
-  /** In the next round: a new socket may get the number of one that was closed in this one, and then its events. */
+  /** At the end of this round: a new socket may get the number of one that was closed in this one, and then its events. */
   ready(events: number): void {
-    this.#isHungUp = (events & HUP) !== 0;
+    this.#isHungUp = (events & (HUP | RDHUP)) !== 0;
     this.#host.loop.soon(this);
   }
 
@@ -64,7 +64,7 @@ export class Listener implements Watcher {
       // Another process may take the connection before we do. It may put the flag
       // back as well, when it ends: so it is checked each time.
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
-      if (refused < 0) return acceptor.onFailure(new SystemError("fcntl", fd, refused));
+      if (refused < 0) return this.#fail("fcntl", refused);
       const accepted = accept(fd);
       if (accepted !== -EPERM) this.#forbidden = 0;
       else if (++this.#forbidden < MAX_FORBIDDEN) continue;
@@ -74,15 +74,15 @@ export class Listener implements Watcher {
         }
         acceptor.onAccepted(accepted.fd, accepted.peer);
       } else if (accepted === -EAGAIN) {
-        // Of a unix socket that was shut down, only HUP tells that none will come.
-        return this.#isHungUp ? this.#fail(-EINVAL) : undefined;
+        // Of a unix socket that was shut down, only the event tells that none will come.
+        return this.#isHungUp ? this.#fail("accept", -EINVAL) : undefined;
       } else if (isShortage(-accepted)) return acceptor.onShortage();
-      else if (!concernsOneConnection(accepted)) return this.#fail(accepted);
+      else if (!concernsOneConnection(accepted)) return this.#fail("accept", accepted);
     }
   }
 
-  #fail(error: number): void {
-    this.#acceptor.onFailure(new SystemError("accept", this.fd.fd, error));
+  #fail(syscall: string, error: number): void {
+    this.#acceptor.onFailure(new SystemError(syscall, this.fd.fd, error));
   }
 
   /** Puts the flag back that other processes share. */

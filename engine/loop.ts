@@ -75,8 +75,8 @@ export class Loop {
   readonly #epoll = new Epoll();
   /** By the descriptor's number. */
   readonly #watchers: (Watcher | undefined)[] = [];
-  /** What epoll watches each for, by the same number. */
-  readonly #watched: number[] = [];
+  /** What epoll watches each for, by the same number; UNWATCHED for one that is to be watched again. */
+  readonly #watched: (number | undefined)[] = [];
   readonly #yieldAfter: number;
   readonly #beforeWait: (() => Promise<void> | undefined | void) | undefined;
   readonly #timers = new Set<Timer>();
@@ -98,7 +98,7 @@ export class Loop {
   #yieldDue = true;
   /** Whether nothing was ready since the event loop had its last turn. */
   #idle = false;
-  /** Whether what `beforeWait` has returned is awaited: then a wait follows, and not the same question. */
+  /** Set while a promise of `beforeWait` is awaited: the round that follows does not ask again. */
   #isSettling = false;
   /** When this round began; 0 until somebody asks, NaN outside of a round. */
   #time = NaN;
@@ -129,7 +129,7 @@ export class Loop {
     this.#set(fd, this.watched(fd), watcher);
   }
 
-  #set(fd: number, events: number, watcher?: Watcher): void {
+  #set(fd: number, events: number | undefined, watcher?: Watcher): void {
     this.#watched[fd] = events;
     this.#watchers[fd] = events === UNWATCHED ? undefined : watcher;
   }
@@ -137,7 +137,7 @@ export class Loop {
   /** Watches `fd` no more. An error does not stop who leaves: it goes to {@linkcode fail}. */
   unwatch(fd: number): void {
     const before = this.watched(fd);
-    this.forget(fd);
+    this.#set(fd, undefined);
     try {
       this.#epoll.watch(fd, before, UNWATCHED);
     } catch (error) {
@@ -154,14 +154,14 @@ export class Loop {
     this.#failure ??= error;
   }
 
-  /** Whether somebody watches `fd`. */
-  watches(fd: number): boolean {
-    return this.watched(fd) !== UNWATCHED;
+  /** Whether somebody watches `fd`, or has done so and goes on using it. */
+  knows(fd: number): boolean {
+    return this.#watched[fd] !== undefined;
   }
 
-  /** Forgets who watches `fd`, which is ours and has no other number: closing it ends its watch (epoll(7)). */
+  /** Forgets who watches `fd`, where that needs no call: epoll has refused it, or it is ours and has no other number, and closing it ends its watch (epoll(7)). */
   forget(fd: number): void {
-    this.#set(fd, UNWATCHED);
+    this.#set(fd, undefined);
   }
 
   /** Whether more descriptors are to be dispatched in this round, before the tasks. */
@@ -185,7 +185,8 @@ export class Loop {
   }
 
   /**
-   * Calls `callback` in a round after so many milliseconds, unless the loop has ended. (The first setTimeout of Deno 2.9 takes 6 ms.)
+   * Calls `callback` in a round after so many milliseconds, unless the loop has ended. Not
+   * setTimeout, of which the first call takes 6 ms in Deno 2.9.
    */
   after(milliseconds: number, callback: () => void): void {
     // In whole milliseconds, so that many timers end few waits.
@@ -261,6 +262,11 @@ export class Loop {
     return this.#refs > 0;
   }
 
+  /** Whether a round is under way, and not the event loop's turn. */
+  get isInRound(): boolean {
+    return !Number.isNaN(this.#time);
+  }
+
   /** Ends the wait, so that what has changed meanwhile is seen. */
   wake(): void {
     this.#turnAfter(0);
@@ -274,7 +280,7 @@ export class Loop {
         const pause = this.#runRounds();
         if (!pause) continue;
         await pause;
-        if (this.#isSettling) continue; // maybe without a turn of the event loop
+        if (this.#isSettling) continue; // a promise that was settled already has given the event loop no turn
         this.#yieldDue = false;
         this.#idle = true;
         this.#turnAfter(this.#threads > 0 ? THREAD_YIELD_MS : this.#yieldAfter);
@@ -290,7 +296,7 @@ export class Loop {
       if (this.#failure) throw this.#failure;
       if (++this.#rounds === COMPILE_AFTER_ROUNDS) libc.compile();
       const settled = this.#isSettling ? undefined : this.#beforeWait?.();
-      this.#isSettling = settled !== undefined;
+      this.#isSettling = Boolean(settled);
       if (settled) return settled;
       const isAlone = awake === 1;
       const mayBlock = isAlone && !this.#yieldDue && this.#tasks.length === 0;

@@ -299,7 +299,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
   }
 
   /**
-   * As {@linkcode join}, with what a function of the program gives; in the next round, so that
+   * As {@linkcode join}, with what a function of the program gives; as a task of the loop, so that
    * what a callback throws leaves through the loop.
    */
   joinLater(end: Fd): void {
@@ -324,7 +324,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
 
   /** Whether it is copied or served elsewhere, or its number is: who does that closes it. */
   #isAnothers(end: Fd): boolean {
-    return end.isCopied || this.loop.watches(end.fd);
+    return end.isCopied || this.#service.host.isUsed(end.fd);
   }
 
   /** What a function has given is closed with its connection, were it none itself. */

@@ -12,13 +12,12 @@ import {
   ECANCELED,
   ECONNREFUSED,
   ERR,
-  F_DUPFD_CLOEXEC,
   IN,
   OUT,
 } from "./constants.ts";
 import { parseAddress } from "./address.ts";
 import { printable, SystemError } from "./error.ts";
-import { Fd } from "./fd.ts";
+import { closeDuplicate, duplicate, Fd } from "./fd.ts";
 import {
   fileInfo,
   flock,
@@ -209,7 +208,11 @@ export class Descriptor extends Fd implements Deno.FsFile {
     }
   }
 
-  /** What is read from it, as a stream, which closes the descriptor at its end, and where reading fails. */
+  /**
+   * What is read from it, as a stream of bytes, which closes the descriptor at its end, and where
+   * reading fails. Of a message that is longer than the reader's view, or than 64 KiB, the rest is
+   * lost.
+   */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
     return this.#readable ??= new ReadableStream({
       type: "bytes", // which reads nothing before somebody asks for it
@@ -220,8 +223,8 @@ export class Descriptor extends Fd implements Deno.FsFile {
         let length;
         do length = await this.#orClosed(this.read(view)); while (length === 0); // an empty message
         if (length === null) {
+          this.close(); // first: either may throw
           controller.close();
-          this.close();
         }
         request.respond(length ?? 0);
       },
@@ -232,15 +235,15 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /** What is written to it, as a stream, which closes the descriptor at its end, and where writing fails. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream({
-      write: async (bytes) => {
-        if (!(bytes instanceof Uint8Array)) throw new TypeError("the chunk is not a Uint8Array");
-        for (let at = 0; at < bytes.byteLength;) {
-          at += await this.#orClosed(this.write(bytes.subarray(at)));
-        }
-      },
+      write: (bytes) => this.#orClosed(this.#writeAll(bytes)),
       close: () => this.close(),
       abort: () => this.close(),
     });
+  }
+
+  async #writeAll(bytes: Uint8Array): Promise<void> {
+    if (!(bytes instanceof Uint8Array)) throw new TypeError("the chunk is not a Uint8Array");
+    for (let at = 0; at < bytes.byteLength;) at += await this.write(bytes.subarray(at));
   }
 
   /** A stream that has failed calls neither `close` nor `cancel`. What is copied is the Copier's to close. */
@@ -350,15 +353,16 @@ export class Descriptor extends Fd implements Deno.FsFile {
   /**
    * Locks the file, `exclusive` or shared, against other programs that lock it
    * so, and waits as long as one has it, on one of the runtime's 32 threads. All numbers of
-   * one open file hold one lock. Throws a {@linkcode SystemError} (flock(2)).
+   * one open file hold one lock. Meanwhile it needs one more number. Throws a
+   * {@linkcode SystemError} (flock(2), fcntl(2)).
    */
   async lock(exclusive = false): Promise<void> {
     this.#mustBeOpen("flock");
     // By a number of its own: this one may be closed meanwhile, and then be another file's.
-    const own = this.#checked("fcntl", libc.fcntl(this.fd, F_DUPFD_CLOEXEC));
+    const own = this.#checked("fcntl", duplicate(this.fd));
     const result = await flockOnThread(own, exclusive ? LOCK_EX : LOCK_SH);
     if (result === 0 && this.isClosed) flock(own, LOCK_UN);
-    libc.close(own);
+    closeDuplicate(own);
     this.#mustBeOpen("flock");
     this.#checked("flock", result);
   }

@@ -54,7 +54,7 @@ import { forget } from "./readiness.ts";
 /** What a descriptor is, as far as moving bytes is concerned. */
 export type Kind = "pipe" | "socket" | "file" | "terminal" | "device";
 
-/** The major number of /dev/null, zero, full and random (null(4)); and the minor one of /dev/kmsg, which may wait. */
+/** The major number of /dev/null, zero, full and random (null(4)); and the minor one of /dev/kmsg. */
 const MEMORY_DEVICES = 1, KMSG = 11;
 const PTMX = { major: 5, minor: 2 }; // the master side of pseudo-terminals: pts(4)
 
@@ -138,10 +138,18 @@ export class Fd {
       !(status.major === PTMX.major && status.minor === PTMX.minor);
     this.mayBlock = this.kind === "terminal" ||
       this.kind === "device" &&
-        !(type === S_IFCHR && status.major === MEMORY_DEVICES && status.minor !== KMSG);
+        !(type === S_IFCHR && status.major === MEMORY_DEVICES && !this.#isLog(status.minor));
   }
 
-  /** Whether that is the same number, or another one of the same pipe, socket or file. */
+  /** Whether it is the kernel's log, open to be read, which may wait. To be written it never does, and poll(2) does not say so. */
+  #isLog(minor: number): boolean {
+    return minor === KMSG && (libc.fcntl(this.fd, F_GETFL) & O_ACCMODE) === O_RDONLY;
+  }
+
+  /**
+   * Whether it is the same number, or another one of the same pipe, socket or file. Of a descriptor
+   * of our own making only its number is known.
+   */
   isSameAs({ fd, identity }: Fd): boolean {
     return fd === this.fd || identity !== "" && identity === this.identity;
   }
@@ -273,7 +281,7 @@ export class Fd {
     return length === 0 ? this.emptyMessage() : length;
   }
 
-  /** What a message of no bytes was: 0 for a message, `undefined` for the end, or a negative errno. */
+  /** To be called when a receive has returned 0: 0 if that was an empty message, `undefined` if it was the end, or a negative errno. */
   emptyMessage(): number | undefined {
     // Only a SEQPACKET connection has an end, which reads as 0 as well; it has
     // come when the peer has gone and nothing is queued any more.
@@ -399,7 +407,7 @@ export class Fd {
 
   /** Whether `fd` is the runtime's duplicate of this one. */
   #isDuplicatedAs(fd: number): boolean {
-    if (libc.fcntl(fd, F_GETFD) !== FD_CLOEXEC) return false;
+    if (ownDuplicates.has(fd) || libc.fcntl(fd, F_GETFD) !== FD_CLOEXEC) return false;
     const status = libc.statx(fd);
     if (typeof status !== "number" && status.identity !== this.identity) return false;
     return libc.isDuplicate(this.fd, fd);
@@ -438,6 +446,22 @@ function hasErrorQueue(socket: number): boolean {
   const protocol = libc.getsockopt(socket, SO_PROTOCOL);
   return (domain === AF_INET || domain === AF_INET6) &&
     (protocol === IPPROTO_TCP || protocol === IPPROTO_UDP);
+}
+
+/** Duplicates of our own, close-on-exec as the runtime's are. */
+const ownDuplicates = new Set<number>();
+
+/** Another number of what `fd` is; or a negative errno (fcntl(2)). */
+export function duplicate(fd: number): number {
+  const number = libc.fcntl(fd, F_DUPFD_CLOEXEC);
+  if (number >= 0) ownDuplicates.add(number);
+  return number;
+}
+
+/** Gives such a number back. */
+export function closeDuplicate(number: number): void {
+  ownDuplicates.delete(number);
+  libc.close(number);
 }
 
 /** The runtime numbers its own descriptors from 3 up, with gaps smaller than this. */

@@ -275,7 +275,7 @@ const HANDED_DOWN: readonly SocketOption[] = [
 /** An option of a socket, and a value, as setsockopt(2) has it. */
 export type SocketOption = readonly [level: number, option: number, value: Int32Array<ArrayBuffer>];
 
-/** Those of these options that are set at `listener`, with what they are otherwise. */
+/** Those of these options that are set at `listener`: what to set at each of its connections. */
 export function handedDown(listener: number): SocketOption[] {
   return HANDED_DOWN.filter(([level, option, [otherwise = 0]]) =>
     libc.getsockopt(listener, option, level) > otherwise

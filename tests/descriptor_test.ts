@@ -865,6 +865,20 @@ Deno.test("a stream reads nothing ahead, and into the reader's own buffer", asyn
   to.close();
 });
 
+Deno.test("a stream closes its Descriptor also where its reader is left with a part of a number", async () => {
+  const [input, from] = pipe();
+  await from.write("odd");
+  from.close();
+  const code = `
+    const input = new Descriptor(3), reader = input.readable.getReader({ mode: "byob" });
+    await reader.read(new Uint16Array(1));
+    await attempt(() => reader.read(new Uint16Array(1)));
+    say(input.isClosed);
+  `;
+  const [failed, isClosed] = await said(program(code, { 3: input }));
+  assertEquals([Array.isArray(failed) && failed[0], isClosed], ["TypeError", true]);
+});
+
 Deno.test("an empty message is no end", async () => {
   const [far, near] = unixPair(SOCK_DGRAM);
   for (const message of ["one", "", "two"]) far.send(message);
@@ -884,30 +898,37 @@ Deno.test("writable takes bytes only", async () => {
   const [to, output] = pipe();
   const code = `
     for (const chunk of ["text", new Uint16Array(3)]) {
-      const writer = new Descriptor(3 + (chunk !== "text")).writable.getWriter();
-      await attempt(() => writer.write(chunk));
+      const output = new Descriptor(3 + (chunk !== "text"));
+      await attempt(() => output.writable.getWriter().write(chunk));
+      say(output.isClosed);
     }
   `;
   const error = ["TypeError", "the chunk is not a Uint8Array"];
-  assertEquals(await said(program(code, { 3: output, 4: output })), [error, error]);
+  const running = program(code, { 3: output.duplicate(), 4: output });
+  assertEquals(await said(running), [error, true, error, true]);
   to.close();
 });
 
 Deno.test("a Descriptor that is closed while it waits for a lock has none", async () => {
   await inFolder(async (folder) => {
     const [one, other] = [open(`${folder}/file`, O_RDWR | O_CREAT), open(`${folder}/file`, O_RDWR)];
-    const code = `
-      const [holder, waiting, twin] = [new Descriptor(3), new Descriptor(4), new Descriptor(5)];
-      holder.lockSync(true);
-      const locked = attempt(() => waiting.lock(true));
-      setTimeout(() => {
-        waiting.close();
-        holder.unlockSync();
-      }, 50);
-      await locked;
-      say(holder.tryLockSync(true)); // the open file of 4 has no lock through 5 either
-    `;
-    using running = program(code, { 3: one, 4: other, 5: other });
-    assertEquals(await said(running), [["SystemError", "flock 4: Bad file descriptor"], true]);
+    for (const fd of [0, 4]) { // 0: the runtime's duplicates of it are closed as well
+      const code = `
+        const [holder, waiting] = [new Descriptor(3), new Descriptor(${fd})];
+        holder.lockSync(true);
+        const locked = attempt(() => waiting.lock(true));
+        setTimeout(() => {
+          waiting.close();
+          holder.unlockSync();
+        }, 50);
+        await locked;
+        say(holder.tryLockSync(true)); // the open file has no lock through 5 either
+      `;
+      const given = { 3: one.duplicate(), [fd]: other.duplicate(), 5: other.duplicate() };
+      using running = program(code, given);
+      const error = ["SystemError", `flock ${fd}: Bad file descriptor`];
+      assertEquals(await said(running), [error, true]);
+    }
+    for (const end of [one, other]) end.close();
   });
 });

@@ -43,6 +43,9 @@ const F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030;
 /** Types of sockets that keep messages apart (socket(2)). */
 export const SOCK_DGRAM = 2, SOCK_SEQPACKET = 5;
 
+/** What of a socket to shut down (shutdown(2)). */
+export const SHUT_RD = 0, SHUT_RDWR = 2;
+
 /** open(2)'s flags. */
 export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_APPEND = 0o2000;
 export const O_NONBLOCK = 0o4000;
@@ -167,8 +170,8 @@ export class End implements Disposable {
   }
 
   /** Both directions; a listening socket listens no more, whoever else has it. */
-  shutdown(): void {
-    well("shutdown", libc.shutdown(this.fd, 2));
+  shutdown(how = SHUT_RDWR): void {
+    well("shutdown", libc.shutdown(this.fd, how));
   }
 
   /** Makes close(2) reset a TCP connection. */

@@ -741,6 +741,53 @@ Deno.test("what a function has given is as it was when the program ends, by an e
   }
 });
 
+Deno.test("a flag is put back although another number of its socket is closed already", async () => {
+  const [near, far] = tcpPair();
+  const [other, peer] = tcpPair();
+  const kept = other.duplicate();
+  other.shutdownWrite();
+  // What the peer of 6 is to get fails at once, and 3 lingers for its own peer, which gets an answer.
+  const code = `
+    const copier = new Copier([[3, 7], [6, 4]], { onError: () => setTimeout(() => Deno.exit()) });
+    await copier.run();
+  `;
+  const given = { 3: near, 4: near.duplicate(), 6: other, 7: other.duplicate() };
+  using running = program(code, given);
+  await peer.write("an answer");
+  assertEquals(await within("an answer", far.readText(9)), "an answer");
+  assertEquals(kept.flags & O_NONBLOCK, O_NONBLOCK);
+  await far.write("lost");
+  assertEquals((await running.outcome).code, 0);
+  assertEquals(kept.flags & O_NONBLOCK, 0);
+  for (const end of [far, peer, kept]) end.close();
+});
+
+Deno.test("what is copied elsewhere is not closed, though a function gives it", async () => {
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/in`, "hello");
+    const [stuck, sink] = unixPair();
+    fillUp(sink);
+    const code = `
+      const { localAddress } = await import("./sys/socket.ts");
+      const listener = Descriptor.listen("127.0.0.1:0"), own = String(localAddress(listener.fd));
+      const copier = new Copier([[3, 4]]);
+      await copier.serve(listener, () => new Descriptor(3), {
+        onEnd: ({ error }) => {
+          say([error, Deno.readLinkSync("/proc/self/fd/3").endsWith("/in")]);
+          copier.drain();
+          copier.stop(0);
+        },
+      });
+      const client = await Descriptor.connect(own);
+      await copier.run();
+      client.close();
+    `;
+    using running = program(code, { 3: open(`${folder}/in`, O_RDONLY), 4: sink });
+    assertEquals(await said(running), [["descriptor 3 is not a connection", true]]);
+    stuck.close();
+  });
+});
+
 Deno.test("a client that resets: an inherited socket that a function has given is not reset", async () => {
   const { listener, port } = serving();
   const [peer, given] = tcpPair();

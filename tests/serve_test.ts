@@ -13,6 +13,8 @@ import {
   open,
   pipe,
   serving,
+  SHUT_RD,
+  SHUT_RDWR,
   SOCK_SEQPACKET,
 } from "./ends.ts";
 import { endsWith, objects, passes } from "./expect.ts";
@@ -274,14 +276,19 @@ Deno.test("with few descriptors all connections are served in the end", async ()
 });
 
 Deno.test("if there are descriptors for fewer connections than -c asks for, it says so", async () => {
-  const { listener } = serving();
-  const { running, log } = logged("-c 1000 3 127.0.0.1:1", { 3: listener }, limited(100));
-  using _ = running;
-  const line = /^iocopy: [23]\d connections at most, not 1000: .*the limit of open descriptors/;
-  await within("the line", log.until(line));
-  running.kill("SIGHUP");
-  assertEquals((await running.outcome).code, 0);
-  assertEquals((await log.all()).length, 1);
+  const services: [string, RegExp][] = [
+    ["-c 1000 3 127.0.0.1:1", /^iocopy: at most [23]\d connections, not 1000: /],
+    ["-c 20 3 127.0.0.1:1 4 127.0.0.1:1", /^iocopy: at most [23]\d connections, not 40: /],
+  ];
+  for (const [args, line] of services) {
+    const given = { 3: serving().listener, 4: serving().listener };
+    const { running, log } = logged(args, given, limited(100));
+    using _ = running;
+    await within("the line", log.until(line));
+    running.kill("SIGHUP");
+    assertEquals((await running.outcome).code, 0);
+    assertEquals((await log.all()).length, 1);
+  }
 });
 
 Deno.test("with few descriptors the clients of one service leave some to the targets of others", async () => {
@@ -603,11 +610,13 @@ Deno.test("a listening socket that listens no more: open connections go on, and 
 });
 
 Deno.test("a listening unix socket that was shut down is told from one that nobody asks for", async () => {
-  const listener = listeningUnix();
-  using mine = listener.duplicate();
-  using running = iocopy("3 127.0.0.1:1", { 3: listener });
-  mine.shutdown();
-  await within("the end", endsWith(running, 111, "iocopy: accept 3: Invalid argument\n"));
+  for (const how of [SHUT_RD, SHUT_RDWR]) {
+    const listener = listeningUnix();
+    using mine = listener.duplicate();
+    using running = iocopy("3 127.0.0.1:1", { 3: listener });
+    mine.shutdown(how);
+    await within("the end", endsWith(running, 111, "iocopy: accept 3: Invalid argument\n"));
+  }
 });
 
 Deno.test("what a listening socket hands down to its connections changes nothing", async (t) => {
