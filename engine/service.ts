@@ -287,6 +287,7 @@ export class Service implements ServiceStatus {
     this.#isChecking = false;
     const now = performance.now();
     const { timeout, halfClosed, exitIdle = 0 } = this.options;
+    if (this.host.channels.size > 0) this.#idleSince = now; // of a plain pair too
     let mayExpire = exitIdle > 0;
     for (const session of this.#sessions) {
       session.checkTimeouts(now);
