@@ -6,7 +6,7 @@
 import { EAGAIN, ECANCELED, EIO, EMSGSIZE, EPIPE, ERR, HUP } from "../sys/constants.ts";
 import { SystemError } from "../sys/error.ts";
 import * as libc from "../sys/libc.ts";
-import { type Endpoint, READ, WRITE } from "./endpoint.ts";
+import { type Endpoint, FIRST_LOOK_MS, LAST_LOOK_MS, READ, WRITE } from "./endpoint.ts";
 import type { Loop } from "./loop.ts";
 import type { Member, Members } from "./members.ts";
 import { Coalescing, Pace, REST_MICROSECONDS } from "./pacing.ts";
@@ -92,6 +92,8 @@ export interface Host extends Owner {
   readonly rate: number;
   /** Set once nothing more is to be read, with the cause of the errors of what is cut off. */
   readonly stopped: { readonly reason: unknown } | undefined;
+  /** Those that only wait for their peers to have everything, once all is stopped. */
+  readonly closing: Set<Endpoint>;
   /** Whether a number is copied, served or watched here. */
   isUsed(fd: number): boolean;
   onOperation?:
@@ -139,9 +141,6 @@ const CHECKS_UNTIL_GROWTH = 64;
 
 /** Errors of one call, which say nothing of the connection's other direction. */
 const OF_CALLS: readonly number[] = [EPIPE, EMSGSIZE];
-
-/** The first and the longest time until it is looked again whether all is acknowledged, in milliseconds. */
-const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
 
 /** For how long a peer that acknowledges nothing is waited for until it is reset. */
 const UNACKNOWLEDGED_MS = 60_000;
@@ -603,8 +602,19 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (this.#phase === "lingering") this.#end(this.error ? "error" : "hangup");
   }
 
+  /**
+   * Whether what it waits for is there already, and only this process is late: it was stopped for
+   * a while, is busy with others, or its rate forbids it to go on.
+   */
+  get isLate(): boolean {
+    if (!this.#isOpen) return false;
+    const waitsFor = this.#route.waitsFor;
+    return (waitsFor === READ ? this.source : this.sink).readiness(waitsFor) > 0;
+  }
+
   /** Ends it unless it has something to deliver, or another thread may bring something. */
   stop(): void {
+    for (const end of [this.source, this.sink]) end.waitsToClose = this.#host.closing;
     if (this.#phase === "draining") return;
     const { held, isUnderWay } = this.#route;
     if (held === 0 && !isUnderWay || this.#phase === "lingering") this.#end("stopped");

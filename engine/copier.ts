@@ -144,6 +144,7 @@ export class Copier implements AsyncDisposable {
       pool: this.#pool,
       budget,
       stopped: undefined,
+      closing: new Set(),
       onOperation: options.onOperation,
       onData: options.onData,
       onError: options.onError,
@@ -286,7 +287,7 @@ export class Copier implements AsyncDisposable {
       this.#host.onOperation = this.#host.onError = undefined;
       for (const service of this.#services) service.silence();
       for (const service of this.#services) service.stop();
-      for (const channel of this.#open) channel.giveUp();
+      this.#giveUp();
       this.#pool.close();
       this.#loop.close();
     }
@@ -323,9 +324,12 @@ export class Copier implements AsyncDisposable {
     this.#loop.after(Math.min(THREAD_RETURN_MS, grace), () => {
       for (const channel of this.#open) channel.stopReading();
     });
-    this.#loop.after(grace, () => {
-      for (const channel of this.#open) channel.giveUp();
-    });
+    this.#loop.after(grace, () => this.#giveUp());
+  }
+
+  #giveUp(): void {
+    for (const channel of this.#open) channel.giveUp();
+    for (const endpoint of this.#host.closing) endpoint.close();
   }
 
   /**

@@ -33,6 +33,9 @@ export const READ = 0, WRITE = 1;
 /** For how long a peer that still sends is read from after our reply, so that no reset overtakes that. */
 const LINGER_MS = 2000;
 
+/** The first and the longest time until it is looked again whether a peer has acknowledged everything, in milliseconds. */
+export const FIRST_LOOK_MS = 5, LAST_LOOK_MS = 1000;
+
 /**
  * One number and the channels on it. It watches the number for what they wait
  * for; the last writer to leave shuts its socket down, the last user closes it.
@@ -45,6 +48,8 @@ export class Endpoint implements Watcher {
   pipeSize: number | undefined;
   /** By how many bytes it was enlarged, which its budget gets back when it is closed. */
   grown = 0;
+  /** Once all is stopped: where it is to be while it waits, at its end, for its peer to acknowledge everything. */
+  waitsToClose: Set<Endpoint> | undefined;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
   /** Whether the peer has sent its end, so that all that is left to read is there. Known of sockets of ours only. */
@@ -153,15 +158,52 @@ export class Endpoint implements Watcher {
       this.#rearmForOthers();
       return error;
     }
-    if (this.fd.isOurs || this.isAlwaysReady) this.#loop.forget(this.fd.io);
+    const closing = this.#isUnacknowledged && !this.resets ? this.waitsToClose : undefined;
+    if (this.fd.isOurs && !closing || this.isAlwaysReady) this.#loop.forget(this.fd.io);
     else this.#loop.unwatch(this.fd.io);
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
+    if (closing) {
+      if (this.fd.isOurs) error ??= this.fd.tryShutdown(SHUT_WR);
+      closing.add(this);
+      this.#loop.ref();
+      this.#lookAgain(FIRST_LOOK_MS);
+      return error ?? kept;
+    }
+    const lost = this.#close();
+    return error ?? lost ?? kept;
+  }
+
+  /**
+   * Whether its TCP peer has not got everything. If it sends something after the socket was closed,
+   * the kernel resets the connection, and drops what is on its way (RFC 2525, 2.17).
+   */
+  get #isUnacknowledged(): boolean {
+    const { fd, isUnix, isStream, isClosed } = this.fd;
+    return this.waitsToClose !== undefined && this.connection?.wasWritten === true && isStream &&
+      !isUnix && !isClosed &&
+      libc.bytesUnacknowledged(fd) > 0 && libc.getpeername(fd) >= 0;
+  }
+
+  #lookAgain(pause: number): void {
+    this.#loop.after(pause, () => {
+      if (this.#isUnacknowledged) this.#lookAgain(Math.min(2 * pause, LAST_LOOK_MS));
+      else this.close();
+    });
+  }
+
+  /** Closes it, whatever its peer has got: see {@linkcode waitsToClose}. */
+  close(): void {
+    if (!this.waitsToClose?.delete(this)) return;
+    this.#loop.unref();
+    this.#close();
+  }
+
+  #close(): SystemError | undefined {
     // Who made it may have had close(2) drop what is not sent yet, or wait for that.
     if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
     if (this.resets) libc.setReset(this.fd.fd);
     this.#onClose(this);
-    const lost = this.fd.tryClose();
-    return error ?? lost ?? kept;
+    return this.fd.tryClose();
   }
 
   // ---- Readiness.

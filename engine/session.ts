@@ -5,7 +5,16 @@
  *
  * @module
  */
-import { EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, ERR, ETIMEDOUT, HUP, OUT } from "../sys/constants.ts";
+import {
+  EADDRNOTAVAIL,
+  EAGAIN,
+  ECONNREFUSED,
+  ECONNRESET,
+  ERR,
+  ETIMEDOUT,
+  HUP,
+  OUT,
+} from "../sys/constants.ts";
 import { isShortage, SystemError } from "../sys/error.ts";
 import { Fd, freeNumber } from "../sys/fd.ts";
 import * as libc from "../sys/libc.ts";
@@ -216,7 +225,8 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     const fd = this.#connecting, address = this.#address;
     if (fd < 0 || !address) return;
     const error = refusal(fd, address, events);
-    if (error) {
+    // It may have sent something before, and that is not lost: it was connected.
+    if (error && !(error === ECONNRESET && libc.bytesQueued(fd) > 0)) {
       this.#dropConnecting();
       // Its number must not be given away in this round: see Listener.ready.
       if (this.#failed(error)) this.loop.soon(this);
@@ -225,7 +235,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     this.#connecting = -1;
     this.error = undefined; // of another address
     this.#service.reached(address);
-    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, events);
+    this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, events, error);
   }
 
   #dropConnecting(): void {
@@ -243,8 +253,11 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     this.#joinEnds(new Fd(fd, { isUnix }), target);
   }
 
-  /** `events` are those that the {@linkcode FIRST_WATCH} of `to` has brought already; undefined where it is not watched. */
-  #joinEnds(to: Fd, target: Address | string, events?: number): void {
+  /**
+   * `events` are those that the {@linkcode FIRST_WATCH} of `to` has brought already; undefined
+   * where it is not watched. `error` is its pending error, which was read.
+   */
+  #joinEnds(to: Fd, target: Address | string, events?: number, error = 0): void {
     if (this.#isEnded) return void to.tryClose();
     const { host, isUnix, options } = this.#service;
     const refused = options.proxyProtocol && this.#sendHeader(to, options.proxyProtocol);
@@ -260,7 +273,9 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     if (isTcp(to) && (options.proxyProtocol || events === undefined)) libc.setNoDelay(to.fd);
     const client = new Endpoint(new Fd(this.#client, { isUnix }), new Connection(), host.loop);
     client.passesReset = true;
-    const server = new Endpoint(to, new Connection(), host.loop);
+    const connection = new Connection();
+    connection.error = error;
+    const server = new Endpoint(to, connection, host.loop);
     server.delaysAck = events !== undefined && isTcp(to);
     host.loop.handOver(to.fd, server);
     this.#sending = new Channel(client, server, host, this);
@@ -390,6 +405,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
         return this.fail(`${this.#service.target}: the client went before it answered`);
       }
       if (!isPast(connectTimeout)) return;
+      if (this.#connecting >= 0 && libc.poll(this.#connecting, OUT) > 0) return; // as in isLate
       // With an address that it is not being connected to, it waits: see Service.queue.
       const hasNoPort = this.#connecting < 0 && this.#address?.isUnix === false;
       this.#dropConnecting();
@@ -407,11 +423,12 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     if (activity !== this.#activity) {
       this.#activity = activity;
       this.#since = now;
-    } else if (isPast(timeout)) {
-      this.cut(ETIMEDOUT, `timeout: nothing moved for ${timeout / 1000} s`);
-    } else if ((this.#sending.ended || this.#receiving.ended) && isPast(halfClosed)) {
-      this.cut(ETIMEDOUT, `half-closed: nothing moved for ${halfClosed / 1000} s`);
+      return;
     }
+    const isOver = ends > 0 && isPast(halfClosed);
+    if (!isPast(timeout) && !isOver || this.#sending.isLate || this.#receiving.isLate) return;
+    const [name, time] = isPast(timeout) ? ["timeout", timeout] : ["half-closed", halfClosed];
+    this.cut(ETIMEDOUT, `${name}: nothing moved for ${time / 1000} s`);
   }
 
   /** Whether the client has reset its connection, or closed its unix socket, with nothing to deliver: it needs no place here. */

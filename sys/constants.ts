@@ -164,6 +164,8 @@ export const ENOBUFS = 105;
 export const ENOTCONN = 107;
 /** It took too long. */
 export const ETIMEDOUT = 110;
+/** The peer has reset the connection. */
+export const ECONNRESET = 104;
 /** Nobody listens there. */
 export const ECONNREFUSED = 111;
 /** Under way: a connect. */

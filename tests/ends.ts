@@ -191,6 +191,12 @@ export class End implements Disposable {
     well("sndbuf", libc.setsockopt(this.fd, SOL_SOCKET, SO_SNDBUF, new Int32Array([bytes]), 4));
   }
 
+  /** How much a socket can have received and not read: SO_RCVBUF (socket(7)). */
+  set receiveBuffer(bytes: number) {
+    const SOL_SOCKET = 1, SO_RCVBUF = 8;
+    well("rcvbuf", libc.setsockopt(this.fd, SOL_SOCKET, SO_RCVBUF, new Int32Array([bytes]), 4));
+  }
+
   /** How many bytes there have to be until it is readable: SO_RCVLOWAT (socket(7)). */
   set lowWater(bytes: number) {
     const SOL_SOCKET = 1, SO_RCVLOWAT = 18;

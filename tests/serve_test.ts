@@ -537,6 +537,60 @@ Deno.test("--timeout and --half-closed end a silent connection, and no other", a
   }
 });
 
+Deno.test("what came while the process was stopped is in time: no timeout ends those connections", async () => {
+  const { listener: target, port: to } = serving();
+  const args = `-t 0.5 --half-closed=0.5 3 127.0.0.1:${to}`;
+  await withService(() => args, async (port, _, running) => {
+    const pairs = Array.from({ length: 40 }, () => [connected(port), accepted(target)] as const);
+    for (const [client, server] of pairs) {
+      await client.write("request");
+      assertEquals(await within("the request", server.readText(7)), "request");
+      client.shutdownWrite();
+      assertEquals(await within("its end", server.readText(1)), "");
+    }
+    running.kill("SIGSTOP");
+    await pause(200); // a check of the timeouts is due before what comes now
+    for (const [, server] of pairs) {
+      await server.write("answer");
+      server.close();
+    }
+    await pause(600);
+    running.kill("SIGCONT");
+    for (const [client] of pairs) {
+      assertEquals(decoder.decode(await within("the answer", client.readAll())), "answer");
+      client.close();
+    }
+  });
+  target.close();
+});
+
+Deno.test(
+  needing(["strace"], "what a target says before it resets, ere anybody has looked, is not lost"),
+  async () => {
+    const { listener: target, port: to } = serving();
+    const { listener, port } = serving();
+    const command = injecting("connect:delay_exit=500000");
+    const { running, log } = logged(`--stats=json 3 127.0.0.1:${to}`, { 3: listener }, command);
+    using _ = running;
+    using client = connected(port);
+    const server = accepted(target);
+    await server.write("421 too busy");
+    while (server.onTheirWay > 0) await pause();
+    server.resetOnClose();
+    server.close();
+    assertEquals(decoder.decode(await within("the end", client.readAll())), "421 too busy");
+    client.close();
+    await within(
+      "its end",
+      log.until(/"received":12,.*"error":"read target: Connection reset by peer"/),
+    );
+    running.kill("SIGTERM");
+    await running.outcome;
+    await log.all();
+    target.close();
+  },
+);
+
 Deno.test("--half-closed counts from the half-close, not from the last byte before it", async () => {
   const { target, port: to } = listenTcp();
   await withService(() => `--half-closed=1 3 127.0.0.1:${to}`, async (port) => {
@@ -931,6 +985,17 @@ Deno.test("--exit-idle counts from the end of the last connection, however short
   const idle = performance.now() - asked;
   assert(idle > 1000, `it ended ${idle} ms after a connection`);
   target.close();
+});
+
+Deno.test("--exit-idle counts from the end of a plain pair, too", async () => {
+  const [input, stdin] = pipe();
+  using running = iocopy("--exit-idle=1 3 127.0.0.1:1 0 1", { 0: input, 3: serving().listener });
+  await pause(1200);
+  const ended = performance.now();
+  stdin.close();
+  assertEquals((await running.outcome).code, 0);
+  const idle = performance.now() - ended;
+  assert(idle >= 900, `${idle} ms after the end of the pair`); // looked at every 50 ms
 });
 
 Deno.test("--exit-idle: a service listens on while another one has a connection", async () => {

@@ -17,7 +17,7 @@ import {
   within,
 } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { pause, stop } from "./watching.ts";
+import { logged, pause, stop } from "./watching.ts";
 
 /** Reads the report of `v` until `count` bytes were read from `fd`; returns the report. */
 async function untilRead(log: End, fd: number, count = 1): Promise<string> {
@@ -79,6 +79,31 @@ Deno.test("a reader that stays stuck is given up, and an error says so", async (
 async function drained(end: End): Promise<void> {
   while (await hasBytes(end));
 }
+
+Deno.test("SIGTERM: what the kernel still has for a peer that answers is delivered", async () => {
+  const [near, far] = tcpPair();
+  const content = noise(200_000);
+  [near.sendBuffer, far.receiveBuffer] = [content.length, 20_000];
+  const [input, stdin] = pipe();
+  const { running, log } = logged("v 0 7 6 1", { 0: input, 6: near, 7: near.duplicate() });
+  using _ = running;
+  await stdin.write(content);
+  stdin.close();
+  await within("its end", log.until("iocopy: 0 > 0")); // the kernel has all of it
+  running.kill("SIGTERM");
+  let arrived = 0;
+  for (;;) {
+    const piece = await within("a piece", far.read(10_000));
+    if (piece.length === 0) break;
+    assert(same(piece, content.subarray(arrived, arrived + piece.length)));
+    arrived += piece.length;
+    far.send("ok"); // which would be answered by a reset, were the socket closed
+  }
+  assertEquals(arrived, content.length);
+  assertEquals((await running.outcome).code, 128 + 15);
+  await log.all();
+  far.close();
+});
 
 Deno.test("a second signal ends it at once", async () => {
   const [from, source] = unixPair();

@@ -1035,7 +1035,7 @@ export function checkProgress(plan: Plan, world: World, tracks: Track[]): void {
     checkStatus(world, track);
     if (status.ended !== undefined || plan.rate > 0 || plan.stopAt >= 0) continue;
     if (!from.source || !to.sink) continue;
-    if (isCutOff(track)) continue; // all that it waits for is that its bytes are acknowledged
+    if (status.error?.syscall === "read") continue; // all that it waits for is that its bytes are acknowledged
     if (world.isUnderWay(from.source) || world.isUnderWay(to.sink)) continue;
     // One of those that need a thread can wait for one, until it is heard that another one has it no more.
     if (world.calls.size >= MANY_CALLS) continue;
