@@ -82,6 +82,7 @@ const FOREIGN = [
   "--name",
   "--no-code-cache",
   "--no-prompt",
+  "--offline",
   "--quick",
   "--repo",
   "--seconds",
