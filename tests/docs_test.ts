@@ -85,6 +85,7 @@ const FOREIGN = [
   "--offline",
   "--quick",
   "--repo",
+  "--rounds",
   "--seconds",
   "--seed",
 ];
