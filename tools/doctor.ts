@@ -2,7 +2,7 @@
  * Reports what iocopy and its tests need and this machine lacks, and how to get it.
  *
  *     deno task doctor               what is there, what is missing, and for what
- *     deno task doctor --packages    the names of all Debian packages
+ *     deno task doctor --packages    the names of all Debian packages, except npm
  *
  * The exit status is 1 if iocopy itself would not run.
  *
@@ -36,9 +36,16 @@ const PROGRAMS: Record<string, Record<string, string>> = {
     "apache2-utils": "ab",
     "openbsd-inetd": "/usr/sbin/inetd",
     lintian: "lintian",
+    dpkg: "dpkg-deb",
+    tar: "tar",
+    "util-linux": "unshare",
   },
   "the benchmark": { pv: "pv", gcc: "cc", "libc6-dev": "/usr/include/stdio.h" },
+  "the package for npm": { npm: "npm" },
 };
+
+/** Comes with Node, whose own npm Debian's package must not replace. */
+const OF_NODE = "npm";
 
 function isThere(program: string): boolean {
   const folders = program.startsWith("/") ? [""] : (Deno.env.get("PATH") ?? "").split(":");
@@ -75,7 +82,8 @@ function hasLibc(): boolean {
 
 if (import.meta.main) {
   if (Deno.args.includes("--packages")) {
-    console.log(Object.values(PROGRAMS).flatMap(Object.keys).join(" "));
+    const names = Object.values(PROGRAMS).flatMap(Object.keys);
+    console.log(names.filter((name) => name !== OF_NODE).join(" "));
     Deno.exit(0);
   }
   const needed = necessities();
