@@ -193,6 +193,22 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
   });
 });
 
+Deno.test("dist refuses an architecture that it does not know, and leaves dist/ as it is", async () => {
+  await inFolder(async (folder) => {
+    for (const part of ["tools", "deno.json", "tests/imports.json"]) {
+      await Deno.mkdir(`${folder}/copy/tests`, { recursive: true });
+      await said(["cp", "-r", `${ROOT}/${part}`, `${folder}/copy/${part}`]);
+    }
+    await Deno.mkdir(`${folder}/copy/dist`);
+    const words = [Deno.execPath(), "run", "--allow-all", `${folder}/copy/tools/dist.ts`];
+    const { code, stderr } = await outputOf([...words, "x86_64", "foo"], {
+      env: { GITHUB_REPOSITORY: "", DENO_DIR: await denoDir() },
+    });
+    assertEquals([code, stderr], [100, "dist: foo is not one of x86_64, aarch64\n"]);
+    await Deno.stat(`${folder}/copy/dist`);
+  });
+});
+
 // ---- The name of the repository.
 
 Deno.test("dist makes nothing if the packages would name another repository", async () => {

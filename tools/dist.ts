@@ -6,7 +6,7 @@
  *     deno task dist [x86_64] [aarch64]
  *
  * By default for both architectures. What cannot be built is reported, and the exit
- * status is 1. DENO_COMPILE and DENORT_BIN are as for tools/compile.ts; DENORT_BIN is for
+ * status is 1; a name that is none of these is wrong use, 100, and dist/ stays. DENO_COMPILE and DENORT_BIN are as for tools/compile.ts; DENORT_BIN is for
  * one architecture, and is not used for the other. The date of all files is
  * SOURCE_DATE_EPOCH, or a fixed one.
  *
@@ -20,9 +20,10 @@ import { REPOSITORY } from "./project.ts";
 const MACHINES = { x86_64: 62, aarch64: 183 };
 
 /** Builds all files for one architecture in `folder`; returns their names. */
-async function build(name: string, folder: string): Promise<string[]> {
-  const architecture = ARCHITECTURES.find((one) => one.name === name);
-  if (!architecture) throw new Error(`not one of ${Object.keys(MACHINES).join(", ")}`);
+async function build(
+  architecture: typeof ARCHITECTURES[number],
+  folder: string,
+): Promise<string[]> {
   const machine = MACHINES[architecture.name];
   const base = Deno.env.get("DENORT_BIN");
   if (base && machineOf(base) !== machine) {
@@ -57,19 +58,25 @@ if (import.meta.main) {
     console.error(`dist: the packages would name ${REPOSITORY}, not ${here}: see tools/project.ts`);
     Deno.exit(1);
   }
+  const wrong = Deno.args.find((arg) => !ARCHITECTURES.some(({ name }) => name === arg));
+  if (wrong !== undefined) {
+    console.error(`dist: ${wrong} is not one of ${Object.keys(MACHINES).join(", ")}`);
+    Deno.exit(100);
+  }
   const folder = `${ROOT}/dist`;
   await Deno.remove(folder, { recursive: true }).catch(() => {}); // it may not exist
   await Deno.mkdir(folder);
   const names: string[] = [];
   let failed = false;
-  const parts = Deno.args.length ? Deno.args : ARCHITECTURES.map(({ name }) => name);
-  for (const name of [...parts, "npm"]) {
+  const asked = ARCHITECTURES.filter(({ name }) => !Deno.args.length || Deno.args.includes(name));
+  for (const part of [...asked, undefined]) {
     try {
-      const built = name === "npm" ? [await npmPackage(folder)] : await build(name, folder);
+      const built = part ? await build(part, folder) : [await npmPackage(folder)];
       for (const one of built) console.log(`dist/${one}`);
       names.push(...built);
     } catch (error) {
       failed = true;
+      const name = part?.name ?? "npm";
       console.error(`dist: ${name} not built: ${error instanceof Error ? error.message : error}`);
     }
   }
