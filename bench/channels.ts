@@ -5,10 +5,13 @@
  *
  *     deno task bench:channels 1000000
  *
+ * By default with 100000 channels; `--json` prints the figures as JSON.
+ *
  * @module
  */
 import { cpuUsage } from "node:process";
 import { Copier } from "../engine.ts";
+import { reading, unknown } from "./command.ts";
 
 /** How many channels are open when their memory is measured. */
 const OPEN = 200;
@@ -160,8 +163,13 @@ async function open(): Promise<{ heapOfOne: number }> {
 }
 
 if (import.meta.main) {
-  const figures = await run(Number(Deno.args[0] ?? 100_000));
-  if (Deno.args.includes("--json")) console.log(JSON.stringify(figures));
+  const words = Deno.args.filter((arg) => arg !== "--json");
+  const channels = reading("bench:channels", () => {
+    const wrong = words.find((word, at) => at > 0 || !/^[1-9]\d{0,8}$/.test(word));
+    return wrong === undefined ? Number(words[0] ?? 100_000) : unknown(wrong);
+  });
+  const figures = await run(channels);
+  if (words.length < Deno.args.length) console.log(JSON.stringify(figures));
   else {
     const { channels, wrong, microseconds, cpu, ofThisOurs } = figures;
     const bytes = (length: number) => `${Math.round(length).toLocaleString("en")} bytes`;

@@ -16,7 +16,18 @@ export function unknown(word: string): never {
 export function count(option: string, text: string | undefined, usual: number): number {
   if (text === undefined) return usual;
   if (/^[1-9]\d{0,6}$/.test(text)) return Number(text);
-  throw new WrongUse(`--${option}=${text} is not a number from 1`);
+  throw new WrongUse(`--${option}=${text} is not a number from 1 to 9999999`);
+}
+
+/** Reads the command line of another program: wrong use is one line, and ends it with 100. */
+export function reading<T>(program: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof WrongUse)) throw error;
+    console.error(`${program}: ${error.message}`);
+    Deno.exit(100);
+  }
 }
 
 /** Those that an option lists by their ids, or all of them. */

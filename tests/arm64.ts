@@ -11,6 +11,7 @@
  *
  * @module
  */
+import { reading, unknown } from "../bench/command.ts";
 import { ROOT } from "./harness.ts";
 
 /** Debian's packages, and a file of each. */
@@ -69,6 +70,7 @@ DENO_DIR='${folder}/caches' DENO_NO_UPDATE_CHECK=1 exec ${emulated} ${program} "
 }
 
 if (import.meta.main) {
+  reading("test:arm64", () => Deno.args.forEach(unknown));
   try {
     await testArm64();
   } catch (error) {

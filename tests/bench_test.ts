@@ -3,6 +3,7 @@ import { type Copier, TCP } from "../bench/copiers.ts";
 import type { Outcome } from "../bench/load.ts";
 import { Figures, median, speed } from "../bench/measure.ts";
 import { plot } from "../bench/plot.ts";
+import project from "../deno.json" with { type: "json" };
 import { BINARY, ROOT } from "./harness.ts";
 import { needing, Workshop } from "./programs.ts";
 import { outputOf } from "./probe.ts";
@@ -100,6 +101,26 @@ Deno.test("the benchmark refuses what it does not know", async () => {
     const { code, out, err } = await bench(arg);
     assertEquals([code, out], [100, ""], arg);
     assertMatch(err, /^bench: .+\n$/);
+  }
+});
+
+/** Tasks, and arguments that they do not know. */
+const WRONG = {
+  "bench:channels": ["--nope", "-1", "many", "10 20"],
+  simulate: ["--nope", "--seconds=abc", "--seed", "12"],
+  soak: ["--help", "nothing", "bytes --gigabytes=0", "--starts"],
+  "test:arm64": ["--help"],
+};
+
+Deno.test("the tasks that take long refuse what they do not know, before they begin", async () => {
+  for (const [task, wrong] of Object.entries(WRONG)) {
+    const [, ...program] = project.tasks[task as keyof typeof WRONG].command.split(" ");
+    for (const words of wrong) {
+      const command = [Deno.execPath(), ...program, ...words.split(" ")];
+      const { code, stdout, stderr } = await outputOf(command, { cwd: ROOT });
+      assertEquals([code, stdout], [100, ""], `${task} ${words}: ${stderr}`);
+      assertMatch(stderr, new RegExp(`^${task}: .+\\n$`));
+    }
   }
 });
 

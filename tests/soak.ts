@@ -23,6 +23,7 @@ import {
   tcpPair,
   unixPair,
 } from "./ends.ts";
+import { count, reading, WrongUse } from "../bench/command.ts";
 import { testArm64 } from "./arm64.ts";
 import { BINARY, COMMAND, handOver, ROOT, type Running } from "./harness.ts";
 import { descriptors, inFolder, inParallel, noise, residentBytes, same } from "./probe.ts";
@@ -31,28 +32,38 @@ import { pause } from "./watching.ts";
 
 const GIGA = 1e9;
 
-const options = parseArgs(Deno.args, {
-  string: ["gigabytes", "channels", "starts", "seconds", "connections"],
-  default: {
-    gigabytes: "200",
-    channels: "2000",
-    starts: "10000",
-    seconds: "3600",
-    connections: "1000000",
-  },
-});
-
 /** The parts, by name. */
 const PARTS: Record<string, () => Promise<void>> = {
-  bytes: () => bytes(Number(options.gigabytes)),
-  channels: () => channels(Number(options.channels)),
-  starts: () => starts(Number(options.starts)),
-  connections: () => connections(Number(options.connections)),
-  arguments: () => test("input_test.ts", { STARTS: options.starts }),
+  bytes: () => bytes(much.gigabytes),
+  channels: () => channels(much.channels),
+  starts: () => starts(much.starts),
+  connections: () => connections(much.connections),
+  arguments: () => test("input_test.ts", { STARTS: String(much.starts) }),
   arm64: testArm64,
-  graphs: () => test("graph_test.ts", { SECONDS: options.seconds }),
-  simulation: () => test("simulation_test.ts", { SECONDS: options.seconds }),
+  graphs: () => test("graph_test.ts", { SECONDS: String(much.seconds) }),
+  simulation: () => test("simulation_test.ts", { SECONDS: String(much.seconds) }),
 };
+
+const { names, much } = reading("soak", () => {
+  const options = parseArgs(Deno.args, {
+    string: ["gigabytes", "channels", "starts", "seconds", "connections"],
+    unknown: (word: string) => {
+      if (!Object.hasOwn(PARTS, word)) {
+        throw new WrongUse(`${word} is not known; the parts are ${Object.keys(PARTS).join(" ")}`);
+      }
+    },
+  });
+  return {
+    names: options._.map(String),
+    much: {
+      gigabytes: count("gigabytes", options.gigabytes, 200),
+      channels: count("channels", options.channels, 2000),
+      starts: count("starts", options.starts, 10_000),
+      seconds: count("seconds", options.seconds, 3600),
+      connections: count("connections", options.connections, 1_000_000),
+    },
+  };
+});
 
 // ---- Many bytes: memory does not grow, and no descriptor is left open.
 
@@ -270,10 +281,5 @@ function say(text: string): void {
 }
 
 say(`${BINARY ?? "from source"}, ${new Date().toISOString()}`);
-const names: string[] = options._.length ? options._.map(String) : Object.keys(PARTS);
-for (const name of names) {
-  const part = PARTS[name];
-  if (!part) throw new Error(`no part ${name}: ${Object.keys(PARTS).join(", ")}`);
-  await part();
-}
+for (const name of names.length ? names : Object.keys(PARTS)) await PARTS[name]?.();
 Deno.exit(0);

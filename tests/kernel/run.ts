@@ -19,12 +19,28 @@ import { simulateService } from "./serve.ts";
 import { type Result, simulate } from "./simulate.ts";
 import { Violation } from "./world.ts";
 
+/** Options that are numbers. */
+const NUMBERS = ["seconds", "seed", "runs", "fixed", "report", "exhaustive"] as const;
+
+/** Wrong use is one line. */
+function refuse(what: string): never {
+  console.error(`simulate: ${what}`);
+  Deno.exit(100);
+}
+
 const options = parseArgs(Deno.args, {
-  string: ["seconds", "seed", "runs", "fixed", "report", "exhaustive"],
+  string: NUMBERS,
   boolean: ["cases"],
   negatable: ["cases"],
   default: { seconds: "20", fixed: "8", runs: "1000", report: "0", exhaustive: "0", cases: true },
+  unknown: (word: string) => refuse(`${word} is not known`),
 });
+for (const name of NUMBERS) {
+  const text = options[name];
+  if (text !== undefined && !/^\d+(\.\d+)?$/.test(text)) {
+    refuse(`--${name}=${text} is not a number`);
+  }
+}
 
 /** How long to make a failing plan smaller, in milliseconds. */
 const SHRINKING = 20_000;
