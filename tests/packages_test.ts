@@ -174,6 +174,12 @@ packaged(debian, "the package for Debian", async (folder, executable, t) => {
       `${folder}/unpacked/usr/share/man/man1/iocopy.1.gz`,
     ]);
   });
+  await t.step("its examples are ours, and run where they are", async () => {
+    const examples = `${folder}/unpacked/usr/share/doc/iocopy/examples`;
+    const help = await said([`${ROOT}/examples/moon`, "--help"]);
+    assertEquals(await said([`${examples}/moon`, "--help"]), help);
+    await said(["diff", "-r", "--exclude=*.ts", `${ROOT}/examples`, examples]);
+  });
   const reason = notHere();
   await t.step({
     ...skippedIf(reason !== "", reason, "apt-get installs it, and removes it"),

@@ -123,6 +123,16 @@ export async function deb(
   await tree.write(`${doc}/changelog.Debian`, changes);
   await tree.write(`${doc}/copyright`, copyright);
   await tree.copy(`${ROOT}/tools/debian/lintian-overrides`, "usr/share/lintian/overrides/iocopy");
+  for (const path of await filesBelow(`${ROOT}/examples`)) {
+    if (path.endsWith(".ts")) continue; // it imports engine.ts
+    const { mode } = await Deno.stat(`${ROOT}/examples/${path}`);
+    const isScript = ((mode ?? 0) & 0o100) !== 0;
+    await tree.copy(
+      `${ROOT}/examples/${path}`,
+      `${doc}/examples/${path}`,
+      isScript ? 0o755 : 0o644,
+    );
+  }
   const zipped = ["usr/share/man/man1/iocopy.1", `${doc}/changelog`, `${doc}/changelog.Debian`];
   await run("gzip", ["-9", "-n", ...zipped.map((path) => `${tree.path}/${path}`)]);
   const files = await filesBelow(tree.path);
