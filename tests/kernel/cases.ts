@@ -434,6 +434,13 @@ export const SERVE_CASES: [string, ServePlan][] = [
     }),
   ],
   [
+    "fcntl(2) finds no free descriptor once: who comes meanwhile is accepted a little later",
+    servePlan([{}, { arrivesAt: 30 }], [{}], {
+      target: "nobody",
+      copying: plan([{}], [[0, 0]], { refusals: refused("F_DUPFD_CLOEXEC", EMFILE, 1, false) }),
+    }),
+  ],
+  [
     "send(2) is refused: the target's bytes are acknowledged at once when the first were written otherwise",
     servePlan([{ pieces: [1] }], [{}], {
       connects: ["later"],

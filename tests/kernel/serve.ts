@@ -432,7 +432,7 @@ class Serving {
     const isLate = listening.waiting.length > 0 && service.open < connections &&
       world.entry(LISTENER) !== undefined;
     // After a shortage it tries again, as soon as the event loop has a turn.
-    const shortAt = Math.max(this.#shortAt, world.refusedToWatchAt);
+    const shortAt = Math.max(this.#shortAt, world.refusedToWatchAt, world.hadNoNumberAt);
     const isShort = world.now - shortAt < SHORT || world.isTimerDue;
     // Those of the other listener count, as long as they wait.
     if (isLate && !isShort && target !== "mate") {

@@ -286,6 +286,8 @@ export class World {
   get hasRefusedToWatch(): boolean {
     return this.refusedToWatchAt >= 0;
   }
+  /** When there was no free descriptor number for a duplicate. */
+  hadNoNumberAt = -Infinity;
   /** Sockets whose pending error was asked for, and the system refused to tell it. */
   readonly unheard = new Set<File>();
   /** How often the kind of call was made that is refused at some time; and whether it was refused. */
@@ -952,6 +954,7 @@ export class World {
     const { file } = description;
     const name = COMMANDS[command];
     const refused = name ? this.refusal(name) : 0;
+    if (command === F_DUPFD_CLOEXEC && refused === EMFILE) this.hadNoNumberAt = this.now;
     if (refused) return -refused;
     switch (command) {
       case F_GETFD:
