@@ -33,19 +33,19 @@ export function showProgress(
   services?: Figures,
 ): () => void {
   const isTerminal = Deno.stderr.isTerminal();
-  const onScreen = channels.filter(({ wfd }) => isTerminal && new Fd(wfd).kind === "terminal");
+  // Data that goes to a terminal would be mixed with the line, and erased together with it.
+  const isForData = isTerminal && channels.some(({ wfd }) => new Fd(wfd).kind === "terminal");
   const all: Figures[] = services ? [services] : [];
   if (channels.length > 0) all.push(new Progress(channels, size));
   const draw = () => {
     if (isTerminal) {
       const pieces = all.flatMap((figures) => figures.pieces());
-      // The line would be mixed with data that goes to a terminal.
-      log.live(sum(onScreen) ? "" : fit(pieces, width() - 1), width());
+      log.live(fit(pieces, width() - 1), width());
     } else for (const figures of all) log.message(fit(figures.pieces(), Infinity));
     log.flush();
   };
-  const timer = setInterval(draw, isTerminal ? REDRAWN : REPEATED);
-  if (isTerminal) draw();
+  const timer = isForData ? undefined : setInterval(draw, isTerminal ? REDRAWN : REPEATED);
+  if (isTerminal && !isForData) draw();
   return () => {
     clearInterval(timer);
     log.live("", width());

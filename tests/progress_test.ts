@@ -148,6 +148,44 @@ for (const columns of [100, 60, 30]) {
   });
 }
 
+for (const others of ["", " 3 4"]) {
+  Deno.test(`data on the terminal${others && ", of one channel of two,"} is not mixed with the line`, async () => {
+    const [input, stdin] = pipe();
+    const [other, elsewhere] = pipe();
+    const [master, slave] = terminal();
+    master.columns = 100;
+    const given = {
+      0: input,
+      1: slave.duplicate(),
+      2: slave,
+      3: other,
+      4: open("/dev/null", O_RDWR),
+    };
+    using running = iocopy(`vp 0 1${others}`, given);
+    let screen = "";
+    const until = async (text: string) => {
+      while (!screen.includes(text)) {
+        screen += new TextDecoder().decode(await within(text, master.read()));
+      }
+    };
+    await pause(600); // a line would be there
+    await stdin.write("Password: ");
+    await until("1 < 10");
+    await pause(300);
+    await stdin.write("x");
+    await until("1 < 1\r");
+    stdin.close();
+    elsewhere.close();
+    await until("mean");
+    assertEquals((await running.outcome).code, 0);
+    // What is reported comes before or after the bytes.
+    const rest = screen.replaceAll(/iocopy: \d [<>] \d+\r\n/g, "");
+    assertMatch(words(rest), /Password: x0:00:\d\d 0->1 11 B (3->4 0 B )?mean/);
+    assert(!screen.includes("\r\x1b[J"), screen);
+    master.close();
+  });
+}
+
 /** A terminal in which iocopy runs. */
 class Screen implements AsyncDisposable {
   readonly #directory = Deno.makeTempDirSync();
