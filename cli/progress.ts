@@ -18,8 +18,11 @@ const RECENTLY = 2000;
 /** More channels than this are shown as one sum. */
 const FEW = 4;
 
+/** The rank of the mean rate: a bar is worth more than that, and less than all else. */
+const MEAN = 5;
+
 /** The narrowest bar that is of use, and the widest. */
-const BAR = { least: 12, most: 40 };
+const BAR = { least: 10, most: 40 };
 
 /**
  * Shows how much the channels, if any, have copied of `size` bytes; with 0, of the bytes
@@ -67,7 +70,8 @@ function width(): number {
 
 /**
  * A piece of the line. If it is too wide, pieces are dropped, those of the highest rank first.
- * One that says how much is `done`, of 1, has a bar in front of it if there is room.
+ * One that says how much is `done`, of 1, has a bar in front of it if there is room without the
+ * mean rate.
  */
 export type Piece = [rank: number, text: string, done?: number];
 
@@ -107,7 +111,7 @@ export class Progress implements Figures {
       : this.#channels.map(({ rfd, wfd, bytes }) => [1, `${rfd}->${wfd} ${size(bytes)}`]);
     const pieces: Piece[] = [[2, clock(seconds)], ...each];
     if (!last) pieces.push([3, speed(this.#current(now, bytes))]);
-    pieces.push([last ? 3 : 5, `mean ${speed(mean)}`]);
+    pieces.push([last ? 3 : MEAN, `mean ${speed(mean)}`]);
     const done = sum(this.#counted) / this.#goal;
     if (this.#goal > 0) {
       pieces.push([0, `${Math.floor(done * 100)}%`.padStart(4), Math.min(1, done)]);
@@ -131,8 +135,11 @@ export class Progress implements Figures {
 /** Puts as many pieces on a line of `columns` characters as fit, and a bar in front of the percentage. */
 export function fit(pieces: Piece[], columns: number): string {
   const toText = () => pieces.map(([, text]) => text).join("  ");
-  while (pieces.length > 1 && toText().length > columns) {
+  const hasBar = pieces.some(([, , done]) => done !== undefined);
+  while (pieces.length > 1) {
     const last = Math.max(...pieces.map(([rank]) => rank));
+    const forBar = hasBar && last >= MEAN ? BAR.least + 2 : 0;
+    if (toText().length + forBar <= columns) break;
     pieces.splice(pieces.findLastIndex(([rank]) => rank === last), 1);
   }
   const room = Math.min(columns - toText().length - 2, BAR.most);

@@ -1,5 +1,6 @@
 /** The progress, on a real terminal and elsewhere. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { ChannelStatus } from "../engine.ts";
 import { Log } from "../cli/log.ts";
 import { fit, Progress, showProgress } from "../cli/progress.ts";
 import { traffic } from "../cli/serving.ts";
@@ -40,10 +41,27 @@ Deno.test("a line for each width", () => {
     "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s  [=====>    ]   50%  0:00:10 left",
     "0:00:10  0->7 1.90 MB  6->1  100 kB   250 kB/s   50%",
     "0->7 1.90 MB  6->1  100 kB   50%",
-    "0->7 1.90 MB   50%",
+    "0->7 1.90 MB  [====>   ]   50%",
     "0->7 1.90 MB   50%",
     " 50%",
     " ",
+  ]);
+});
+
+Deno.test("80 columns have room for a bar, of one channel, of both directions, and for days", () => {
+  const there = { ...CHANNEL, rfd: 0, wfd: 1, bytes: 0 };
+  const back = { ...CHANNEL, rfd: 6, wfd: 1, bytes: 0 };
+  const lineOf = (channels: ChannelStatus[], milliseconds: number) => {
+    there.bytes = 0;
+    const progress = new Progress(channels, 4_000_000, 0);
+    there.bytes = 2_000_000;
+    return fit(progress.pieces(false, milliseconds), 79);
+  };
+  const DAY = 24 * 60 * 60 * 1000;
+  assertEquals([lineOf([there], 10_000), lineOf([there, back], 10_000), lineOf([there], DAY)], [
+    "0:00:10  0->1 2.00 MB   200 kB/s  [===========>           ]   50%  0:00:10 left",
+    "0:00:10  0->1 2.00 MB  6->1     0 B   200 kB/s  [====>    ]   50%  0:00:10 left",
+    "24:00:00  0->1 2.00 MB     23 B/s  [==========>          ]   50%  24:00:00 left",
   ]);
 });
 
@@ -147,6 +165,22 @@ for (const columns of [100, 60, 30]) {
     master.close();
   });
 }
+
+Deno.test("on a terminal of 80 columns, the line of one channel has a bar", async () => {
+  const [input, stdin] = pipe();
+  const [master, slave] = terminal();
+  master.columns = 80;
+  using running = iocopy("p --size=24 0 1", { 0: input, 2: slave });
+  await stdin.write("twelve bytes");
+  let drawn = "";
+  while (!drawn.includes("50%")) {
+    drawn += new TextDecoder().decode(await within("50%", master.read()));
+  }
+  assertMatch(drawn, / 0->1 .* \[=+> +\] {3}50%/);
+  stdin.close();
+  await running.outcome;
+  master.close();
+});
 
 for (const others of ["", " 3 4"]) {
   Deno.test(`data on the terminal${others && ", of one channel of two,"} is not mixed with the line`, async () => {
