@@ -58,11 +58,12 @@ async function run(settings: Settings): Promise<number> {
   const serving = settings.services.length + listeners.length > 0
     ? await import("./cli/serving.ts")
     : undefined;
+  const yieldAfter = serving ? YIELD_AFTER.serving : YIELD_AFTER.pairs;
+  const copier = new Copier(pairs, { ...await copyOptions(settings, log), yieldAfter });
+  // Of a pair with one that listens the Copier has said what is wrong.
   if (settings.serving && !serving) {
     throw new UsageError(`--${settings.serving}: none of the descriptors listens`);
   }
-  const yieldAfter = serving ? YIELD_AFTER.serving : YIELD_AFTER.pairs;
-  const copier = new Copier(pairs, { ...await copyOptions(settings, log), yieldAfter });
   const served = await serving?.serveAll(copier, settings, listeners, log);
   const services = served?.services ?? [];
   const { channels } = copier;

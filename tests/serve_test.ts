@@ -1275,6 +1275,8 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["9 127.0.0.1:22", /^iocopy: descriptor 9 is not open/],
     ["0 3", /^iocopy: descriptor 3 is a listening socket/],
     ["3 1", /^iocopy: descriptor 3 is a listening socket/],
+    ["-c 5 3 1", /^iocopy: descriptor 3 is a listening socket/],
+    ["--exit-idle=1 3 99", /^iocopy: descriptor 3 is a listening socket/],
     ["3 3", /^iocopy: descriptor 3 is served twice/],
     ["3 127.0.0.1:22 3 127.0.0.1:23", /^iocopy: descriptor 3 is served twice/],
     ["3 5", /^iocopy: descriptor 5 is served twice/],
