@@ -33,8 +33,8 @@ For descriptors that listen (-t and --half-closed apply to each connection):
          --exit-idle=SECONDS
                         exit after so long without a connection
 
-A SIZE may end in k, M, G or T: units of 1024, 1024 * 1024, ... Flags without a
-dash can be combined: vs.
+A SIZE may end in k, M, G or T: units of 1024, 1024 * 1024, ... What is printed
+is in units of 1000. Flags without a dash can be combined: vs.
 
   iocopy 0 1            copies standard input to standard output, as cat does
   iocopy v 0 7 6 1      joins a ucspi client, and reports each operation
