@@ -92,9 +92,9 @@ export interface Host extends Owner {
   readonly rate: number;
   /** Set once nothing more is to be read, with the cause of the errors of what is cut off. */
   readonly stopped: { readonly reason: unknown } | undefined;
-  /** Those that only wait for their peers to have everything, once all is stopped. */
+  /** Those that only wait for their peers to have everything, once the copying was stopped. */
   readonly closing: Set<Endpoint>;
-  /** Whether a number is copied, served or watched here. */
+  /** Whether a number is copied, served, watched, or about to be closed here. */
   isUsed(fd: number): boolean;
   onOperation?:
     | ((
@@ -614,7 +614,6 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
 
   /** Ends it unless it has something to deliver, or another thread may bring something. */
   stop(): void {
-    for (const end of [this.source, this.sink]) end.waitsToClose = this.#host.closing;
     if (this.#phase === "draining") return;
     const { held, isUnderWay } = this.#route;
     if (held === 0 && !isUnderWay || this.#phase === "lingering") this.#end("stopped");
@@ -667,6 +666,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     if (how === "stopped" && !wasLingering) {
       this.error ??= this.#canceled("read", this.rfd);
     }
+    if (this.#host.stopped) this.source.closing = this.sink.closing = this.#host.closing;
     this.#route.release();
     if (this.#waitsFor === READ) this.source.awaitNothing(READ);
     if (this.#waitsFor === WRITE) this.sink.awaitNothing(WRITE);

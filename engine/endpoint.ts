@@ -48,8 +48,8 @@ export class Endpoint implements Watcher {
   pipeSize: number | undefined;
   /** By how many bytes it was enlarged, which its budget gets back when it is closed. */
   grown = 0;
-  /** Once all is stopped: where it is to be while it waits, at its end, for its peer to acknowledge everything. */
-  waitsToClose: Set<Endpoint> | undefined;
+  /** Once the copying was stopped: where it is while it waits, at its end, for its peer to acknowledge everything. */
+  closing: Set<Endpoint> | undefined;
   /** Whether epoll refuses it, as it does a regular file. */
   isAlwaysReady = false;
   /** Whether the peer has sent its end, so that all that is left to read is there. Known of sockets of ours only. */
@@ -158,12 +158,13 @@ export class Endpoint implements Watcher {
       this.#rearmForOthers();
       return error;
     }
-    const closing = this.#isUnacknowledged && !this.resets ? this.waitsToClose : undefined;
+    const closing = this.#isUnacknowledged && !this.resets ? this.closing : undefined;
     if (this.fd.isOurs && !closing || this.isAlwaysReady) this.#loop.forget(this.fd.io);
     else this.#loop.unwatch(this.fd.io);
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
     if (closing) {
       if (this.fd.isOurs) error ??= this.fd.tryShutdown(SHUT_WR);
+      else libc.setNoLinger(this.fd.fd); // now, as the program may exit meanwhile
       closing.add(this);
       this.#loop.ref();
       this.#lookAgain(FIRST_LOOK_MS);
@@ -179,7 +180,7 @@ export class Endpoint implements Watcher {
    */
   get #isUnacknowledged(): boolean {
     const { fd, isUnix, isStream, isClosed } = this.fd;
-    return this.waitsToClose !== undefined && this.connection?.wasWritten === true && isStream &&
+    return this.closing !== undefined && this.connection?.wasWritten === true && isStream &&
       !isUnix && !isClosed &&
       libc.bytesUnacknowledged(fd) > 0 && libc.getpeername(fd) >= 0;
   }
@@ -191,9 +192,9 @@ export class Endpoint implements Watcher {
     });
   }
 
-  /** Closes it, whatever its peer has got: see {@linkcode waitsToClose}. */
+  /** Closes it, whatever its peer has got: see {@linkcode closing}. */
   close(): void {
-    if (!this.waitsToClose?.delete(this)) return;
+    if (!this.closing?.delete(this)) return;
     this.#loop.unref();
     this.#close();
   }

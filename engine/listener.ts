@@ -63,7 +63,7 @@ export class Listener implements Watcher {
       if (!acceptor.mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag back as well,
       // when it ends: so it is checked each time, and none is accepted that was not announced.
-      if (i > 0 && libc.poll(fd, IN) <= 0) return;
+      if (libc.poll(fd, IN) === 0) return;
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) return this.#fail("fcntl", refused);
       const accepted = accept(fd);

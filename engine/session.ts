@@ -225,8 +225,10 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     const fd = this.#connecting, address = this.#address;
     if (fd < 0 || !address) return;
     const error = refusal(fd, address, events);
-    // It may have sent something before, and that is not lost: it was connected.
-    if (error && !(error === ECONNRESET && libc.bytesQueued(fd) > 0)) {
+    // What it has sent before is passed on, unless it was to get a header first.
+    const hasSpoken = error === ECONNRESET && !this.#service.options.proxyProtocol &&
+      libc.bytesQueued(fd) > 0;
+    if (error && !hasSpoken) {
       this.#dropConnecting();
       // Its number must not be given away in this round: see Listener.ready.
       if (this.#failed(error)) this.loop.soon(this);
@@ -234,7 +236,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     }
     this.#connecting = -1;
     this.error = undefined; // of another address
-    this.#service.reached(address);
+    if (!error) this.#service.reached(address);
     this.#joinEnds(new Fd(fd, { isUnix: address.isUnix }), address, events, error);
   }
 
@@ -405,7 +407,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
         return this.fail(`${this.#service.target}: the client went before it answered`);
       }
       if (!isPast(connectTimeout)) return;
-      if (this.#connecting >= 0 && libc.poll(this.#connecting, OUT) > 0) return; // as in isLate
+      if (this.#connecting >= 0 && libc.poll(this.#connecting, OUT) > 0) return; // its event is to come
       // With an address that it is not being connected to, it waits: see Service.queue.
       const hasNoPort = this.#connecting < 0 && this.#address?.isUnix === false;
       this.#dropConnecting();

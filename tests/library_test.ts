@@ -1224,6 +1224,38 @@ Deno.test("a pair that is added in the moment when the last one has ended is cop
   for (const end of [out, other]) end.close();
 });
 
+Deno.test("what a peer that answers has not got when all is stopped is delivered", async () => {
+  const [near, far] = tcpPair();
+  const content = noise(100_000);
+  [near.sendBuffer, far.receiveBuffer] = [content.length, 20_000];
+  const [input, from] = pipe();
+  const code = `
+    const copier = new Copier([[3, 4]], {
+      onOperation: (operation) => {
+        if (operation === "write" && copier.channels[0].bytes === ${content.length}) copier.stop();
+      },
+    });
+    say(results(await copier.run()));
+  `;
+  using running = program(code, { 3: input, 4: near });
+  await from.write(content);
+  let arrived = 0;
+  for (;;) {
+    const piece = await within("a piece", far.read(10_000));
+    if (piece.length === 0) break;
+    assert(same(piece, content.subarray(arrived, arrived + piece.length)));
+    arrived += piece.length;
+    try {
+      far.send("ok"); // which is answered by a reset once the socket is closed
+    } catch { /* after everything has come, that is in order */ }
+  }
+  assertEquals(arrived, content.length);
+  const error = "read 3: Operation canceled";
+  const result = { rfd: 3, wfd: 4, bytes: content.length, ended: "stopped", error };
+  assertEquals(await said(running), [[result]]);
+  for (const end of [far, from]) end.close();
+});
+
 Deno.test("what is cut off says why: the cause of its error is the reason", async () => {
   const [a, first] = unixPair();
   const [slow, b] = unixPair();
@@ -1264,20 +1296,27 @@ Deno.test("a Copier may be disposed of in any callback", async (t) => {
 Deno.test("stopPairs waits for nobody, not for a peer that may still get an answer either", async () => {
   const [near, far] = tcpPair();
   const [stuck, other] = unixPair();
-  fillUp(other);
+  const [deaf, unread] = tcpPair();
+  for (const end of [other, unread]) fillUp(end);
+  const [nothing, never] = pipe();
   const code = `
-    const copier = new Copier([[3, 4], [4, 3]], { onOperation: () => copier.stopPairs() });
+    const pairs = [[3, 4], [4, 3], [5, 6]];
+    const copier = new Copier(pairs, { onOperation: () => copier.stopPairs() });
     const channels = await copier.run();
     say(channels.map(({ ended, error }) => [ended, error.message]));
     say(channels[0].seconds < 1.5); // who lingers takes 2 s
   `;
-  using running = program(code, { 3: near, 4: other });
+  using running = program(code, { 3: near, 4: other, 5: nothing, 6: unread });
   await far.write("hello");
-  assertEquals(await said(running), [
-    [["error", "write 4: Operation canceled"], ["stopped", "read 4: Operation canceled"]],
+  assertEquals(await within("the end", said(running)), [
+    [
+      ["error", "write 4: Operation canceled"],
+      ["stopped", "read 4: Operation canceled"],
+      ["stopped", "read 5: Operation canceled"],
+    ],
     true,
   ]);
-  for (const end of [far, stuck]) end.close();
+  for (const end of [far, stuck, deaf, never]) end.close();
 });
 
 Deno.test("a connection gets the number that a file had in another pair", async () => {
