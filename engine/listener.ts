@@ -57,13 +57,19 @@ export class Listener implements Watcher {
     this.#host.loop.soon(this);
   }
 
+  /** Whether somebody waits to be accepted, or the system refuses to say. */
+  get isAsked(): boolean {
+    return !this.fd.isClosed && libc.poll(this.fd.fd, IN) !== 0;
+  }
+
   run(): void {
     const { fd } = this.fd, acceptor = this.#acceptor;
     for (let i = 0; i < ACCEPTS_PER_TURN && !this.fd.isClosed; i++) {
       if (!acceptor.mayAccept()) return this.listen(false);
       // Another process may take the connection before we do. It may put the flag back as well,
-      // when it ends: so it is checked each time, and none is accepted that was not announced.
-      if (libc.poll(fd, IN) === 0) return;
+      // when it ends: so it is checked each time, and none is accepted that was not announced: the
+      // first one by epoll, or by poll(2), as the others.
+      if (i > 0 && !this.isAsked) return;
       const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) return this.#fail("fcntl", refused);
       const accepted = accept(fd);

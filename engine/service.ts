@@ -309,7 +309,7 @@ export class Service implements ServiceStatus {
   /** Ends the services with that time, unless a connection has come at the last moment. */
   #drainUnlessAsked(exitIdle: number): void {
     for (const service of this.#all) {
-      for (const listener of service.#listeners) listener.run();
+      for (const listener of service.#listeners) if (listener.isAsked) listener.run();
     }
     if (this.#all.some((service) => service.open > 0)) return;
     for (const service of this.#all) {
