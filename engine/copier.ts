@@ -50,8 +50,9 @@ export interface CopyOptions {
   grace?: number;
   /**
    * The longest time for which this copying keeps the event loop to itself, in milliseconds; of
-   * several Copiers that are busy, each keeps it for so long, one after the other. Longer is faster for the copying, as each interruption costs
-   * 0.1 ms; shorter is better for what else the program does.
+   * several Copiers that are busy, each keeps it for so long, one after the other. Longer is
+   * faster for the copying, as each interruption costs 0.1 ms; shorter is better for what else
+   * the program does.
    * @default {5}
    */
   yieldAfter?: number;

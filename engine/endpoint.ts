@@ -162,9 +162,10 @@ export class Endpoint implements Watcher {
     if (this.fd.isOurs && !closing || this.isAlwaysReady) this.#loop.forget(this.fd.io);
     else this.#loop.unwatch(this.fd.io);
     const kept = this.connection?.restoreIfUnused(this.fd.fd);
+    // Who made it may have had close(2), or an exit, drop what is not sent yet, or wait for that.
+    if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
     if (closing) {
       if (this.fd.isOurs) error ??= this.fd.tryShutdown(SHUT_WR);
-      else libc.setNoLinger(this.fd.fd); // now, as the program may exit meanwhile
       closing.add(this);
       this.#loop.ref();
       this.#lookAgain(FIRST_LOOK_MS);
@@ -200,8 +201,6 @@ export class Endpoint implements Watcher {
   }
 
   #close(): SystemError | undefined {
-    // Who made it may have had close(2) drop what is not sent yet, or wait for that.
-    if (this.connection && !this.fd.isOurs) libc.setNoLinger(this.fd.fd);
     if (this.resets) libc.setReset(this.fd.fd);
     this.#onClose(this);
     return this.fd.tryClose();

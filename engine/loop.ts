@@ -159,7 +159,10 @@ export class Loop {
     return this.#watched[fd] !== undefined;
   }
 
-  /** Forgets who watches `fd`, where that needs no call: epoll has refused it, or it is ours and has no other number, and closing it ends its watch (epoll(7)). */
+  /**
+   * Forgets who watches `fd`, where that needs no call: epoll has refused it, or it is ours and has
+   * no other number, so that closing it ends its watch (epoll(7)).
+   */
   forget(fd: number): void {
     this.#set(fd, undefined);
   }

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type End, pipe, unixPair } from "./ends.ts";
 import type { Running } from "./harness.ts";
-import { cpuSeconds, within } from "./probe.ts";
+import { cpuSeconds, same, within } from "./probe.ts";
 import { pause } from "./watching.ts";
 
 /** Text written to one end arrives at the other. */
@@ -35,6 +35,21 @@ export async function endsWith(
 /** The command ends with status 0 and an empty standard error. */
 export async function succeeds(running: Running): Promise<void> {
   await endsWith(running, 0, "");
+}
+
+/** Reads `content` from a socket until its end of file, and answers to each piece. */
+export async function readAndAnswer(end: End, content: Uint8Array): Promise<void> {
+  let arrived = 0;
+  for (;;) {
+    const piece = await within("a piece", end.read(10_000));
+    if (piece.length === 0) break;
+    assert(same(piece, content.subarray(arrived, arrived + piece.length)));
+    arrived += piece.length;
+    try {
+      end.send("ok"); // which is answered by a reset once the socket is closed
+    } catch { /* after everything has come, that is in order */ }
+  }
+  assertEquals(arrived, content.length);
 }
 
 /** None of the processes spins: together they use hardly any processor time for a third of a second. */

@@ -18,6 +18,7 @@ import {
   tcpPair,
   unixPair,
 } from "./ends.ts";
+import { readAndAnswer } from "./expect.ts";
 import { handOver, ROOT } from "./harness.ts";
 import { program, said } from "./library.ts";
 import { fillUp, inFolder, limited, noise, outputOf, same, within } from "./probe.ts";
@@ -1239,17 +1240,7 @@ Deno.test("what a peer that answers has not got when all is stopped is delivered
   `;
   using running = program(code, { 3: input, 4: near });
   await from.write(content);
-  let arrived = 0;
-  for (;;) {
-    const piece = await within("a piece", far.read(10_000));
-    if (piece.length === 0) break;
-    assert(same(piece, content.subarray(arrived, arrived + piece.length)));
-    arrived += piece.length;
-    try {
-      far.send("ok"); // which is answered by a reset once the socket is closed
-    } catch { /* after everything has come, that is in order */ }
-  }
-  assertEquals(arrived, content.length);
+  await readAndAnswer(far, content);
   const error = "read 3: Operation canceled";
   const result = { rfd: 3, wfd: 4, bytes: content.length, ended: "stopped", error };
   assertEquals(await said(running), [[result]]);

@@ -1,6 +1,7 @@
 /** Signals: they end the command without losing bytes, stop and continue it, or are ignored. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type End, pipe, tcpPair, terminal, unixPair } from "./ends.ts";
+import { readAndAnswer } from "./expect.ts";
 import { BINARY, COMMAND } from "./harness.ts";
 import {
   fillUp,
@@ -91,17 +92,7 @@ Deno.test("SIGTERM: what the kernel still has for a peer that answers is deliver
   stdin.close();
   await within("its end", log.until("iocopy: 0 > 0")); // the kernel has all of it
   running.kill("SIGTERM");
-  let arrived = 0;
-  for (;;) {
-    const piece = await within("a piece", far.read(10_000));
-    if (piece.length === 0) break;
-    assert(same(piece, content.subarray(arrived, arrived + piece.length)));
-    arrived += piece.length;
-    try {
-      far.send("ok"); // which is answered by a reset once the socket is closed
-    } catch { /* after everything has come, that is in order */ }
-  }
-  assertEquals(arrived, content.length);
+  await readAndAnswer(far, content);
   assertEquals((await running.outcome).code, 128 + 15);
   await log.all();
   far.close();
