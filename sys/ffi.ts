@@ -82,7 +82,11 @@ function look<const D extends Deno.ForeignFunction>(name: string, definition: D)
 // "i32" stands for ssize_t everywhere: "isize" comes as a BigInt, whose
 // allocation may run the collector before errno is read.
 
-/** Declares a function that is looked up when it is first called. */
+/**
+ * Declares a function that is looked up when it is first called. A call that has failed with
+ * ENOENT is made once more: the errno may be that of the runtime's clock, see {@linkcode moved}; a
+ * true one comes again.
+ */
 export function lazily<const P extends Deno.NativeType[]>(
   name: string,
   ...parameters: P
@@ -90,7 +94,8 @@ export function lazily<const P extends Deno.NativeType[]>(
   let pointer: Deno.UnsafeFnPointer<{ parameters: P; result: "i32" }> | undefined;
   return (...values: Deno.ToNativeParameterTypes<P>): number => {
     pointer ??= find(name, { parameters, result: "i32" });
-    return pointer.call(...values);
+    const result = pointer.call(...values);
+    return result < 0 && errno() === ENOENT ? pointer.call(...values) : result;
   };
 }
 
@@ -155,10 +160,7 @@ export function moved(result: number): number {
   return error === EINTR ? -EAGAIN : -error;
 }
 
-/**
- * Makes a call, and makes it again after -ENOENT, which may be the errno of the runtime's clock,
- * see {@linkcode moved}: a true one comes again.
- */
+/** As {@linkcode lazily} does, for what is compiled: makes a call again that has returned -ENOENT. */
 export function retryingEnoent(call: () => number): number {
   const result = call();
   return result === -ENOENT ? call() : result;

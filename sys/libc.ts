@@ -288,12 +288,6 @@ const pollfd = new Int32Array(2);
 export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
-  const result = pollOnce(milliseconds);
-  // As in fcntl: ENOENT is not its own.
-  return result === -ENOENT ? pollOnce(milliseconds) : result;
-}
-
-function pollOnce(milliseconds: number): number {
   const result = checked(c.poll(pollfd, 1n, milliseconds));
   return result > 0 ? revents(pollfd) : result === -EINTR ? 0 : result;
 }
@@ -569,9 +563,7 @@ export function pendingError(socket: number): number {
 
 /** 0 where a socket has a peer, else -ENOTCONN (getpeername(2)). */
 export function getpeername(socket: number): number {
-  return retryingEnoent(() =>
-    checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])))
-  );
+  return checked(c.getpeername(socket, new Uint8Array(128), new Uint32Array([128])));
 }
 
 const on = new Int32Array([1]), off = new Int32Array([0]);
