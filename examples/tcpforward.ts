@@ -6,7 +6,8 @@
  *
  * Listens on the address of -l, and joins each connection with a new one to the
  * address of -c. HOST is an IPv4 address or a name. Both can also be [IPv6]:PORT, the
- * path of a unix socket, or @name. At SIGTERM it delivers what was read, and exits.
+ * path of a unix socket, or @name. It reports what fails, and with -v each connection. At
+ * SIGTERM it delivers what was read, and exits.
  *
  * The file of a unix socket stays at the end, and the next start fails with "Address already in
  * use": remove it before each start, as in `rm -f PATH; tcpforward -l PATH ...`. It is not removed
@@ -44,7 +45,10 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 try {
   await serve(Descriptor.listen(listen), connect, {
     signal: stop.signal,
-    ...verbose && { onConnect: log, onEnd: log },
+    ...verbose && { onConnect: log },
+    onEnd: (session) => {
+      if (verbose || session.error) log(session);
+    },
   });
 } catch (error) {
   const status = error instanceof RangeError ? 100 : 111;

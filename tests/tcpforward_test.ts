@@ -49,6 +49,16 @@ testWith(
   },
 );
 
+testWith([], "tcpforward reports a target that refuses, without -v, too", async (shop) => {
+  const [port, nobody] = [freePort(), freePort()];
+  const program = shop.start([...SOURCE, "-l", `127.0.0.1:${port}`, "-c", `127.0.0.1:${nobody}`]);
+  const conn = await retrying(() => Deno.connect({ hostname: "127.0.0.1", port }));
+  assertEquals(await within("the end", readAll(conn)), "");
+  await program.says(/^tcpforward: #1 \S+: 127.0.0.1:\d+: Connection refused, 0 bytes/);
+  Deno.kill(program.pid, "SIGTERM");
+  assertEquals([await program.ends(), program.lines.length], [0, 1], program.story);
+});
+
 // If nothing can be downloaded, DENORT_BIN is the path of the base binary.
 const canCompile = Deno.env.has("DENORT_BIN") || Deno.env.has("CI");
 
