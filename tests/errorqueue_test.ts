@@ -177,17 +177,19 @@ Deno.test("a datagram that is refused is an error, even if an earlier owner aske
 
 Deno.test("the library's Descriptor: messages in the error queue do not keep it busy", async () => {
   const [peer, socket] = await withNotes(stampAndSend);
+  const [stdout, output] = pipe();
   const code = `
     const bytes = new Uint8Array(9);
+    new Descriptor(1).writeSync(bytes); // it has started
     const length = await new Descriptor(3).read(bytes);
     say(new TextDecoder().decode(bytes.subarray(0, length)));
   `;
-  using running = program(code, { 3: socket });
-  await pause(500); // its start
+  using running = program(code, { 1: output, 3: socket });
+  await stdout.readExactly(9);
   await staysIdle(running);
   await peer.write("one");
   assertEquals(await said(running), ["one"]);
-  peer.close();
+  for (const end of [peer, stdout]) end.close();
 });
 
 const INTERRUPTED = "a signal that interrupts poll(2) is not taken for a reader that has gone";

@@ -35,7 +35,7 @@ import {
   within,
 } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { pause } from "./watching.ts";
+import { catches } from "./watching.ts";
 
 // ---- A reader that dies.
 
@@ -390,9 +390,10 @@ Deno.test("two commands read one pipe: every byte arrives once, and neither hang
   for (const [reader] of outs) reader.close();
 });
 
-/** They do not spin, once the start, which takes processor time, is over. */
+/** They do not spin once they have started. */
 async function staysIdleOnceStarted(...processes: Running[]): Promise<void> {
-  await pause(300);
+  const SIGTERM = 15; // which they handle from then on
+  for (const { pid } of processes) await catches(pid, SIGTERM);
   await staysIdle(...processes);
 }
 
@@ -599,7 +600,7 @@ Deno.test(
     assertEquals(await stdout.readText(4), "back");
     stdout.close();
     await within("all is read", peer.write(noise(10_000_000)));
-    await staysIdleOnceStarted(running);
+    await staysIdle(running);
     await stdin.write("still");
     assertEquals(await within("the other way", peer.readText(5)), "still");
     stdin.close();

@@ -236,9 +236,20 @@ export function stateOf(pid: number): string {
   return stat(pid)[0] ?? "";
 }
 
-function stat(pid: number): string[] {
+function stat(pid: number | string): string[] {
   const text = Deno.readTextFileSync(`/proc/${pid}/stat`);
   return text.slice(text.lastIndexOf(")") + 2).split(" ");
+}
+
+/** Whether a thread of a process runs, or waits for a processor or a disk; not for an event. */
+export function isBusy(pid: number): boolean {
+  return [...Deno.readDirSync(`/proc/${pid}/task`)].some(({ name }) => {
+    try {
+      return "RDt".includes(stat(`${pid}/task/${name}`)[0] ?? ""); // "t": strace has stopped it
+    } catch {
+      return false; // it has ended meanwhile
+    }
+  });
 }
 
 /** The resident memory of a process, in bytes. */
