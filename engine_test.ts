@@ -259,15 +259,16 @@ Deno.test("7: an error names the operation, the descriptor and the reason", asyn
     };
     const [out, into] = pipe();
     const intoPipe = () => into.duplicate();
-    const fromPipe = () => {
+    const fromPipe = async () => {
       const [reading, writing] = pipe();
-      writing.write("hello").then(() => writing.close());
+      await writing.write("hello"); // before the start, where a peer that has gone is no error yet
+      writing.close();
       return reading;
     };
     await Deno.writeTextFile(`${folder}/file`, "hello");
     const hello = () => open(`${folder}/file`, O_RDONLY);
     const nothing = () => open("/dev/null", O_RDWR);
-    const all: [what: string, source: () => End, sink: () => End, says: string][] = [
+    const all: [what: string, source: () => End | Promise<End>, sink: () => End, says: string][] = [
       ["a pipe without a reader", hello, gone, "write 4: Broken pipe"],
       ["a unix socket without a peer", hello, left, "write 4: Broken pipe"],
       ["a reset connection, read", reset, nothing, "read 3: Connection reset by peer"],
@@ -287,7 +288,7 @@ Deno.test("7: an error names the operation, the descriptor and the reason", asyn
     ];
     for (const [what, source, sink, says] of all) {
       await t.step(what, async () => {
-        using running = iocopy("3 4", { 3: source(), 4: sink() });
+        using running = iocopy("3 4", { 3: await source(), 4: sink() });
         await endsWith(running, 111, `iocopy: ${says}\n`);
       });
     }
