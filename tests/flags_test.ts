@@ -158,6 +158,7 @@ const ENDINGS: Record<
       const { [FD.terminal]: slave, [FD.local]: unix } = fixture.given;
       if (unix) fillUp(unix);
       await fixture.master.write("stuck\n");
+      assertEquals(await fixture.master.readText(7), "stuck\r\n"); // now it is there
       while (slave && await hasBytes(slave)); // until it has been read
       running.kill("SIGTERM");
       assertEquals(await fixture.network.readText(1), ""); // the others have ended
