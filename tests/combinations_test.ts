@@ -30,11 +30,13 @@ const SINKS = { ...SOURCES, file: "file", append: "append" } as const;
 Deno.test("any options together, from anything to anything: all arrives", async () => {
   const source = fc.constantFrom(...Object.keys(SOURCES) as (keyof typeof SOURCES)[]);
   const sink = fc.constantFrom(...Object.keys(SINKS) as (keyof typeof SINKS)[]);
+  const started = performance.now();
   let tried = 0;
-  let last: Promise<void> | undefined;
   const property = fc.asyncProperty(options, source, sink, (options, from, to) => {
+    // On a slow machine a few take longer than that.
+    if (tried > 5 && performance.now() - started > 8000) return Promise.resolve();
     tried++;
-    return last = inFolder(async (folder) => {
+    return inFolder(async (folder) => {
       const content = noise(20_000);
       const path = `${folder}/output`;
       const make = SINKS[to];
@@ -53,7 +55,5 @@ Deno.test("any options together, from anything to anything: all arrives", async 
       assert(same(arrived ?? await Deno.readFile(path), content), "other bytes");
     });
   });
-  await fc.assert(property, { numRuns: 1000, interruptAfterTimeLimit: 8000 });
-  await last; // which the time limit does not end
-  assert(tried > 5, `only ${tried} were tried`);
+  await fc.assert(property, { numRuns: 1000 });
 });
