@@ -15,6 +15,9 @@ import { iocopy } from "./probe.ts";
  */
 const BEGINNING = `
   import { copy, Copier, Descriptor, DescriptorError, serve, SystemError } from "./engine.ts";
+  // With the first listener the runtime opens two sockets. Else it would half a second after the
+  // start, when a test counts them, or has numbers that are free.
+  Deno.addSignalListener("SIGUSR1", () => {});
   const say = (value) => console.error(JSON.stringify(value, (key, value) =>
     value instanceof Error ? { ...value, name: value.name, message: value.message } : value));
   const attempt = async (call) => {
