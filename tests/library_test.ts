@@ -157,18 +157,21 @@ Deno.test("copy throws before anything moves if a descriptor is not suitable", a
   for (const end of [writing, kept]) end.close();
 });
 
-/** A program that aborts the copy at a byte from 9, and prints how long that took. */
-const ABORTED = (pairs: string, options = "") => `
+/**
+ * A program that aborts the copy at a byte from 9, and prints whether that took much less than
+ * the grace; else how long.
+ */
+const ABORTED = (pairs: string) => `
   const controller = new AbortController();
   let at = 0;
   const asked = new Descriptor(9).read(new Uint8Array(1)).then(() => {
     at = performance.now();
     controller.abort();
   });
-  const channels = await copy(${pairs}, { signal: controller.signal, ${options} });
+  const channels = await copy(${pairs}, { signal: controller.signal, grace: 60_000 });
   const time = performance.now() - at;
   await asked;
-  say(at > 0 && time < 2000 || time);
+  say(at > 0 && time < 10_000 || time);
   say(results(channels));
 `;
 
@@ -505,28 +508,38 @@ Deno.test("a Copier can be stopped, and added to, in any callback", async (t) =>
   }
 });
 
-Deno.test("many Copiers that have little to do hardly delay each other", async () => {
+/** How long a program takes that copies each of these descriptors to itself, for many short messages. */
+async function echoes(copies: (fds: readonly number[]) => string): Promise<number> {
   const pairs = Array.from({ length: 40 }, () => unixPair());
   const given = pairs.map(([, end], i) => [10 + i, end] as const);
   const code = `
-    const copies = Array.from({ length: 40 }, (_, i) => copy([[10 + i, 10 + i]]));
-    say((await Promise.all(copies)).every(([{ bytes, ended }]) => bytes === 50 && ended === "eof"));
+    const copies = ${copies(given.map(([fd]) => fd))};
+    const channels = (await Promise.all(copies)).flat();
+    say(channels.filter(({ bytes, ended }) => bytes === 20 && ended === "eof").length);
   `;
   using running = program(code, Object.fromEntries(given));
   await pairs[0]?.[0].write("x");
   await pairs[0]?.[0].readExactly(1); // now it runs
   const start = performance.now();
   await Promise.all(pairs.map(async ([end], i) => {
-    for (let times = i === 0 ? 1 : 0; times < 50; times++) {
+    for (let times = i === 0 ? 1 : 0; times < 20; times++) {
       await end.write("x");
       await end.readExactly(1);
     }
     end.shutdownWrite();
   }));
   const time = performance.now() - start;
-  assert(time < 4000, `${time} ms`); // it was 10 s when each waited for 5 ms at a time
-  assertEquals(await said(running), [true]);
+  assertEquals(await said(running), [40]);
   for (const [end] of pairs) end.close();
+  return time;
+}
+
+Deno.test("many Copiers that have little to do hardly delay each other", async () => {
+  const pairs = (fds: readonly number[]) => fds.map((fd) => `[${fd}, ${fd}]`);
+  const one = await echoes((fds) => `[copy([${pairs(fds)}])]`); // as slow as the machine is
+  const many = await echoes((fds) => `[${pairs(fds).map((pair) => `copy([${pair}])`)}]`);
+  // It was 4 s more when each waited for 5 ms at a time.
+  assert(many < 1000 + 3 * one, `${many} ms, and ${one} ms of one Copier`);
 });
 
 Deno.test("a service can be stopped in any of its callbacks", async (t) => {
@@ -1292,10 +1305,17 @@ Deno.test("stopPairs waits for nobody, not for a peer that may still get an answ
   const [nothing, never] = pipe();
   const code = `
     const pairs = [[3, 4], [4, 3], [5, 6]];
-    const copier = new Copier(pairs, { onOperation: () => copier.stopPairs() });
+    let waits = 0;
+    const copier = new Copier(pairs, {
+      onOperation: () => {
+        copier.stopPairs();
+        waits = 0;
+      },
+      onWait: () => void waits++,
+    });
     const channels = await copier.run();
     say(channels.map(({ ended, error }) => [ended, error.message]));
-    say(channels[0].seconds < 1.5); // who lingers takes 2 s
+    say(waits);
   `;
   using running = program(code, { 3: near, 4: other, 5: nothing, 6: unread });
   await far.write("hello");
@@ -1305,7 +1325,7 @@ Deno.test("stopPairs waits for nobody, not for a peer that may still get an answ
       ["stopped", "read 4: Operation canceled"],
       ["stopped", "read 5: Operation canceled"],
     ],
-    true,
+    0,
   ]);
   for (const end of [far, stuck, deaf, never]) end.close();
 });
