@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { hexdump } from "../cli/dump.ts";
 import { pipe, tcpPair } from "./ends.ts";
-import { fillUp, inFolder, iocopy, noise, outputOf, same, within } from "./probe.ts";
+import { DEADLINE, fillUp, inFolder, iocopy, noise, outputOf, same, within } from "./probe.ts";
 import { needing } from "./programs.ts";
 import { lines, pause } from "./watching.ts";
 
@@ -124,15 +124,16 @@ Deno.test("a log that nobody reads delays no copy; lost lines are counted, error
   const [input, stdin] = pipe();
   const [stdout, output] = pipe();
   const [log, logging] = pipe();
-  using running = iocopy("x 0 1", { 0: input, 1: output, 2: logging });
   const content = noise(4_000_000); // 20 MB of text
+  const limit = 3 * DEADLINE; // that is much work for a busy machine
+  using running = iocopy("x 0 1", { 0: input, 1: output, 2: logging }, { limit });
   const written = stdin.write(content);
-  const arrived = await within("the copy", stdout.readExactly(content.length));
+  const arrived = await within("the copy", stdout.readExactly(content.length), limit);
   assert(same(arrived, content), "other bytes than those sent");
   await written;
   stdout.close(); // this is an error at once
   const reading = log.readAll();
-  const text = new TextDecoder().decode(await within("the log", reading));
+  const text = new TextDecoder().decode(await within("the log", reading, limit));
   const { code } = await running.outcome;
   assertEquals(code, 111);
   const lost = text.split("\n").filter((line) => line.endsWith("lines of the log are lost"));
