@@ -22,7 +22,9 @@ export function parseAddress(text: string, leastPort = 1): Address | Place {
   if (text.length > 1 && (text.includes("/") || text.startsWith("@"))) return unixAddress(text);
   // A control character is in no name; the C library would take a NUL for the end.
   const [, numbers, zone = "", name = "", digits] =
-    /^(?:\[([\da-fA-F:.]+)(%[^\]\s\p{Cc}]+)?\]|([^:[\]\s\p{Cc}]+)):(\d+)$/u.exec(text) ?? [];
+    /^(?:\[([\da-fA-F:.]+)(%[^\]\s\p{Cc}]+)?\]|([^:[\]\s\p{Cc}]+)):(\d+|[a-z][\w-]*)$/iu.exec(
+      text,
+    ) ?? [];
   const host = numbers ?? name, port = Number(digits);
   if (!host) {
     throw new RangeError(`${quoted(text)} is not HOST:PORT, [IPv6]:PORT, a path or @name`);

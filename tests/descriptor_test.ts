@@ -534,7 +534,10 @@ Deno.test("Descriptor refuses what cannot be a number or an address", async () =
     [["localhost:-1", "localhost", "localhost:", ":80", "", "@", "/", "::1:80", "::1"], ` ${none}`],
     [["[::1]", "[localhost]:80", "[fe80::1%]:80", "[%lo]:80", "local host:80"], ` ${none}`],
     [["localhost\0.example:80", "127.0.0.1\0:80"], ` ${none}`],
-    [["127.0.0.1:65536", "localhost:100000"], ": a port is a number from 0 to 65535"],
+    [
+      ["127.0.0.1:65536", "localhost:100000", "localhost:http"],
+      ": a port is a number from 0 to 65535",
+    ],
     [["[127.0.0.1]:80", "[::1::]:80"], ": the brackets do not contain an IPv6 address"],
     [["/tmp/a\0b"], ": no path contains a NUL"],
   ];

@@ -1267,6 +1267,7 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
   const lines: [string, RegExp][] = [
     ["3 localhost", /^iocopy: "localhost" is neither a descriptor nor a target \(HOST:PORT/],
     ["3 localhost:", /is not HOST:PORT/],
+    ["3 localhost:http", /^iocopy: "localhost:http": a port is a number from 1 to 65535/],
     ["3 localhost:0", /a port is a number from 1 to 65535/],
     ["3 localhost:65536", /a port is a number from 1 to 65535/],
     ["3 [127.0.0.1]:22", /the brackets do not contain an IPv6 address/],
