@@ -216,6 +216,11 @@ export class Service implements ServiceStatus {
     return this.#target === undefined;
   }
 
+  /** Whether its target is an address or a name, not what a function returns. */
+  get hasTarget(): boolean {
+    return this.#target instanceof Target;
+  }
+
   get options(): Settings {
     return this.#options;
   }

@@ -413,7 +413,11 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
       this.#dropConnecting();
       const errno = this.#shortage || (hasNoPort ? EADDRNOTAVAIL : ETIMEDOUT);
       if (this.#shortage || this.#addresses.length === 0) {
-        this.fail(`${this.#service.target}: ${libc.strerror(errno)}`);
+        const isLookingUp = !this.#shortage && this.#service.hasTarget;
+        const reason = isLookingUp
+          ? "the look-up of the name takes too long"
+          : libc.strerror(errno);
+        this.fail(`${this.#service.target}: ${reason}`);
       } else if (this.#failed(errno)) this.#try();
       return;
     }

@@ -1263,6 +1263,21 @@ Deno.test(
   },
 );
 
+Deno.test(
+  needing(["strace"], "a name that is not found in time is not taken for a target that is silent"),
+  async () => {
+    const { listener, port } = serving();
+    const [strace = "", ...words] = injecting("openat:delay_enter=2000000");
+    using running = iocopy("--connect-timeout=0.1 3 localhost:9", { 3: listener }, {
+      command: [strace, "-P", "/etc/hosts", ...words],
+    });
+    assertEquals(await ask(port, "hello"), "");
+    running.kill("SIGHUP");
+    const { stderr } = await running.outcome;
+    assertMatch(stderr, /^iocopy: localhost:9: the look-up of the name takes too long$/m);
+  },
+);
+
 Deno.test("wrong use of a target is one line and 100, before anything is accepted", async () => {
   const lines: [string, RegExp][] = [
     ["3 localhost", /^iocopy: "localhost" is neither a descriptor nor a target \(HOST:PORT/],
