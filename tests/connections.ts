@@ -9,11 +9,11 @@ import { pause } from "./watching.ts";
 
 const decoder = new TextDecoder();
 
-/** Calls `connect`, such as `Deno.connect`, until the other side listens. */
-export async function retrying<C>(connect: () => Promise<C>): Promise<C> {
+/** Calls `attempt` until it succeeds: `Deno.connect`, for example, where the other side is still to listen. */
+export async function retrying<T>(attempt: () => Promise<T>): Promise<T> {
   for (const start = performance.now();;) {
     try {
-      return await connect();
+      return await attempt();
     } catch (error) {
       if (performance.now() - start > DEADLINE) throw error;
       await pause(10);
