@@ -13,6 +13,7 @@ import {
   iocopy,
   LISTENING,
   noise,
+  readable,
   same,
   watched,
   within,
@@ -150,9 +151,10 @@ Deno.test(
     const path = await Deno.readLink(`/proc/self/fd/${slave.fd}`);
     const delay = injecting("read:delay_exit=50000:when=1");
     const command = ["strace", "-P", path, ...delay.slice(1)];
+    await master.write("a line\n");
+    await readable(slave); // it takes a moment, in which there is nothing to be drained
     using running = watched("0 1", { 0: slave, 1: output }, { command });
     output.close();
-    await master.write("a line\n");
     await within("the read", drained(slave));
     running.kill("SIGTERM");
     assertEquals((await running.outcome).code, 143);
