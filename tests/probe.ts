@@ -48,6 +48,23 @@ export async function within<T>(
   }
 }
 
+/**
+ * Repeats an attempt that fails and took at least so many milliseconds: then the machine may have
+ * been too slow for what was to happen in time.
+ */
+export async function unlessLate<T>(limit: number, attempt: () => Promise<T>): Promise<T> {
+  const first = performance.now();
+  for (;;) {
+    const start = performance.now();
+    try {
+      return await attempt();
+    } catch (error) {
+      const now = performance.now();
+      if (now - start < limit || now - first > DEADLINE) throw error;
+    }
+  }
+}
+
 /** Kills the process if it hangs, so that everything that waits for it fails. */
 function bounded(running: Running, limit: number): Running {
   const timer = setTimeout(() => running.kill("SIGKILL"), limit);

@@ -1,6 +1,6 @@
 /** Many connections at the same time, and everything that can go wrong with them. */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
-import { readAll, readExactly, readText, writeAll } from "./connections.ts";
+import { readAll, readExactly, readText, retrying, writeAll } from "./connections.ts";
 import { O_NONBLOCK, serving } from "./ends.ts";
 import { pause } from "./watching.ts";
 import {
@@ -158,9 +158,11 @@ Deno.test("a limit of 100 descriptors: 500 clients are served, and waiting clien
   };
   await within("more than ten at the same time", full());
   assert(held.length < 100, `${held.length} at the same time`);
-  const used = cpuSeconds(running.pid);
-  await pause(1000);
-  assert(cpuSeconds(running.pid) - used <= 0.15, `${cpuSeconds(running.pid) - used} s of CPU`);
+  await retrying(async () => { // what it has still to do is not the cost of those who wait
+    const used = cpuSeconds(running.pid);
+    await pause(1000);
+    assert(cpuSeconds(running.pid) - used <= 0.15, `${cpuSeconds(running.pid) - used} s of CPU`);
+  });
   const answer = async (conn: Deno.Conn) => {
     await writeAll(conn, await readAll(conn));
     conn.close();
@@ -293,9 +295,9 @@ Deno.test("a PROXY header that is taken in part ends its connection", async () =
   const command = injecting("sendto:retval=5:when=1");
   // It ends by itself, since the runtime uses sendto(2) for signals, too.
   const args = `--exit-idle=0.3 --proxy-protocol 3 127.0.0.1:${to}`;
-  using running = iocopy(args, { 3: listener }, { command });
-  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port }); // first, or it could be late
   await writeAll(conn, "bytes");
+  using running = iocopy(args, { 3: listener }, { command });
   const other = await within("a connection", target.accept());
   assertEquals(await within("its end", readAll(other)), "");
   assertEquals(await within("its end", readAll(conn)), "");
@@ -425,7 +427,7 @@ Deno.test("the library: what the function that chooses a target may return", KEE
   }, {
     signal: stop.signal,
     yieldAfter: 1,
-    connectTimeout: 100,
+    connectTimeout: 500,
     onEnd: ({ error }) => errors.push(error),
   });
   const connect = () => Deno.connect({ hostname: "127.0.0.1", port });
