@@ -99,7 +99,7 @@ testWith(
       const path = shop.path(`socket${version}`);
       const option = `--proxy-protocol=${version}`;
       shop.start(["s6-ipcserver-socketbinder", path, shop.iocopy, option, "0", target]);
-      const retry = ["--retry", "5", "--retry-all-errors", "--retry-delay", "1"];
+      const retry = ["--retry", "50", "--retry-all-errors", "--retry-delay", "1"];
       const words = ["curl", "-sS", ...retry, "--unix-socket", path, "http://localhost/"];
       // It has no address: haproxy takes that of the connection.
       assertMatch((await shop.run(...words)).split("\n").at(-1) ?? "", /^127\.0\.0\.1:\d+$/);
