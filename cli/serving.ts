@@ -13,6 +13,9 @@ import { ENDINGS, forPeople, toMillis } from "./stats.ts";
 /** An identical error is printed once in so many milliseconds, and counted meanwhile. */
 const REPEATED_ERROR = 1000;
 
+/** That clients have to wait is printed once in so many milliseconds. */
+const REPEATED_WAIT = 60_000;
+
 /**
  * Makes `copier` serve what the command line asks for, and report it to `log`.
  * `listeners` are the pairs of which both descriptors listen. Returns how the services stand; a
@@ -67,12 +70,20 @@ function telling(
   log: Log,
   failures: Counted | undefined,
 ): ServeOptions {
+  let saidAt = -Infinity;
   return {
     ...verbose && {
       onAccept: ({ id, address, peer }, { open }) =>
         log.message(`${address} #${id}: accepted from ${peer}, ${open} open`),
       onConnect: ({ id, address, target }) =>
         log.message(`${address} #${id}: connected to ${target}`),
+    },
+    onFull: (reason, { address }) => {
+      const now = performance.now();
+      if (now - saidAt < REPEATED_WAIT) return;
+      saidAt = now;
+      log.message(`${address}: ${reason}, others wait`);
+      log.flush();
     },
     onFailure: (error) => {
       log.message(error.message);

@@ -89,6 +89,11 @@ export interface ServeOptions {
    * "stopped", when they are joined.
    */
   onEnd?: (session: SessionStatus, service: ServiceStatus) => void;
+  /**
+   * Is called when a client has to wait until a connection ends, or the system is less short of
+   * descriptors or memory: as often as one finds it so. `reason` is in words.
+   */
+  onFull?: (reason: string, service: ServiceStatus) => void;
   /** Is called when the system refuses to accept any more: all services of the Copier drain now. */
   onFailure?: (error: SystemError, service: ServiceStatus) => void;
 }
@@ -227,7 +232,8 @@ export class Service implements ServiceStatus {
 
   /** Calls no callback any more. */
   silence(): void {
-    const { onAccept: _, onConnect: __, onEnd: ___, onFailure: ____, ...options } = this.#options;
+    const { onAccept: _, onConnect: __, onEnd: ___, onFull: ____, onFailure: _____, ...options } =
+      this.#options;
     this.#options = options;
   }
 
@@ -251,7 +257,11 @@ export class Service implements ServiceStatus {
       return new Listener(fd, host, {
         mayAccept: () => this.#mayAccept(side),
         onAccepted: (client, peer) => this.#accepted(client, peer, side),
-        onShortage: () => this.pause(),
+        onFull: () => this.#full(),
+        onShortage: () => {
+          this.pause();
+          this.#full();
+        },
         onFailure: (error) => this.#failed(error),
       });
     });
@@ -276,6 +286,17 @@ export class Service implements ServiceStatus {
     let all = 0;
     for (const service of this.#all) all += service.open;
     return all - others < this.possible;
+  }
+
+  /** Somebody has to wait. */
+  #full(): void {
+    const { connections, onFull } = this.options;
+    const reason = this.#isPaused || this.#shortages > 0
+      ? "the system is short of descriptors or memory"
+      : this.open >= connections
+      ? `the limit of connections (${connections}) is reached`
+      : `the limit of open descriptors has room for ${this.possible} connections`;
+    onFull?.(reason, this);
   }
 
   /**

@@ -274,6 +274,30 @@ Deno.test("no more connections at a time than --connections", async () => {
   target.close();
 });
 
+Deno.test("that others wait is said when somebody does, and once", async () => {
+  const { target, port: to } = listenTcp();
+  echo(target);
+  const { listener, port } = serving();
+  const { running, log } = logged(`-c 1 3 127.0.0.1:${to}`, { 3: listener });
+  using _ = running;
+  const line = `iocopy: 127.0.0.1:${port}: the limit of connections (1) is reached, others wait`;
+  assertEquals(await ask(port, "one"), "one");
+  await pause(50);
+  assertEquals(log.lines, []); // nobody else was there
+  const first = await Deno.connect({ hostname: "127.0.0.1", port });
+  const others = ["two", "three"].map((text) => ask(port, text));
+  await within("the line", log.until(line));
+  first.close();
+  assertEquals(await Promise.all(others), ["two", "three"]);
+  running.kill("SIGHUP");
+  assertEquals([await log.all(), (await running.outcome).code], [[line], 0]);
+  target.close();
+});
+
+/** What may be printed with a limit of 100 descriptors: not even that, where the clients come late. */
+const NO_ROOM =
+  /^(iocopy: \S+: the limit of open descriptors has room for [23]\d connections, others wait\n)*$/;
+
 Deno.test("with few descriptors all connections are served in the end", async () => {
   const { target, port: to } = listenTcp();
   echo(target);
@@ -282,7 +306,9 @@ Deno.test("with few descriptors all connections are served in the end", async ()
   const texts = Array.from({ length: 300 }, (_, i) => `client ${i}`);
   assertEquals(await Promise.all(texts.map((text) => ask(port, text))), texts);
   running.kill("SIGHUP");
-  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertMatch(stderr, NO_ROOM);
   target.close();
 });
 
@@ -314,7 +340,9 @@ Deno.test("with few descriptors the clients of one service leave some to the tar
   using running = iocopy(args, given, { command: limited(100) });
   assertEquals(await answers, texts);
   running.kill("SIGHUP");
-  assertEquals(await running.outcome, { code: 0, signal: null, stderr: "" });
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 0);
+  assertMatch(stderr, NO_ROOM);
   target.close();
 });
 
