@@ -10,7 +10,7 @@
  * - {@linkcode ThroughPipe}: two, through a pipe of ours, which is the buffer.
  * - {@linkcode BetweenSockets}: the same between two sockets of ours, but small
  *   pieces are received and sent, through a buffer of 16 KiB.
- * - {@linkcode ThroughMemory}: read(2) and write(2), for what splice(2) refuses;
+ * - {@linkcode ThroughMemory}: read(2) and write(2), to files, and for what splice(2) refuses;
  *   on another thread, where the call may wait although poll(2) said ready.
  * - {@linkcode Messages}: the same for sockets that keep messages apart.
  * - {@linkcode Whole}: the same for files of procfs, which may give all at once or not at all.
@@ -91,6 +91,9 @@ export function bestRoute(channel: RoutedChannel): Route {
   // Without a try of splice(2), which would be refused: after it, the kernel refuses RWF_NOWAIT
   // for a pipe that is the source, which would have to be read on another thread.
   if (to.appends) return new ThroughMemory(channel, "append");
+  // splice(2) takes the file's offset, and puts it back, without a lock: what another process writes
+  // by the same open file description meanwhile would be lost, or be written over. write(2) locks it.
+  if (to.isRegular) return new ThroughMemory(channel, "file");
   // Between a pipe and something else, a pipe of ours pays although splice(2) could do without:
   // it can be larger than the one that was given. TCP to a pipe costs half the CPU.
   return from.kind === "pipe" && to.kind === "pipe"
@@ -403,7 +406,7 @@ class ThroughMemory implements Route {
     const { source } = this, room = this.room();
     // All the room, whatever the rate allows: what does not fit of a record would be lost.
     const length = source.keepsRecords ? room.length : Math.min(most, room.length);
-    if (source.kind === "pipe" && most < PIPE_BUF && !this.isUnderWay) {
+    if (source.kind === "pipe" && (most < PIPE_BUF || source.mayBlock) && !this.isUnderWay) {
       const part = this.#takePart(room, length);
       if (part !== undefined) return this.filled(part);
     }
@@ -414,7 +417,8 @@ class ThroughMemory implements Route {
 
   /**
    * Reads a part of what may be a packet (O_DIRECT in pipe(7)), by splice(2), which leaves the
-   * rest of it in the pipe; read(2) would drop it. Undefined where splice(2) is refused.
+   * rest of it in the pipe; read(2) would drop it. So it reads all of a pipe that refuses
+   * RWF_NOWAIT, too, as splice(2) needs no other thread. Undefined where splice(2) is refused.
    */
   #takePart(room: Uint8Array<ArrayBuffer>, most: number): number | undefined {
     const { pool } = this.#channel;

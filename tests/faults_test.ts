@@ -562,6 +562,10 @@ const INJECTIONS: { what: string; inject: string[] }[] = [
     what: "a kernel before 6.4: no RWF_NOWAIT on pipes and sockets",
     inject: ["splice:error=EINVAL", "preadv2:error=EOPNOTSUPP", "pwritev2:error=EOPNOTSUPP"],
   },
+  {
+    what: "a kernel before 6.4, with splice",
+    inject: ["preadv2:error=EOPNOTSUPP", "pwritev2:error=EOPNOTSUPP"],
+  },
   // Whatever error splice(2) returns, the copy goes on through memory, where a real error shows.
   { what: "EPERM of splice from the second call on", inject: ["splice:error=EPERM:when=2+"] },
   { what: "EACCES of splice", inject: ["splice:error=EACCES"] },

@@ -195,6 +195,24 @@ Deno.test("after a descriptor has refused splice(2), reads are as long as before
   });
 });
 
+Deno.test("what another process writes to the same open file meanwhile is not lost", async () => {
+  await inFolder(async (folder) => {
+    const size = 200_000_000, mark = "a line of somebody else\n";
+    Deno.createSync(`${folder}/zeros`).close();
+    Deno.truncateSync(`${folder}/zeros`, size);
+    using file = open(`${folder}/file`, O_WRONLY | O_CREAT);
+    using running = watched("3 4", { 3: open(`${folder}/zeros`, O_RDONLY), 4: file });
+    let marks = 0, isOver = false;
+    void running.outcome.then(() => isOver = true);
+    while (!isOver) {
+      await Promise.all(Array.from({ length: 8 }, () => file.write(mark)));
+      marks += 8;
+    }
+    await succeeds(running);
+    assertEquals(Deno.statSync(`${folder}/file`).size, size + marks * mark.length);
+  });
+});
+
 Deno.test("a file is written at its offset, which moves on", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/from`, "skipped, copied");
