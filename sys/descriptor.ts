@@ -11,6 +11,7 @@ import {
   EBUSY,
   ECANCELED,
   ECONNREFUSED,
+  EIO,
   ERR,
   IN,
   OUT,
@@ -140,6 +141,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.openAgain();
     // And where a terminal is set to wait for no byte (termios(3): MIN), 0 is no end.
     const waits = !isEmpty && (this.mayBlock || this.kind === "terminal");
+    await giveTurn();
     for (let events = waits ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
       // read(2) takes nothing where there is no room: recv(2) would take a message.
@@ -160,7 +162,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     for (;;) {
       const result = this.readOnce(p as Uint8Array<ArrayBuffer>);
       if (result !== -EAGAIN) return this.#length("read", result, p);
-      this.#checked("poll", libc.poll(this.fd, IN, -1));
+      this.#waitSync(IN);
     }
   }
 
@@ -182,6 +184,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.openAgain(); // as in read
     // A terminal says when it has room; a device may never say so.
     const waits = this.mayBlock && this.kind === "terminal";
+    await giveTurn();
     for (let events = waits ? await this.#ready(OUT) : 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
@@ -195,6 +198,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
   async #ready(events: number): Promise<number> {
     let result = 0;
     while (result === 0 && !this.isClosed) result = await ready(this.fd, events);
+    turnedAt = performance.now();
     return this.isClosed ? 0 : this.#checked("poll", result);
   }
 
@@ -204,8 +208,13 @@ export class Descriptor extends Fd implements Deno.FsFile {
     for (;;) {
       const result = libc.write(this.fd, p as Uint8Array<ArrayBuffer>);
       if (result !== -EAGAIN) return this.#checked("write", result);
-      this.#checked("poll", libc.poll(this.fd, OUT, -1));
+      this.#waitSync(OUT);
     }
+  }
+
+  /** Waits on this thread until it is ready. */
+  #waitSync(events: number): void {
+    if (this.#checked("poll", libc.poll(this.fd, events, -1)) === ERR) this.emptyErrorQueue();
   }
 
   /**
@@ -243,7 +252,12 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   async #writeAll(bytes: Uint8Array): Promise<void> {
     if (!(bytes instanceof Uint8Array)) throw new TypeError("the chunk is not a Uint8Array");
-    for (let at = 0; at < bytes.byteLength;) at += await this.write(bytes.subarray(at));
+    for (let at = 0; at < bytes.byteLength;) {
+      const length = await this.write(bytes.subarray(at));
+      // As /proc/PID/mem takes nothing once the process has gone: to try again would be for ever.
+      if (length === 0) throw new SystemError("write", this.fd, EIO);
+      at += length;
+    }
   }
 
   /** A stream that has failed calls neither `close` nor `cancel`. What is copied is the Copier's to close. */
@@ -454,6 +468,19 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
   }
+}
+
+/** For how long reads and writes that need not wait may keep the event loop to themselves, in milliseconds. */
+const YIELD_AFTER_MS = 5;
+
+/** When the event loop had its last turn, as far as is known here. */
+let turnedAt = -Infinity;
+
+/** Promises alone give timers, signals and events no turn: a file can be read, or written, for ever. */
+async function giveTurn(): Promise<void> {
+  if (performance.now() - turnedAt < YIELD_AFTER_MS) return;
+  await libc.rest();
+  turnedAt = performance.now();
 }
 
 /** The addresses that a name has: one or more. Throws an `Error` where it has none. */

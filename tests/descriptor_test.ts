@@ -61,6 +61,32 @@ Deno.test("Descriptor reads and writes, blocking or not", async (t) => {
   }
 });
 
+Deno.test("what is always ready leaves timers and signals their turn", async () => {
+  const code = `
+    const [input, output] = [new Descriptor(3), new Descriptor(4)];
+    const signal = AbortSignal.timeout(100);
+    await attempt(() => input.readable.pipeTo(output.writable, { signal }));
+  `;
+  const given = { 3: open("/dev/zero", O_RDONLY), 4: open("/dev/null", O_WRONLY) };
+  using running = program(code, given);
+  const error = ["DOMException", "The operation was aborted due to timeout"];
+  assertEquals(await said(running), [error]);
+});
+
+Deno.test("a stream fails when the file behind it takes nothing", async () => {
+  const other = new Deno.Command("sleep", { args: ["60"] }).spawn();
+  const memory = open(`/proc/${other.pid}/mem`, O_WRONLY);
+  other.kill();
+  await other.status;
+  const code = `
+    const writer = new Descriptor(3).writable.getWriter();
+    writer.closed.catch(() => {});
+    await attempt(() => writer.write(new Uint8Array(5)));
+  `;
+  using running = program(code, { 3: memory });
+  assertEquals(await said(running), [["SystemError", "write 3: Input/output error"]]);
+});
+
 Deno.test("reading into no room takes nothing, and waits for nothing", async () => {
   const [filled, first] = pipe();
   const [messages, second] = unixPair(SOCK_DGRAM);

@@ -231,3 +231,19 @@ Deno.test(needing(["strace"], UNTRUE), async () => {
   assertStringIncludes(stderr, '"reason":"splice: Resource temporarily unavailable"');
   stdout.close();
 });
+
+Deno.test("readSync waits without spinning although the error queue is not empty", async () => {
+  const [peer, socket] = await withNotes(stampAndSend);
+  socket.nonBlocking = true;
+  const code = `
+    const used = () => Deno.cpuUsage().user + Deno.cpuUsage().system;
+    const before = used();
+    const length = new Descriptor(3).readSync(new Uint8Array(9));
+    say([length, used() - before < 300_000]);
+  `;
+  using running = program(code, { 3: socket });
+  await pause(1000);
+  await peer.write("after");
+  assertEquals(await said(running), [[5, true]]);
+  peer.close();
+});
