@@ -530,15 +530,20 @@ function isOfSockets(errno: number): boolean {
   return errno === EPIPE || errno >= 100 && errno <= 113;
 }
 
+/** How many empty messages are copied before others have their turn: they may come for ever. */
+const EMPTIES_PER_STEP = 64;
+
 /** From a socket that keeps messages apart: one at a time, whole or not at all. */
 class Messages extends ThroughMemory {
   /** Room for the longest message that the bound allows. */
   readonly #room: Uint8Array<ArrayBuffer>;
+  readonly #channel: RoutedChannel;
   /** Whether an empty message waits to be sent. */
   #holdsEmpty = false;
 
   constructor(channel: RoutedChannel, reason: string) {
     super(channel, reason);
+    this.#channel = channel;
     this.#room = new Uint8Array(channel.pool.size);
   }
 
@@ -551,7 +556,7 @@ class Messages extends ThroughMemory {
   }
 
   override fill(): number {
-    for (;;) {
+    for (let empties = 0; empties < EMPTIES_PER_STEP; empties++) {
       if (this.#holdsEmpty) {
         const sent = this.sink.tryWrite(empty);
         if (sent < 0) return sent;
@@ -562,6 +567,8 @@ class Messages extends ThroughMemory {
       if (length !== 0) return this.filled(length);
       this.#holdsEmpty = !this.sink.isStream; // to a stream an empty message is nothing
     }
+    this.#channel.loop.soon(this.#channel); // there may be more, without any news from epoll
+    return -EAGAIN;
   }
 }
 

@@ -242,7 +242,7 @@ Deno.test("readSync waits without spinning although the error queue is not empty
     say([length, used() - before < 300_000]);
   `;
   using running = program(code, { 3: socket });
-  await pause(1000);
+  await pause(2500);
   await peer.write("after");
   assertEquals(await said(running), [[5, true]]);
   peer.close();

@@ -13,6 +13,7 @@ import {
   open,
   pipe,
   reversedPipe,
+  SOCK_DGRAM,
   tcpPair,
   terminal,
   unconnected,
@@ -639,6 +640,24 @@ Deno.test(
       assertEquals(new TextDecoder().decode(arrived), "all of it");
       stdout.close();
     });
+  },
+);
+
+Deno.test(
+  needing(["strace"], "empty messages without an end leave other channels their turn"),
+  async () => {
+    const [from, source] = unixPair(SOCK_DGRAM);
+    const [to, sink] = pipe();
+    using other = bystander();
+    using running = iocopy("3 4 8 9", { 3: source, 4: sink, ...other.given }, {
+      command: injecting("recvfrom:retval=0"),
+    });
+    from.send("is never received");
+    await other.lives();
+    running.kill("SIGKILL");
+    await running.outcome;
+    from.close();
+    to.close();
   },
 );
 
