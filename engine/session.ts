@@ -10,6 +10,7 @@ import {
   EAGAIN,
   ECONNREFUSED,
   ECONNRESET,
+  EPIPE,
   ERR,
   ETIMEDOUT,
   HUP,
@@ -225,8 +226,10 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     const fd = this.#connecting, address = this.#address;
     if (fd < 0 || !address) return;
     const error = refusal(fd, address, events);
-    // What it has sent before is passed on, unless it was to get a header first.
-    const hasSpoken = error === ECONNRESET && !this.#service.options.proxyProtocol &&
+    // What it has sent before is passed on, unless it was to get a header first. EPIPE: it had
+    // ended its side before its reset, see Channel.
+    const hasSpoken = (error === ECONNRESET || error === EPIPE) &&
+      !this.#service.options.proxyProtocol &&
       libc.bytesQueued(fd) > 0;
     if (error && !hasSpoken) {
       this.#dropConnecting();
