@@ -185,8 +185,14 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
       this.loop.watch(fd, FIRST_WATCH, this);
     } catch (error) {
       if (!(error instanceof SystemError)) throw error;
-      this.fail(`${this.#address}: ${libc.strerror(error.errno)}`);
+      this.fail(`${this.#tried}: ${libc.strerror(error.errno)}`);
     }
+  }
+
+  /** The target as it was given, and where that is a name, the address that is tried. */
+  get #tried(): string {
+    const { target } = this.#service, address = String(this.#address);
+    return address === target ? target : `${target} (${address})`;
   }
 
   /** While one session is short, none is accepted, so that it gets what becomes free. */
@@ -207,7 +213,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
   /** An address failed. Returns whether there is another one; else it has ended. */
   #failed(errno: number): boolean {
     // That of the first one, which is the best: this machine may have no way to the last one at all.
-    this.error ??= `${this.#address}: ${libc.strerror(errno)}`;
+    this.error ??= `${this.#tried}: ${libc.strerror(errno)}`;
     this.#index = (this.#index + 1) % this.#addresses.length;
     this.#since = performance.now();
     if (++this.#failures < this.#addresses.length) return true;

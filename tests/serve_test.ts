@@ -949,7 +949,7 @@ ofTwins("where all addresses of a name fail, the error of the first one is told"
   using running = iocopy(args, { 3: listener }, { command: knowing(hosts) });
   assertEquals(await ask(port, "").catch(() => ""), "");
   running.kill("SIGHUP");
-  const stderr = `iocopy: 127.0.0.1:${dead.port}: Connection timed out\n`;
+  const stderr = `iocopy: twins:${dead.port} (127.0.0.1:${dead.port}): Connection timed out\n`;
   assertEquals(await running.outcome, { code: 0, signal: null, stderr });
 });
 
