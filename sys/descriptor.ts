@@ -141,7 +141,6 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.openAgain();
     // And where a terminal is set to wait for no byte (termios(3): MIN), 0 is no end.
     const waits = !isEmpty && (this.mayBlock || this.kind === "terminal");
-    await giveTurn();
     for (let events = waits ? await this.#ready(IN) : 0;;) {
       this.#mustBeOpen("read");
       // read(2) takes nothing where there is no room: recv(2) would take a message.
@@ -150,7 +149,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
         : isEmpty
         ? this.readOnce(bytes)
         : this.tryRead(bytes);
-      if (result !== -EAGAIN) return this.#length("read", result, p);
+      if (result !== -EAGAIN) return await afterTurn(this.#length("read", result, p));
       if (events === ERR) this.emptyErrorQueue();
       events = await this.#ready(IN);
     }
@@ -184,11 +183,10 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.openAgain(); // as in read
     // A terminal says when it has room; a device may never say so.
     const waits = this.mayBlock && this.kind === "terminal";
-    await giveTurn();
     for (let events = waits ? await this.#ready(OUT) : 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
-      if (result !== -EAGAIN) return this.#checked("write", result);
+      if (result !== -EAGAIN) return await afterTurn(this.#checked("write", result));
       if (events === ERR) this.emptyErrorQueue();
       events = await this.#ready(OUT);
     }
@@ -476,11 +474,15 @@ const YIELD_AFTER_MS = 5;
 /** When the event loop had its last turn, as far as is known here. */
 let turnedAt = -Infinity;
 
-/** Promises alone give timers, signals and events no turn: a file can be read, or written, for ever. */
-async function giveTurn(): Promise<void> {
-  if (performance.now() - turnedAt < YIELD_AFTER_MS) return;
+/**
+ * Promises alone give timers, signals and events no turn: a file can be read, or written, for ever.
+ * After the call, not before it: two writes of which the first one is not awaited keep their order.
+ */
+async function afterTurn<T>(result: T): Promise<T> {
+  if (performance.now() - turnedAt < YIELD_AFTER_MS) return result;
   await libc.rest();
   turnedAt = performance.now();
+  return result;
 }
 
 /** The addresses that a name has: one or more. Throws an `Error` where it has none. */

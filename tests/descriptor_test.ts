@@ -72,6 +72,25 @@ Deno.test("what is always ready leaves timers and signals their turn", async () 
   assertEquals(await said(running), ["TimeoutError"]);
 });
 
+Deno.test("writes that are not awaited keep their order, and are made before a close", async () => {
+  const code = `
+    const output = new Descriptor(3), bytes = (text) => new TextEncoder().encode(text);
+    for (let i = 0; i < 20; i++) {
+      const writes = Array.from("abcdefgh", (letter) => output.write(bytes(letter)));
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      await Promise.all(writes);
+    }
+    const last = output.write(bytes("."));
+    output.close();
+    say([await last]);
+  `;
+  const [reader, writer] = pipe();
+  using running = program(code, { 3: writer });
+  assertEquals(await said(running), [[1]]);
+  assertEquals(await reader.readText(161), "abcdefgh".repeat(20) + ".");
+  reader.close();
+});
+
 Deno.test("a stream fails when the file behind it takes nothing", async () => {
   const other = new Deno.Command("sleep", { args: ["60"] }).spawn();
   const memory = open(`/proc/${other.pid}/mem`, O_WRONLY);
