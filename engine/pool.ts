@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { pageAligned } from "../sys/libc.ts";
 import { arePipesFree, Pipe } from "../sys/pipe.ts";
 import type { Loop } from "./loop.ts";
 
@@ -186,7 +187,7 @@ export class BufferPool {
   }
 
   takeMemory(): Uint8Array<ArrayBuffer> {
-    return this.#memory.pop() ?? new Uint8Array(this.memorySize);
+    return this.#memory.pop() ?? pageAligned(this.memorySize);
   }
 
   giveMemory(memory: Uint8Array<ArrayBuffer>): void {

@@ -193,6 +193,13 @@ function vector(bytes: Uint8Array<ArrayBuffer>, length: number): BigUint64Array<
   return iovec;
 }
 
+/** So many bytes of memory, from the start of a page on, as files with O_DIRECT want it (open(2)). */
+export function pageAligned(length: number): Uint8Array<ArrayBuffer> {
+  const PAGE = 4096, bytes = new Uint8Array(length + PAGE);
+  const past = Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes)) % BigInt(PAGE));
+  return bytes.subarray(PAGE - past, PAGE - past + length);
+}
+
 /** A read that returns -EAGAIN where it would wait, whatever O_NONBLOCK says (preadv2(2)). */
 export function readNow(
   fd: number,

@@ -49,6 +49,7 @@ export const SHUT_RD = 0, SHUT_RDWR = 2;
 /** open(2)'s flags. */
 export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_APPEND = 0o2000;
 export const O_NONBLOCK = 0o4000;
+export const O_DIRECT = Deno.build.arch === "x86_64" ? 0o40000 : 0o200000;
 
 function well(call: string, result: number): number {
   if (result < 0) throw new Error(`${call} failed`);
@@ -227,7 +228,6 @@ export function pipe(flags = 0): [End, End] {
 
 /** A pipe that keeps what is written at a time apart, as a packet (pipe(7)). */
 export function packetPipe(): [End, End] {
-  const O_DIRECT = Deno.build.arch === "x86_64" ? 0o40000 : 0o200000;
   return pipe(O_DIRECT);
 }
 

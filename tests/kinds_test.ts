@@ -5,6 +5,7 @@ import {
   makeFifo,
   O_APPEND,
   O_CREAT,
+  O_DIRECT,
   O_RDONLY,
   O_RDWR,
   O_WRONLY,
@@ -210,6 +211,21 @@ Deno.test("what another process writes to the same open file meanwhile is not lo
     }
     await succeeds(running);
     assertEquals(Deno.statSync(`${folder}/file`).size, size + marks * mark.length);
+  });
+});
+
+Deno.test("files that go past the page cache (O_DIRECT) are read and written", async () => {
+  await inFolder(async (folder) => {
+    const content = prose(1_000_000).slice(0, 4096 * 200);
+    await Deno.writeTextFile(`${folder}/from`, content);
+    for (const [read, write] of [[O_DIRECT, 0], [0, O_DIRECT], [O_DIRECT, O_DIRECT]] as const) {
+      const to = `${folder}/to-${read}-${write}`;
+      await succeeds(iocopy("3 4", {
+        3: open(`${folder}/from`, O_RDONLY | read),
+        4: open(to, O_WRONLY | O_CREAT | write),
+      }));
+      assert(await Deno.readTextFile(to) === content);
+    }
   });
 });
 

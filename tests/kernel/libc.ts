@@ -65,6 +65,9 @@ export function read(fd: number, bytes: BufferSource, length?: number): number {
 export function write(fd: number, bytes: BufferSource, length?: number): number {
   return world.transfer("write", fd, asBytes(bytes, length), false);
 }
+export function pageAligned(length: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(length);
+}
 export function readNow(fd: number, bytes: Uint8Array<ArrayBuffer>, length?: number): number {
   return world.transfer("read", fd, asBytes(bytes, length), true);
 }
@@ -401,6 +404,7 @@ const seam: typeof real = {
   compile,
   compileForServing,
   splice,
+  pageAligned,
   read,
   write,
   readNow,
