@@ -365,7 +365,7 @@ class ThroughMemory implements Route {
   readonly isHeldBack = false;
   protected readonly source: Fd;
   protected readonly sink: Fd;
-  readonly #channel: RoutedChannel;
+  protected readonly channel: RoutedChannel;
   #memory: Uint8Array<ArrayBuffer> | undefined;
   /** Its first {@linkcode held} bytes are what is held: a view of them would be garbage at each read. */
   #content: Uint8Array<ArrayBuffer> = empty;
@@ -381,7 +381,7 @@ class ThroughMemory implements Route {
   #longest = Infinity;
 
   constructor(channel: RoutedChannel, reason: string, spliceError = 0) {
-    this.#channel = channel;
+    this.channel = channel;
     this.source = channel.source.fd;
     this.sink = channel.sink.fd;
     this.reason = reason;
@@ -421,7 +421,7 @@ class ThroughMemory implements Route {
    * RWF_NOWAIT, too, as splice(2) needs no other thread. Undefined where splice(2) is refused.
    */
   #takePart(room: Uint8Array<ArrayBuffer>, most: number): number | undefined {
-    const { pool } = this.#channel;
+    const { pool } = this.channel;
     const pipe = pool.takePipe();
     if (!pipe) return undefined;
     const length = pipe.fill(this.source, most);
@@ -479,9 +479,9 @@ class ThroughMemory implements Route {
     const result = this.#call;
     if (result === undefined) {
       this.#call = UNDER_WAY;
-      this.#channel.loop.onThread(threads.run(call), (returned) => {
+      this.channel.loop.onThread(threads.run(call), (returned) => {
         this.#call = returned;
-        this.#channel.run();
+        this.channel.run();
       });
       return UNDER_WAY;
     }
@@ -491,7 +491,7 @@ class ThroughMemory implements Route {
 
   /** What a read may write to, while nothing is held. */
   protected room(): Uint8Array<ArrayBuffer> {
-    return this.#memory ??= this.#channel.pool.takeMemory();
+    return this.#memory ??= this.channel.pool.takeMemory();
   }
 
   /** A read has put so many bytes into {@linkcode room}. */
@@ -500,7 +500,7 @@ class ThroughMemory implements Route {
     if (result > 0) {
       this.#content = this.room();
       this.held = result;
-      this.#channel.onData?.(this.#content.subarray(0, result));
+      this.channel.onData?.(this.#content.subarray(0, result));
     }
     return result;
   }
@@ -518,7 +518,7 @@ class ThroughMemory implements Route {
 
   release(): void {
     if (this.isUnderWay) return; // the other thread still uses the buffer
-    if (this.#memory) this.#channel.pool.giveMemory(this.#memory);
+    if (this.#memory) this.channel.pool.giveMemory(this.#memory);
     this.#memory = undefined;
     this.#content = empty;
     this.held = 0;
@@ -537,13 +537,13 @@ const EMPTIES_PER_STEP = 64;
 class Messages extends ThroughMemory {
   /** Room for the longest message that the bound allows. */
   readonly #room: Uint8Array<ArrayBuffer>;
-  readonly #channel: RoutedChannel;
   /** Whether an empty message waits to be sent. */
   #holdsEmpty = false;
+  /** Whether it is to go on in the next round, be there an event or not. */
+  #isDue = false;
 
   constructor(channel: RoutedChannel, reason: string) {
     super(channel, reason);
-    this.#channel = channel;
     this.#room = new Uint8Array(channel.pool.size);
   }
 
@@ -567,8 +567,20 @@ class Messages extends ThroughMemory {
       if (length !== 0) return this.filled(length);
       this.#holdsEmpty = !this.sink.isStream; // to a stream an empty message is nothing
     }
-    this.#channel.loop.soon(this.#channel); // there may be more, without any news from epoll
+    this.#goOn();
     return -EAGAIN;
+  }
+
+  /** There may be more, without any news from epoll. Once: if there is news, that makes one more step. */
+  #goOn(): void {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    this.channel.loop.soon({
+      run: () => {
+        this.#isDue = false;
+        this.channel.run();
+      },
+    });
   }
 }
 

@@ -20,7 +20,7 @@ import {
   unixPair,
 } from "./ends.ts";
 import { bystander, endsWith, staysIdle } from "./expect.ts";
-import type { Running } from "./harness.ts";
+import { COMMAND, type Running } from "./harness.ts";
 import {
   fillUp,
   hasBytes,
@@ -32,11 +32,12 @@ import {
   noise,
   numbered,
   same,
+  strace,
   watched,
   within,
 } from "./probe.ts";
 import { needing } from "./programs.ts";
-import { catches } from "./watching.ts";
+import { catches, pause } from "./watching.ts";
 
 // ---- A reader that dies.
 
@@ -658,6 +659,38 @@ Deno.test(
     await running.outcome;
     from.close();
     to.close();
+  },
+);
+
+Deno.test(
+  needing(["strace"], "empty messages without an end do not make each turn longer"),
+  async () => {
+    await inFolder(async (folder) => {
+      const [from, source] = unixPair(SOCK_DGRAM);
+      const [to, sink] = pipe();
+      const log = `${folder}/log`, options = ["-e", "trace=recvfrom,/epoll_p?wait", "-o", log];
+      Deno.createSync(log).close();
+      using running = iocopy("3 4", { 3: source, 4: sink }, {
+        command: strace(...options, "-e", "inject=recvfrom:retval=0", ...COMMAND),
+      });
+      from.send("is never received");
+      const turns = () => {
+        const calls = Deno.readTextFileSync(log).split("\n");
+        return calls.filter((call) => call.startsWith(`${running.pid} `)).join("").split("epoll_");
+      };
+      const received = () => turns().map((turn) => turn.split("recvfrom(").length - 1);
+      const sum = () => received().reduce((all, some) => all + some, 0);
+      const many = async () => {
+        while (sum() < 5000) await pause(50);
+      };
+      await within("many messages", many());
+      running.kill("SIGKILL");
+      await running.outcome;
+      // Two steps of 64 messages, with two calls for each.
+      assert(Math.max(...received()) <= 256, String(received()));
+      from.close();
+      to.close();
+    });
   },
 );
 
