@@ -82,20 +82,31 @@ function look<const D extends Deno.ForeignFunction>(name: string, definition: D)
 // "i32" stands for ssize_t everywhere: "isize" comes as a BigInt, whose
 // allocation may run the collector before errno is read.
 
-/**
- * Declares a function that is looked up when it is first called. A call that has failed with
- * ENOENT is made once more: the errno may be that of the runtime's clock, see {@linkcode moved}; a
- * true one comes again.
- */
-export function lazily<const P extends Deno.NativeType[]>(
+/** Declares a function that is looked up when it is first called. */
+export function once<const P extends Deno.NativeType[]>(
   name: string,
   ...parameters: P
 ): (...values: Deno.ToNativeParameterTypes<P>) => number {
   let pointer: Deno.UnsafeFnPointer<{ parameters: P; result: "i32" }> | undefined;
   return (...values: Deno.ToNativeParameterTypes<P>): number => {
     pointer ??= find(name, { parameters, result: "i32" });
-    const result = pointer.call(...values);
-    return result < 0 && errno() === ENOENT ? pointer.call(...values) : result;
+    return pointer.call(...values);
+  };
+}
+
+/**
+ * The same, but a call that has failed with ENOENT is made once more: the errno may be that of the
+ * runtime's clock, see {@linkcode moved}; a true one comes again. Not for close(2), after which the
+ * number may be another file's, and fsync(2), which may tell an error only once.
+ */
+export function lazily<const P extends Deno.NativeType[]>(
+  name: string,
+  ...parameters: P
+): (...values: Deno.ToNativeParameterTypes<P>) => number {
+  const call = once(name, ...parameters);
+  return (...values: Deno.ToNativeParameterTypes<P>): number => {
+    const result = call(...values);
+    return result < 0 && errno() === ENOENT ? call(...values) : result;
   };
 }
 

@@ -8,13 +8,13 @@
  * @module
  */
 import { EAGAIN, EINTR, EIO, S_IFCHR, S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK } from "./constants.ts";
-import { checked, lazily, onThread } from "./ffi.ts";
+import { checked, lazily, once, onThread } from "./ffi.ts";
 import { statxInto } from "./libc.ts";
 
 const c = {
-  fdatasync: lazily("fdatasync", "i32"),
+  fdatasync: once("fdatasync", "i32"),
   flock: lazily("flock", "i32", "i32"),
-  fsync: lazily("fsync", "i32"),
+  fsync: once("fsync", "i32"),
   ftruncate: lazily("ftruncate", "i32", "i64"),
   futimens: lazily("futimens", "i32", "buffer"),
   tcgetattr: lazily("tcgetattr", "i32", "buffer"),

@@ -31,6 +31,7 @@ import {
   lazily,
   LIBRARY,
   moved,
+  once,
   onThread,
   retryingEnoent,
 } from "./ffi.ts";
@@ -117,7 +118,7 @@ export function compileForServing(): void {
 }
 
 const c = {
-  close: lazily("close", "i32"),
+  close: once("close", "i32"),
   dup3: lazily("dup3", "i32", "i32", "i32"),
   epoll_create1: lazily("epoll_create1", "i32"),
   fstatfs: lazily("fstatfs", "i32", "buffer"),

@@ -859,6 +859,26 @@ Deno.test(
   },
 );
 
+Deno.test(
+  needing(["strace"], "a close or a sync that has failed is not made again, whatever its errno is"),
+  async () => {
+    await inFolder(async (folder) => {
+      const path = `${folder}/file`, faults = ["fsync", "fdatasync", "close"];
+      const code = `
+        const file = new Descriptor(3);
+        await attempt(() => file.syncSync());
+        await attempt(() => file.syncDataSync());
+        await attempt(() => file.close());
+      `;
+      const words = faults.flatMap((call) => ["-e", `inject=${call}:error=ENOENT:when=1`]);
+      const under = strace("-P", path, "-e", `trace=${faults.join()}`, ...words);
+      using running = program(code, { 3: open(path, O_WRONLY | O_CREAT) }, under);
+      const says = faults.map((call) => ["SystemError", `${call} 3: No such file or directory`]);
+      assertEquals(await said(running), says);
+    });
+  },
+);
+
 Deno.test("a stream that fails does not close what is copied", async () => {
   const [out, sink] = pipe();
   const code = `
