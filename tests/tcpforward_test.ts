@@ -54,6 +54,7 @@ testWith([], "tcpforward reports a target that refuses, without -v, too", async 
   const program = shop.start([...SOURCE, "-l", `127.0.0.1:${port}`, "-c", `127.0.0.1:${nobody}`]);
   const conn = await retrying(() => Deno.connect({ hostname: "127.0.0.1", port }));
   assertEquals(await within("the end", readAll(conn)), "");
+  conn.close();
   await program.says(/^tcpforward: #1 \S+: 127.0.0.1:\d+: Connection refused, 0 bytes/);
   Deno.kill(program.pid, "SIGTERM");
   assertEquals([await program.ends(), program.lines.length], [0, 1], program.story);
