@@ -15,10 +15,10 @@ const MAX_FORBIDDEN = 32;
 
 /** What a listener asks and tells its service. */
 export interface Acceptor {
-  /** Whether one more connection may be accepted now. */
-  mayAccept(): boolean;
+  /** Why no connection may be accepted now, in words; undefined where one may. */
+  whyNot(): string | undefined;
   /** Somebody waits who may not be accepted. */
-  onFull(): void;
+  onFull(reason: string): void;
   /** A connection was accepted; `peer` is the address of who made it, packed. */
   onAccepted(fd: number, peer: string): void;
   /** The system is out of descriptors or memory. */
@@ -67,10 +67,11 @@ export class Listener implements Watcher {
   run(): void {
     const { fd } = this.fd, acceptor = this.#acceptor;
     for (let i = 0; i < ACCEPTS_PER_TURN && !this.fd.isClosed; i++) {
-      if (!acceptor.mayAccept()) {
+      const reason = acceptor.whyNot();
+      if (reason !== undefined) {
         if (i > 0) return; // until somebody waits, who may have been accepted just now
         this.listen(false);
-        return acceptor.onFull();
+        return acceptor.onFull(reason);
       }
       // Another process may take the connection before we do. It may put the flag back as well,
       // when it ends: so it is checked each time, and none is accepted that was not announced: the

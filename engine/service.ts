@@ -120,6 +120,9 @@ export type Connect = (peer: string, signal: AbortSignal) => Descriptor | Promis
 /** After so long a unix socket is tried again whose queue was full, and any target where no local port was free. */
 const QUEUE_RETRY_MS = 5;
 
+/** Why nobody is accepted for a while. */
+const SHORT = "the system is short of descriptors or memory";
+
 /** Descriptors that are left to the program and to pipes, where their limit bounds the connections. */
 const RESERVED_DESCRIPTORS = 24;
 
@@ -255,12 +258,12 @@ export class Service implements ServiceStatus {
     this.possible = Math.max(1, Math.floor((limit - free - RESERVED_DESCRIPTORS) / 2));
     this.#listeners = this.fds.map((fd, side) => {
       return new Listener(fd, host, {
-        mayAccept: () => this.#mayAccept(side),
+        whyNot: () => this.#whyNot(side),
         onAccepted: (client, peer) => this.#accepted(client, peer, side),
-        onFull: () => this.#full(),
+        onFull: (reason) => this.#full(reason),
         onShortage: () => {
           this.pause();
-          this.#full();
+          this.#full(SHORT);
         },
         onFailure: (error) => this.#failed(error),
       });
@@ -275,28 +278,26 @@ export class Service implements ServiceStatus {
   }
 
   /**
+   * Why nobody may be accepted at this listener now; undefined where one may.
    * Who waits at the other listener does not count: one that comes here is joined with it.
    * Clients of several services that wait for the address of a name could take all descriptors:
    * then none would be left for a target, and nothing would ever move.
    */
-  #mayAccept(side: number): boolean {
-    const others = this.#waiting[1 - side]?.size ?? 0;
-    if (this.#isPaused || this.#shortages > 0) return false;
-    if (this.open - others >= this.options.connections) return false;
+  #whyNot(side: number): string | undefined {
+    const others = this.#waiting[1 - side]?.size ?? 0, { connections } = this.options;
+    if (this.#isPaused || this.#shortages > 0) return SHORT;
+    if (this.open - others >= connections) {
+      return `the limit of connections (${connections}) is reached`;
+    }
     let all = 0;
     for (const service of this.#all) all += service.open;
-    return all - others < this.possible;
+    if (all - others < this.possible) return undefined;
+    return `the limit of open descriptors has room for ${this.possible} connections`;
   }
 
   /** Somebody has to wait. */
-  #full(): void {
-    const { connections, onFull } = this.options;
-    const reason = this.#isPaused || this.#shortages > 0
-      ? "the system is short of descriptors or memory"
-      : this.open >= connections
-      ? `the limit of connections (${connections}) is reached`
-      : `the limit of open descriptors has room for ${this.possible} connections`;
-    onFull?.(reason, this);
+  #full(reason: string): void {
+    this.options.onFull?.(reason, this);
   }
 
   /**
