@@ -7,9 +7,10 @@ import fc from "fast-check";
 import { type End, pipe, SOCKETS } from "./ends.ts";
 import { succeeds } from "./expect.ts";
 import { iocopy, noise, numbered } from "./probe.ts";
+import { holds } from "./properties.ts";
 
-/** How long each property is tried, in milliseconds; and in how many cases, however long that takes. */
-const TIME = 6_000, LEAST = 6;
+/** How long each property is tried, in milliseconds. */
+const TIME = 6_000;
 
 /**
  * What happens to a channel, in order: a piece is sent, or so many bytes are read.
@@ -66,54 +67,48 @@ async function drive(from: End, to: End, steps: readonly Step[], buffer: number,
   assert(wrong < 0, `byte ${wrong} of ${sent.length} is another one`);
 }
 
-async function holds<T extends [unknown, ...unknown[]]>(
-  property: fc.IAsyncPropertyWithHooks<T>,
-): Promise<void> {
-  let tried = 0;
-  const start = performance.now();
-  const run = property.run.bind(property);
-  // A time limit of fast-check would not wait for the last case.
-  property.run = async (value) =>
-    tried++ < LEAST || performance.now() - start < TIME ? await run(value) : null;
-  await fc.assert(property, { numRuns: 1000 });
-}
-
 Deno.test("any channels at the same time, any pieces, any stalls, any buffer: everything arrives", async () => {
   const channels = fc.array(fc.record({ from: kind, to: kind, steps }), {
     minLength: 1,
     maxLength: 6,
   });
-  await holds(fc.asyncProperty(channels, buffer, async (channels, buffer) => {
-    const all = channels.map(({ from, to, steps }) => {
-      const [source, upstream] = PAIRS[from]();
-      const [downstream, sink] = PAIRS[to]();
-      return { source, upstream, sink, downstream, steps };
-    });
-    const { args, given } = numbered(
-      ...all.map(({ source, sink }) => [source, sink] as const),
-    );
-    using running = iocopy(`-b ${buffer} ${args}`, given);
-    await Promise.all(all.map(async ({ upstream, downstream, steps }) => {
-      await drive(upstream, downstream, steps, buffer, () => upstream.close());
-      downstream.close();
-    }));
-    await succeeds(running);
-  }));
+  await holds(
+    TIME,
+    fc.asyncProperty(channels, buffer, async (channels, buffer) => {
+      const all = channels.map(({ from, to, steps }) => {
+        const [source, upstream] = PAIRS[from]();
+        const [downstream, sink] = PAIRS[to]();
+        return { source, upstream, sink, downstream, steps };
+      });
+      const { args, given } = numbered(
+        ...all.map(({ source, sink }) => [source, sink] as const),
+      );
+      using running = iocopy(`-b ${buffer} ${args}`, given);
+      await Promise.all(all.map(async ({ upstream, downstream, steps }) => {
+        await drive(upstream, downstream, steps, buffer, () => upstream.close());
+        downstream.close();
+      }));
+      await succeeds(running);
+    }),
+  );
 });
 
 Deno.test("both directions of two sockets at the same time: everything arrives", async () => {
   const socket = fc.constantFrom("TCP" as const, "unix" as const);
   const twoWays = fc.record({ near: socket, far: socket, there: steps, back: steps });
-  await holds(fc.asyncProperty(twoWays, buffer, async ({ near, far, there, back }, buffer) => {
-    const [a, left] = PAIRS[near]();
-    const [b, right] = PAIRS[far]();
-    using running = iocopy(`-b ${buffer} 3 4 4 3`, { 3: a, 4: b });
-    await Promise.all([
-      drive(left, right, there, buffer, () => left.shutdownWrite()),
-      drive(right, left, back, buffer, () => right.shutdownWrite()),
-    ]);
-    await succeeds(running);
-    left.close();
-    right.close();
-  }));
+  await holds(
+    TIME,
+    fc.asyncProperty(twoWays, buffer, async ({ near, far, there, back }, buffer) => {
+      const [a, left] = PAIRS[near]();
+      const [b, right] = PAIRS[far]();
+      using running = iocopy(`-b ${buffer} 3 4 4 3`, { 3: a, 4: b });
+      await Promise.all([
+        drive(left, right, there, buffer, () => left.shutdownWrite()),
+        drive(right, left, back, buffer, () => right.shutdownWrite()),
+      ]);
+      await succeeds(running);
+      left.close();
+      right.close();
+    }),
+  );
 });
