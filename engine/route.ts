@@ -89,7 +89,7 @@ export function bestRoute(channel: RoutedChannel): Route {
     if (isOne(from) || isOne(to)) return new ThroughMemory(channel, kind);
   }
   // Without a try of splice(2), which would be refused: after it, the kernel refuses RWF_NOWAIT
-  // for a pipe that is the source, which would have to be read on another thread.
+  // for a pipe that is the source, whose reads take two calls then.
   if (to.appends) return new ThroughMemory(channel, "append");
   // splice(2) takes the file's offset, and puts it back, without a lock: what another process writes
   // by the same open file description meanwhile would be lost, or be written over. write(2) locks it.
