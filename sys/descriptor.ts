@@ -135,7 +135,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
    * or where `p` has no room. Throws a {@linkcode SystemError} (read(2)).
    */
   async read(p: Uint8Array): Promise<number | null> {
-    const bytes = p as Uint8Array<ArrayBuffer>, isEmpty = p.byteLength === 0;
+    const bytes = bounded(p), isEmpty = p.byteLength === 0;
     this.#mustBeOpen("read");
     // A wait can be ended; a call that waits cannot, and holds one of the runtime's threads.
     this.openAgain();
@@ -157,9 +157,10 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /** As {@linkcode read}, waiting on this thread. */
   readSync(p: Uint8Array): number | null {
+    const bytes = bounded(p);
     this.#mustBeOpen("read");
     for (;;) {
-      const result = this.readOnce(p as Uint8Array<ArrayBuffer>);
+      const result = this.readOnce(bytes);
       if (result !== -EAGAIN) return this.#length("read", result, p);
       this.#waitSync(IN);
     }
@@ -178,7 +179,7 @@ export class Descriptor extends Fd implements Deno.FsFile {
    * {@linkcode SystemError} (write(2)).
    */
   async write(p: Uint8Array): Promise<number> {
-    const bytes = p as Uint8Array<ArrayBuffer>;
+    const bytes = bounded(p);
     this.#mustBeOpen("write");
     this.openAgain(); // as in read
     // A terminal says when it has room; a device may never say so.
@@ -202,9 +203,10 @@ export class Descriptor extends Fd implements Deno.FsFile {
 
   /** As {@linkcode write}, waiting on this thread. */
   writeSync(p: Uint8Array): number {
+    const bytes = bounded(p);
     this.#mustBeOpen("write");
     for (;;) {
-      const result = libc.write(this.fd, p as Uint8Array<ArrayBuffer>);
+      const result = libc.write(this.fd, bytes);
       if (result !== -EAGAIN) return this.#checked("write", result);
       this.#waitSync(OUT);
     }
@@ -466,6 +468,15 @@ export class Descriptor extends Fd implements Deno.FsFile {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
   }
+}
+
+/** The most bytes that Linux moves in one call (read(2)). A length of 4 GiB would be 0 in the 32 bits that a call has for it. */
+const MOST_BYTES = 0x7ffff000;
+
+/** What one call reads into or writes of such bytes. */
+function bounded(p: Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = p as Uint8Array<ArrayBuffer>;
+  return p.byteLength > MOST_BYTES ? bytes.subarray(0, MOST_BYTES) : bytes;
 }
 
 /** For how long reads and writes that need not wait may keep the event loop to themselves, in milliseconds. */

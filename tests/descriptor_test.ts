@@ -91,6 +91,26 @@ Deno.test("writes that are not awaited keep their order, and are made before a c
   reader.close();
 });
 
+Deno.test("a buffer of 4 GiB is not taken for an empty one", async () => {
+  const code = `
+    const room = new Uint8Array(2 ** 32); // takes no memory until it is used
+    for (const end of [3, 4].map((fd) => new Descriptor(fd))) {
+      say([await end.read(room), end.readSync(room)]);
+    }
+    const nothing = new Descriptor(5);
+    say([await nothing.write(room), nothing.writeSync(room)]);
+  `;
+  const [first, typed] = terminal(), [received, second] = unixPair(SOCK_DGRAM);
+  const nothing = open("/dev/null", O_WRONLY);
+  using running = program(code, { 3: typed, 4: received, 5: nothing });
+  for (const end of [first, second]) {
+    await end.write("one\n");
+    await end.write("three\n");
+  }
+  assertEquals(await said(running), [[4, 6], [4, 6], [0x7ffff000, 0x7ffff000]]);
+  for (const end of [first, second]) end.close();
+});
+
 Deno.test("a stream fails when the file behind it takes nothing", async () => {
   const other = new Deno.Command("sleep", { args: ["60"] }).spawn();
   const memory = open(`/proc/${other.pid}/mem`, O_WRONLY);
