@@ -254,6 +254,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     if (fd < 0) return;
     this.#connecting = -1;
     this.loop.forget(fd);
+    libc.setReset(fd); // it may be connected by now: see #giveBack
     libc.close(fd);
   }
 
@@ -353,9 +354,14 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     return end.isCopied || this.#service.host.isUsed(end.fd);
   }
 
-  /** What a function has given is closed with its connection, were it none itself. */
+  /**
+   * What a function has given is closed with its connection, were it none itself. By a reset: an
+   * end of file would tell the target that the client has ended, with nothing to say.
+   */
   #giveBack(end: Fd): void {
-    if (!this.#isAnothers(end)) end.tryClose();
+    if (this.#isAnothers(end)) return;
+    if (end.isOurs && !end.isUnix && !end.isClosed) libc.setReset(end.fd);
+    end.tryClose();
   }
 
   // ---- What its channels tell it.

@@ -2,9 +2,10 @@
  * engine.ts as a library, used by small programs. Each is a process of its own, since
  * descriptors have to be inherited.
  */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { resolve } from "node:path";
 import {
+  accepted,
   connected,
   deaf,
   O_CREAT,
@@ -851,6 +852,28 @@ Deno.test("a function that connects is told when nobody waits for that any more"
   using running = program(code, {});
   const expected = ["a function: Connection timed out", "stopped", ["AbortError", "AbortError"]];
   assertEquals(await said(running), expected);
+});
+
+Deno.test("a target that was reached for a client that has reset sees a reset, not the client's end", async () => {
+  const { listener, port } = serving(), target = serving();
+  const code = `
+    const stop = new AbortController();
+    const gone = (signal) => new Promise((resolve) => signal.addEventListener("abort", resolve));
+    await serve(3, async (peer, signal) => {
+      const end = await Descriptor.connect("127.0.0.1:${target.port}");
+      await gone(signal);
+      setTimeout(() => stop.abort());
+      return end;
+    }, { connectTimeout: 20_000, signal: stop.signal, onEnd: ({ error }) => say(error) });
+  `;
+  using running = program(code, { 3: listener });
+  const client = connected(port);
+  const reached = accepted(target.listener);
+  client.resetOnClose();
+  client.close();
+  await assertRejects(() => within("its end", reached.read()), Error, "read failed");
+  assertEquals(await said(running), ["a function: the client went before it answered"]);
+  for (const end of [reached, target.listener]) end.close();
 });
 
 Deno.test("a connection that is stopped with bytes that its target does not take has an error", async () => {
