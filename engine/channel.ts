@@ -406,7 +406,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       }
       default:
         if (this.#fallBack(-result)) return this.run();
-        this.#fail(direction === READ ? "read" : "write", result);
+        // Not `direction`: a fill may have an empty message to send first.
+        this.#fail(this.#route.waitsFor === READ ? "read" : "write", result);
     }
   }
 

@@ -157,22 +157,38 @@ Deno.test("messages do not pile up until nothing more can be received", async ()
   for (const end of [peer, far]) end.close();
 });
 
-Deno.test("a datagram that is refused is an error, even if an earlier owner asked for messages", async () => {
-  const AF_INET = 2, SOCK_DGRAM = 2, SOCK_CLOEXEC = 0o2000000, IPPROTO_IP = 0, IP_RECVERR = 11;
+/** A UDP socket that is connected to a port where nobody is. */
+function toNobody(): End {
+  const AF_INET = 2, SOCK_DGRAM = 2, SOCK_CLOEXEC = 0o2000000;
   const nobody = libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   const address = new Uint8Array(16);
   address.set([AF_INET, 0, 0, 0, 127, 0, 0, 1]);
   assertEquals(libc.bind(nobody, address, 16), 0);
   libc.getsockname(nobody, address, new Uint32Array([16]));
   const socket = new End(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  set(socket, IPPROTO_IP, IP_RECVERR, 1);
   assertEquals(libc.connect(socket.fd, address, 16), 0);
   libc.close(nobody);
+  return socket;
+}
+
+Deno.test("a datagram that is refused is an error, even if an earlier owner asked for messages", async () => {
+  const IPPROTO_IP = 0, IP_RECVERR = 11;
+  const socket = toNobody();
+  set(socket, IPPROTO_IP, IP_RECVERR, 1);
   const [input, stdin] = pipe();
   using running = iocopy("0 3", { 0: input, 3: socket });
   await stdin.write("to nobody");
   await endsWith(running, 111, "iocopy: write 3: Connection refused\n");
   stdin.close();
+});
+
+Deno.test("an empty datagram that is refused is an error of writing, too", async () => {
+  const SOCK_DGRAM = 2;
+  const [input, sender] = unixPair(SOCK_DGRAM);
+  for (let i = 0; i < 3; i++) sender.send(""); // the next one learns that this one was refused
+  using running = iocopy("3 4", { 3: input, 4: toNobody() });
+  await endsWith(running, 111, "iocopy: write 4: Connection refused\n");
+  sender.close();
 });
 
 Deno.test("the library's Descriptor: messages in the error queue do not keep it busy", async () => {
