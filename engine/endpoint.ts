@@ -487,7 +487,11 @@ export class Endpoints {
     if (direction === WRITE && !fd.isWritable) {
       throw new DescriptorError(`descriptor ${number} is not open for writing`);
     }
-    if (fd.isListening) throw new DescriptorError(`descriptor ${number} is a listening socket`);
+    if (fd.isListening) {
+      throw new DescriptorError(
+        `descriptor ${number} is a listening socket: it needs a target after it, as HOST:PORT`,
+      );
+    }
     if (fd.isUnconnected && (fd.isStream || direction === WRITE)) {
       throw new DescriptorError(`descriptor ${number} is not connected`);
     }

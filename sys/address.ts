@@ -19,6 +19,10 @@ export interface Place {
  * and a port from `leastPort` on. Throws a `RangeError` that says what is wrong.
  */
 export function parseAddress(text: string, leastPort = 1): Address | Place {
+  // With its slashes it would be taken for a path, and there is no such file.
+  if (/^[a-z][a-z\d+.-]*:\/\//i.test(text)) {
+    throw new RangeError(`${quoted(text)} is a URL: write HOST:PORT or a path alone`);
+  }
   if (text.length > 1 && (text.includes("/") || text.startsWith("@"))) return unixAddress(text);
   // A control character is in no name; the C library would take a NUL for the end.
   const [, numbers, zone = "", name = "", digits] =

@@ -1097,7 +1097,10 @@ Deno.test("a descriptor that Descriptor made is copied as an inherited one is, a
   assertEquals(await said(running), [
     [5, "eof", 0, "eof", true],
     ["DescriptorError", "descriptor N is closed"],
-    ["DescriptorError", "descriptor N is a listening socket"],
+    [
+      "DescriptorError",
+      "descriptor N is a listening socket: it needs a target after it, as HOST:PORT",
+    ],
   ]);
   out.close();
   target.close();

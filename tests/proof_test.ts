@@ -255,9 +255,10 @@ Deno.test("a listening socket without a target is wrong use", async () => {
     const [a, b] = unixPair();
     using running = iocopy(given.join(" "), { 3: listening(), 4: b });
     const { code, stderr } = await running.outcome;
+    const words = "a listening socket: it needs a target after it, as HOST:PORT";
     assertEquals(
       [code, stderr],
-      [100, "iocopy: descriptor 3 is a listening socket; iocopy --help tells more\n"],
+      [100, `iocopy: descriptor 3 is ${words}; iocopy --help tells more\n`],
     );
     a.close();
   }

@@ -1346,6 +1346,8 @@ Deno.test("wrong use of a target is one line and 100, before anything is accepte
     ["3 localhost:http", /^iocopy: "localhost:http": a port is a number from 1 to 65535/],
     ["3 localhost:0", /a port is a number from 1 to 65535/],
     ["3 localhost:65536", /a port is a number from 1 to 65535/],
+    ["3 http://app:80", /^iocopy: "http:\/\/app:80" is a URL: write HOST:PORT or a path alone/],
+    ["3 unix:///run/app", /^iocopy: "unix:\/\/\/run\/app" is a URL/],
     ["3 [127.0.0.1]:22", /the brackets do not contain an IPv6 address/],
     ["3 @", /is not HOST:PORT/],
     ["0 127.0.0.1:22", /^iocopy: descriptor 0 is not a listening socket/],
