@@ -520,13 +520,20 @@ export class Endpoints {
 
 /**
  * Refuses a copy of a file to another place of itself that grows ahead of what is
- * read, and of a pipe into itself, of which we keep the writing end open.
+ * read, or that moves with what is read, and of a pipe into itself, of which we keep the
+ * writing end open.
  */
 function mustEnd(from: Fd, to: Fd): void {
   if (from.identity !== to.identity) return;
   if (from.kind !== "pipe") {
     if (!from.isRegular) return;
-    if (!to.appends && libc.offset(to.fd) <= libc.offset(from.fd)) return;
+    if (!to.appends && libc.offset(to.fd) <= libc.offset(from.fd)) {
+      if (!libc.isDuplicate(from.fd, to.fd)) return;
+      throw new DescriptorError(
+        `descriptor ${from.fd} and descriptor ${to.fd} are one open file, ` +
+          "and each piece would be written over the next one",
+      );
+    }
   }
   const what = from.kind === "pipe" ? "pipe" : "file";
   throw new DescriptorError(

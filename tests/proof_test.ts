@@ -221,6 +221,25 @@ Deno.test("a file is not copied to its own end", async () => {
   });
 });
 
+Deno.test("an open file is not copied to itself: both share the place where they are", async () => {
+  await inFolder(async (folder) => {
+    const path = `${folder}/file`, content = noise(600_000);
+    await Deno.writeFile(path, content);
+    const both = open(path, O_RDWR), words = "each piece would be written over the next one";
+    for (const [args, other] of [["3 4", 4], ["3 3", 3]] as const) {
+      using running = iocopy(args, { 3: both.duplicate(), 4: both.duplicate() });
+      await endsWith(
+        running,
+        100,
+        `iocopy: descriptor 3 and descriptor ${other} are one open file, and ${words}; ` +
+          "iocopy --help tells more\n",
+      );
+      assert(same(await Deno.readFile(path), content), "the file has changed");
+    }
+    both.close();
+  });
+});
+
 Deno.test("a pipe is not copied into itself", async () => {
   const [input, output] = pipe();
   await output.write("x");
