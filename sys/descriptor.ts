@@ -60,6 +60,8 @@ import { forget, ready } from "./readiness.ts";
 export class Descriptor extends Fd implements Deno.FsFile {
   #readable: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
   #writable: WritableStream<Uint8Array> | undefined;
+  readonly #reads = new Turns();
+  readonly #writes = new Turns();
   /** How the terminal was set before {@linkcode setRaw}; undefined where that has not changed. */
   #modeBefore: DataView<ArrayBuffer> | undefined;
 
@@ -139,17 +141,28 @@ export class Descriptor extends Fd implements Deno.FsFile {
     this.#mustBeOpen("read");
     // A wait can be ended; a call that waits cannot, and holds one of the runtime's threads.
     this.openAgain();
-    // And where a terminal is set to wait for no byte (termios(3): MIN), 0 is no end.
-    const waits = !isEmpty && (this.mayBlock || this.kind === "terminal");
-    for (let events = waits ? await this.#ready(IN) : 0;;) {
+    // Where a terminal is set to wait for no byte (termios(3): MIN), 0 is no end.
+    const isFirst = this.#reads.isFree && !this.mayBlock && this.kind !== "terminal";
+    let result = isFirst ? this.#readNow(bytes) : -EAGAIN;
+    if (result === -EAGAIN) {
+      result = isEmpty
+        ? await this.#readOnceReady(bytes, 0) // which waits for nothing
+        : await this.#reads.take(async () => this.#readOnceReady(bytes, await this.#ready(IN)));
+    }
+    return await afterTurn(this.#length("read", result, p));
+  }
+
+  /** read(2) takes nothing where there is no room: recv(2) would take a message. */
+  #readNow(bytes: Uint8Array<ArrayBuffer>): number {
+    return bytes.length === 0 ? this.readOnce(bytes) : this.tryRead(bytes);
+  }
+
+  /** Reads, and waits until it can. `events` have been waited for. */
+  async #readOnceReady(bytes: Uint8Array<ArrayBuffer>, events: number): Promise<number> {
+    for (;;) {
       this.#mustBeOpen("read");
-      // read(2) takes nothing where there is no room: recv(2) would take a message.
-      const result = this.mayBlock
-        ? await this.readOnThread(bytes)
-        : isEmpty
-        ? this.readOnce(bytes)
-        : this.tryRead(bytes);
-      if (result !== -EAGAIN) return await afterTurn(this.#length("read", result, p));
+      const result = this.mayBlock ? await this.readOnThread(bytes) : this.#readNow(bytes);
+      if (result !== -EAGAIN) return result;
       if (events === ERR) this.emptyErrorQueue();
       events = await this.#ready(IN);
     }
@@ -182,12 +195,18 @@ export class Descriptor extends Fd implements Deno.FsFile {
     const bytes = bounded(p);
     this.#mustBeOpen("write");
     this.openAgain(); // as in read
-    // A terminal says when it has room; a device may never say so.
-    const waits = this.mayBlock && this.kind === "terminal";
+    let result = this.#writes.isFree && !this.mayBlock ? this.tryWrite(bytes) : -EAGAIN;
+    if (result === -EAGAIN) result = await this.#writes.take(() => this.#writeOnceReady(bytes));
+    return await afterTurn(this.#checked("write", result));
+  }
+
+  async #writeOnceReady(bytes: Uint8Array<ArrayBuffer>): Promise<number> {
+    // A device may never say that it has room.
+    const waits = !this.mayBlock || this.kind !== "device";
     for (let events = waits ? await this.#ready(OUT) : 0;;) {
       this.#mustBeOpen("write");
       const result = this.mayBlock ? await this.writeOnThread(bytes) : this.tryWrite(bytes);
-      if (result !== -EAGAIN) return await afterTurn(this.#checked("write", result));
+      if (result !== -EAGAIN) return result;
       if (events === ERR) this.emptyErrorQueue();
       events = await this.#ready(OUT);
     }
@@ -467,6 +486,29 @@ export class Descriptor extends Fd implements Deno.FsFile {
   #checked(syscall: string, result: number): number {
     if (result < 0) throw new SystemError(syscall, this.fd, result);
     return result;
+  }
+}
+
+/** Calls that wait, and keep their order: one that comes later waits for them, too. */
+class Turns {
+  #last: Promise<void> | undefined;
+
+  /** Whether none waits, so that a call may be made at once. */
+  get isFree(): boolean {
+    return this.#last === undefined;
+  }
+
+  /** Makes a call that may wait, once those before it are over. */
+  async take<T>(call: () => Promise<T>): Promise<T> {
+    const before = this.#last, { promise, resolve } = Promise.withResolvers<void>();
+    this.#last = promise;
+    try {
+      await before;
+      return await call();
+    } finally {
+      if (this.#last === promise) this.#last = undefined;
+      resolve();
+    }
   }
 }
 

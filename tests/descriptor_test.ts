@@ -91,6 +91,28 @@ Deno.test("writes that are not awaited keep their order, and are made before a c
   reader.close();
 });
 
+Deno.test("reads and writes that wait keep their order, too", async () => {
+  const code = `
+    const [input, output] = [new Descriptor(3), new Descriptor(4)];
+    const room = Array.from("ab", () => new Uint8Array(1));
+    const reads = [input.read(room[0])];
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    output.writeSync(new TextEncoder().encode("ab"));
+    reads.push(input.read(room[1]));
+    await Promise.all(reads);
+    say(room.map((bytes) => String.fromCharCode(...bytes)));
+    await output.write(new Uint8Array(65536 - 50)); // there is room for 50 bytes more
+    const writes = [4000, 40].map((length, i) => output.write(new Uint8Array(length).fill(i + 1)));
+    const all = new Uint8Array(70000);
+    for (let at = 0; at < 65536 - 50 + 4040;) at += await input.read(all.subarray(at));
+    await Promise.all(writes);
+    say([all[65536 - 50], all[65536 - 50 + 4000]]);
+  `;
+  const [reader, writer] = pipe();
+  using running = program(code, { 3: reader, 4: writer });
+  assertEquals(await within("the end", said(running)), [["a", "b"], [1, 2]]);
+});
+
 Deno.test("a buffer of 4 GiB is not taken for an empty one", async () => {
   const code = `
     const room = new Uint8Array(2 ** 32); // takes no memory until it is used
