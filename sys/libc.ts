@@ -100,6 +100,7 @@ function compiledForServing() {
   return Deno.dlopen(LIBRARY, {
     close: { parameters: ["i32"], result: "i32" },
     getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+    poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
     setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
     shutdown: { parameters: ["i32", "i32"], result: "i32" },
   }).symbols;
@@ -296,8 +297,15 @@ const pollfd = new Int32Array(2);
 export function poll(fd: number, events: number, milliseconds = 0): number {
   pollfd[0] = fd;
   pollfd[1] = events;
-  const result = checked(c.poll(pollfd, 1n, milliseconds));
+  let result = pollOnce(milliseconds);
+  if (result === -ENOENT) result = pollOnce(milliseconds); // as in fcntl
   return result > 0 ? revents(pollfd) : result === -EINTR ? 0 : result;
+}
+
+function pollOnce(milliseconds: number): number {
+  return checked(
+    served ? served.poll(pollfd, 1n, milliseconds) : c.poll(pollfd, 1n, milliseconds),
+  );
 }
 
 /**

@@ -47,7 +47,7 @@ export async function ready(fd: number, events: number): Promise<number> {
 
 /** Who waits for `fd` does so no more: to be called before it is closed. */
 export function forget(fd: number): void {
-  const before = waits.get(fd);
+  const before = shared && waits.get(fd);
   if (!shared || !before) return;
   change(shared, fd, before, []);
   for (const { resolve } of before) resolve(-EBADF);
