@@ -74,10 +74,10 @@ export class Listener implements Watcher {
         return acceptor.onFull(reason);
       }
       // Another process may take the connection before we do. It may put the flag back as well,
-      // when it ends: so it is checked each time, and none is accepted that was not announced: the
-      // first one by epoll, or by poll(2), as the others.
+      // when it ends: so it is checked in each turn, and none is accepted that was not announced:
+      // the first one by epoll, or by poll(2), as the others.
       if (i > 0 && !this.isAsked) return;
-      const refused = this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
+      const refused = i > 0 || this.fd.isOurs ? 0 : this.#connection.makeNonBlocking(fd);
       if (refused < 0) return this.#fail("fcntl", refused);
       const accepted = accept(fd);
       if (accepted !== -EPERM) this.#forbidden = 0;
