@@ -322,6 +322,8 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
         if (most === 0) return this.#pause();
         length = route.fill(most);
         if (length <= 0) return this.#stalled(READ, length);
+        // Its peer may wait for that before it sends the rest (RFC 1122, 4.2.3.4).
+        if (this.source.delaysAck && !this.source.isEnding) this.source.acknowledge();
         this.#count("read", this.rfd, length);
         this.#pace?.spend(length);
         if (++this.#reads === BUSY.reads) this.#checkIfBusy();
@@ -334,7 +336,6 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
       length = route.drain();
       if (length <= 0) return this.#stalled(WRITE, length);
       this.bytes += length;
-      if (this.sink.delaysAck) this.sink.hasSentFirst();
       this.#count("write", this.wfd, length);
       if (route.held > 0) return this.#wait(WRITE, true);
       if (!more || this.bytes >= enough || this.#host.stopped) break;
@@ -593,6 +594,7 @@ export class Channel implements ChannelStatus, RoutedChannel, Member {
     this.pool.giveMemory(room);
     if (length === -EAGAIN) return;
     if (length <= 0) return this.endLingering();
+    if (this.source.delaysAck) this.source.acknowledge();
     this.#host.onOperation?.("read", this.rfd, length, this);
     if (!this.error) this.#report(new SystemError("write", this.wfd, EPIPE));
     if (this.source.isEdgeTriggered) this.loop.soon(this); // and so does the rest

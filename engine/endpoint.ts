@@ -54,7 +54,7 @@ export class Endpoint implements Watcher {
   isAlwaysReady = false;
   /** Whether the peer has sent its end, so that all that is left to read is there. Known of sockets of ours only. */
   isEnding = false;
-  /** Whether its first acknowledgement goes with the first bytes that are sent (connect in sys/socket.ts). */
+  /** Whether it acknowledges with what is sent, and not at once (connect in sys/socket.ts). */
   delaysAck = false;
   /** Whether who is written to learns by a reset that its peer was cut off. */
   passesReset = false;
@@ -112,8 +112,8 @@ export class Endpoint implements Watcher {
     if (!this.fd.isClosed) this.connection?.restore(this.fd.fd);
   }
 
-  /** The first bytes were sent, and with them the acknowledgement: from now on these go at once. */
-  hasSentFirst(): void {
+  /** Acknowledges what has come in, and from now on at once. */
+  acknowledge(): void {
     this.delaysAck = false;
     libc.setQuickAck(this.fd.fd, true);
   }

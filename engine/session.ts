@@ -307,7 +307,7 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
   #sendFirst(sending: Channel): void {
     sending.run();
     const { delaysAck, fd } = sending.sink;
-    if (delaysAck && !fd.isClosed) libc.setQuickAck(fd.fd, true);
+    if (delaysAck && sending.bytes === 0 && !fd.isClosed) libc.setQuickAck(fd.fd, true);
   }
 
   /**

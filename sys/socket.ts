@@ -290,9 +290,9 @@ function newSocket(address: Address, type = SOCK_STREAM): number {
 /**
  * A socket that is about to be connected with `address`: poll(2) says that it
  * can be written, or failed, once it is decided. -EAGAIN: a unix socket's queue
- * is full, to be tried again (connect(2)). With `waitsForBytes`, the SYN-ACK is acknowledged by the
- * first bytes that are sent; a caller that sends none at once switches quick acknowledgement on
- * ({@linkcode libc.setQuickAck}).
+ * is full, to be tried again (connect(2)). With `waitsForBytes`, the SYN-ACK, and what comes then,
+ * are acknowledged by the next bytes that are sent; a caller that has none to send at once switches
+ * quick acknowledgement on ({@linkcode libc.setQuickAck}).
  */
 export function connect(address: Address, waitsForBytes = false): number {
   const fd = newSocket(address);

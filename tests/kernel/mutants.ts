@@ -117,8 +117,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "an acknowledgement that waits for what is sent next",
     file: "engine/channel.ts",
-    before: "if (this.sink.delaysAck)",
-    after: "if (!this.sink)",
+    before: "if (this.source.delaysAck &&",
+    after: "if (!this.source &&",
   },
   {
     name: "an upload that was cut off, and looks whole",
