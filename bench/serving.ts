@@ -219,7 +219,7 @@ class Bench {
     this.#folder = folder;
     this.#much = much;
     this.#program = `${folder}/connections`;
-    this.http = freePort();
+    this.http = serverPort();
     const source = resolve(import.meta.dirname ?? ".", "connections.c");
     const args = ["-O2", "-w", "-pthread", "-o", this.#program, source];
     const { success, stderr } = new Deno.Command("cc", { args }).outputSync();
@@ -404,6 +404,19 @@ function gigabytes({ bytes, seconds }: Outcome): number {
 function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;
+}
+
+/** A free port that Linux gives to no socket that connects (ip(7): ip_local_port_range), as most servers have. */
+function serverPort(): number {
+  for (;;) {
+    const port = 10_000 + Math.floor(20_000 * Math.random());
+    try {
+      Deno.listen({ hostname: "127.0.0.1", port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
 }
 
 /** Waits until a program listens on a port; with `reaches`, until a connection reaches the target. */

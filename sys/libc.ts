@@ -454,6 +454,15 @@ export function openAgain(fd: number, flags: number): number {
   return checked(c.open(path, flags | O_CLOEXEC, 0));
 }
 
+/** What is in a short file, as those of /proc/sys; "" where it cannot be read. */
+export function contentOf(path: string): string {
+  const fd = c.open(new TextEncoder().encode(`${path}\0`), O_CLOEXEC, 0);
+  if (fd < 0) return "";
+  const bytes = new Uint8Array(64), length = c.read(fd, bytes, bytes.length);
+  c.close(fd);
+  return new TextDecoder().decode(bytes.subarray(0, Math.max(0, length)));
+}
+
 /** Whether two numbers are one open file description: 0 if they are (kcmp(2)); -errno where the kernel does not say. */
 function kcmp(one: number, other: number): number {
   const SYS_KCMP = Deno.build.arch === "x86_64" ? 312n : 272n, KCMP_FILE = 0;

@@ -392,6 +392,10 @@ const NAMES: Record<number, [string, string]> = {
   125: ["ECANCELED", "Operation canceled"],
 };
 
+export function contentOf(_path: string): string {
+  return ""; // no file of this kernel has a path
+}
+
 export function strerror(error: number): string {
   return NAMES[Math.abs(error)]?.[1] ?? `error ${error}`;
 }
@@ -430,6 +434,7 @@ const seam: typeof real = {
   dup3,
   pipe2,
   openAgain,
+  contentOf,
   isDuplicate,
   statxInto,
   statx,
