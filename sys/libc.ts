@@ -103,6 +103,7 @@ function compiledForServing() {
     poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
     setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
     shutdown: { parameters: ["i32", "i32"], result: "i32" },
+    timerfd_settime: { parameters: ["i32", "i32", "buffer", "pointer"], result: "i32" },
   }).symbols;
 }
 
@@ -412,7 +413,13 @@ const itimerspec = new BigInt64Array(4);
 export function timerfdSettime(fd: number, nanoseconds: number): number {
   itimerspec[2] = BigInt(Math.floor(nanoseconds / 1e9));
   itimerspec[3] = BigInt(nanoseconds % 1e9);
-  return checked(c.timerfd_settime(fd, 0, itimerspec, null));
+  return retryingEnoent(() =>
+    checked(
+      served
+        ? served.timerfd_settime(fd, 0, itimerspec, null)
+        : c.timerfd_settime(fd, 0, itimerspec, null),
+    )
+  );
 }
 
 // ---- Descriptors.
