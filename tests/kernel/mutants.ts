@@ -93,8 +93,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "a connection to the target that is given up and stays open",
     file: "engine/session.ts",
-    before: "this.loop.forget(fd);\n    libc.close(fd);",
-    after: "this.loop.forget(fd);",
+    before: "see #giveBack\n    libc.close(fd);",
+    after: "",
   },
   {
     name: "a reply that waits for an end that does not follow",
