@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type End, O_NONBLOCK } from "./ends.ts";
+import { type End, O_NONBLOCK, pipe } from "./ends.ts";
 import {
   COMMAND,
   handOver,
@@ -19,6 +19,10 @@ const libc = Deno.dlopen("libc.so.6", {
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  splice: {
+    parameters: ["i32", "pointer", "i32", "pointer", "usize", "u32"],
+    result: "i32",
+  },
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
 }).symbols;
 
@@ -199,14 +203,22 @@ function notWaiting(end: End, action: () => void): void {
   end.nonBlocking = (flags & O_NONBLOCK) !== 0;
 }
 
+const SPLICE_F_NONBLOCK = 2;
+
 /** Writes zeros until no more fit; returns how many did. */
 export function fillUp(end: End): number {
+  const write = (fd: number, bytes: number) => libc.write(fd, new Uint8Array(bytes), BigInt(bytes));
   let total = 0;
   notWaiting(end, () => {
     for (const size of [4096, 1]) {
-      const zeros = new Uint8Array(size);
-      for (let n; (n = libc.write(end.fd, zeros, BigInt(size))) > 0;) total += n;
+      for (let n; (n = write(end.fd, size)) > 0;) total += n;
     }
+    // Before Linux 6.5, what is spliced still finds room in a unix socket that is full.
+    const [reading, writing] = pipe();
+    const splice = () => libc.splice(reading.fd, null, end.fd, null, 4096n, SPLICE_F_NONBLOCK);
+    for (let n; write(writing.fd, 4096) > 0 && (n = splice()) > 0;) total += n;
+    reading.close();
+    writing.close();
   });
   return total;
 }
