@@ -45,8 +45,8 @@ export interface ChannelStatus {
    */
   readonly route: "splice" | "copy";
   /**
-   * Why they are copied: "splice: Invalid argument", "append", "file", "procfs", "terminal",
-   * "device", "messages", or "dump", as `onData` asks for; undefined where they are not.
+   * Why they are copied: "splice: Invalid argument", "append", "file", "tls", "procfs",
+   * "terminal", "device", "messages", or "dump", as `onData` asks for; undefined where they are not.
    */
   readonly reason: string | undefined;
   /** How much the pipes hold that its bytes go through, in bytes. */

@@ -91,6 +91,8 @@ export function bestRoute(channel: RoutedChannel): Route {
   // Without a try of splice(2), which would be refused: after it, the kernel refuses RWF_NOWAIT
   // for a pipe that is the source, whose reads take two calls then.
   if (to.appends) return new ThroughMemory(channel, "append");
+  // Of a record that does not fit into the pipe at once, splice(2) loses bytes.
+  if (from.isTls) return new ThroughMemory(channel, "tls");
   // splice(2) takes the file's offset, and puts it back, without a lock: what another process writes
   // by the same open file description meanwhile would be lost, or be written over. write(2) locks it.
   if (to.isRegular) return new ThroughMemory(channel, "file");

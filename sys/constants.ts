@@ -93,6 +93,8 @@ export const TCP_NODELAY = 1;
 export const TCP_CORK = 3;
 /** What comes in is acknowledged at once. */
 export const TCP_QUICKACK = 12;
+/** The name of what is between TCP and the program. */
+export const TCP_ULP = 31;
 /** The types of sockets that carry a stream, and messages. */
 export const SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3;
 /** Unix sockets. */

@@ -190,6 +190,11 @@ export class Fd {
     return this.isRegular && this.size === 0 && libc.isOfProcfs(this.fd);
   }
 
+  /** Whether it is a TCP socket whose bytes the kernel enciphers or deciphers (TLS). */
+  get isTls(): boolean {
+    return this.kind === "socket" && !this.isUnix && !this.isOurs && libc.isTls(this.fd);
+  }
+
   /** Whether it is a socket that waits for connections, and carries no bytes itself. */
   get isListening(): boolean {
     if (this.kind !== "socket") return false;

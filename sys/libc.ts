@@ -22,6 +22,7 @@ import {
   SOL_SOCKET,
   TCP_NODELAY,
   TCP_QUICKACK,
+  TCP_ULP,
 } from "./constants.ts";
 import {
   checked,
@@ -584,6 +585,15 @@ export function getsockopt(fd: number, option: number, level: number = SOL_SOCKE
   );
   return result < 0 ? result : optionValue[0] ?? 0;
 }
+
+/** Whether the kernel enciphers or deciphers the bytes of a socket (TLS). */
+export function isTls(socket: number): boolean {
+  optionValue[0] = 0; // stays where there is nothing between
+  return getsockopt(socket, TCP_ULP, IPPROTO_TCP) === NAME_OF_TLS;
+}
+
+/** "tls", with the zero that ends it. */
+const NAME_OF_TLS = 0x00736c74;
 
 /**
  * The pending error (SO_ERROR), which reading it clears; 0 for none. Where the system refuses

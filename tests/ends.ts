@@ -198,6 +198,18 @@ export class End implements Disposable {
     well("rcvbuf", libc.setsockopt(this.fd, SOL_SOCKET, SO_RCVBUF, new Int32Array([bytes]), 4));
   }
 
+  /** Has the kernel decipher and encipher what a TCP socket carries (TLS), with keys that two numbers stand for. */
+  encipher(from: number, to: number): void {
+    const IPPROTO_TCP = 6, TCP_ULP = 31, SOL_TLS = 282, TLS_TX = 1, TLS_RX = 2;
+    well("TCP_ULP", libc.setsockopt(this.fd, IPPROTO_TCP, TCP_ULP, encoder.encode("tls"), 3));
+    for (const [option, key] of [[TLS_TX, to], [TLS_RX, from]] as const) {
+      // struct tls12_crypto_info_aes_gcm_128: the version 1.2, the cipher, and all that it needs.
+      const value = new Uint8Array(40).fill(key, 4);
+      value.set([3, 3, 51, 0]);
+      well("SOL_TLS", libc.setsockopt(this.fd, SOL_TLS, option, value, value.length));
+    }
+  }
+
   /** How many bytes there have to be until it is readable: SO_RCVLOWAT (socket(7)). */
   set lowWater(bytes: number) {
     const SOL_SOCKET = 1, SO_RCVLOWAT = 18;

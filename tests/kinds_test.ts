@@ -244,6 +244,40 @@ Deno.test(skippedIf(!takesDirect(), "its file system has no O_DIRECT", past), as
   });
 });
 
+/** Two TCP sockets, between which the kernel enciphers what is sent; undefined where it does not do that. */
+function tlsPair(): [End, End] | undefined {
+  const [one, other] = tcpPair();
+  try {
+    one.encipher(1, 2);
+    other.encipher(2, 1);
+    return [one, other];
+  } catch {
+    one.close();
+    other.close();
+    return undefined;
+  }
+}
+
+const lacksTls = !tlsPair()?.map((end) => end.close());
+const tls = "TLS of the kernel is read and written, with a pipe that no record fits into as well";
+Deno.test(skippedIf(lacksTls, "its kernel has no TLS", tls), async () => {
+  for (const options of ["", "-b 4096 "]) {
+    for (const isSource of [true, false]) {
+      const pair = tlsPair();
+      if (!pair) throw new Error("no TLS");
+      const [source, upstream] = isSource ? pair : tcpPair();
+      const [sink, downstream] = isSource ? tcpPair() : pair;
+      const running = iocopy(`${options}3 4`, { 3: source, 4: sink });
+      const arrived = downstream.readAll();
+      await upstream.write(MUCH);
+      upstream.shutdownWrite();
+      assert(new TextDecoder().decode(await arrived) === MUCH, `${options}, ${isSource}`);
+      await succeeds(running);
+      for (const one of [upstream, downstream]) one.close();
+    }
+  }
+});
+
 Deno.test("a file is written at its offset, which moves on", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/from`, "skipped, copied");

@@ -260,6 +260,10 @@ export function isatty(fd: number): boolean {
 
 // ---- Sockets.
 
+/** No socket is. */
+export function isTls(_socket: number): boolean {
+  return false;
+}
 export function getsockopt(fd: number, option: number): number {
   world.enter();
   const { file } = world.get(fd, "getsockopt");
@@ -442,6 +446,7 @@ const seam: typeof real = {
   offset,
   isOfProcfs,
   isatty,
+  isTls,
   getsockopt,
   pendingError,
   getpeername,
