@@ -412,9 +412,11 @@ class ThroughMemory implements Route {
       const part = this.#takePart(room, length);
       if (part !== undefined) return this.filled(part);
     }
-    return this.filled(
-      source.mayBlock ? this.#readOnThread(room, length) : source.tryRead(room, length),
-    );
+    if (source.mayBlock) return this.filled(this.#readOnThread(room, length));
+    const result = source.tryRead(room, length);
+    // That may have been refused for good (RWF_NOWAIT). Then it is read another way at once, as
+    // a source that is watched edge-triggered is not reported ready again.
+    return source.mayBlock ? this.fill(most) : this.filled(result);
   }
 
   /**
