@@ -303,7 +303,10 @@ export class Session implements SessionStatus, Watcher, Owner, Member {
     this.loop.soon(this);
   }
 
-  /** Sends what the client has sent by now. Where that is nothing, the handshake is completed without it. */
+  /**
+   * Sends what the client has sent by now. Where that is nothing, the handshake is completed without
+   * it; `delaysAck` stays, since Linux delays again with the first bytes that are sent.
+   */
   #sendFirst(sending: Channel): void {
     sending.run();
     const { delaysAck, fd } = sending.sink;

@@ -677,7 +677,7 @@ export class World {
   /** Sockets with a part of a packet that waits for what is sent next, or the end (MSG_MORE). */
   readonly corked = new Set<File>();
 
-  /** TCP sockets that were connected so that they acknowledge with the first bytes; Linux delays that for these as well. */
+  /** TCP sockets that were connected so that they acknowledge with what is sent, until something has come in. */
   readonly delaying = new Set<File>();
 
   /** Those of them whose peer waits for an acknowledgement. */
